@@ -1,0 +1,98 @@
+"""Images on their way into a network: normalised, and augmented while training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_BLOCK = 1024  # images prepared at a time: large enough that preparing costs little beside training
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each channel, for pixel values scaled to 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def channel_mean_std(images: np.ndarray) -> Normalisation:
+    """Exact mean and standard deviation by channel over all pixels of ``images`` (n, h, w, c) uint8.
+
+    The paper takes them from the first state's training images, so that no later state leaks into them.
+    """
+    levels = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        share = counts / counts.sum()
+        mean.append(float(share @ levels))
+        std.append(float(np.sqrt(share @ (levels - mean[-1]) ** 2)) or 1.0)  # a constant channel stays as it is
+    return Normalisation(tuple(mean), tuple(std))
+
+
+class ImageBatches:
+    """Images and labels of one stage, handed out in batches: (n, c, h, w) float32, channels last in memory.
+
+    images: (n, h, w, c) uint8. labels: (n,) int.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, normalisation: Normalisation) -> None:
+        self.images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+        self._mean = torch.tensor(normalisation.mean).view(1, -1, 1, 1) * 255
+        self._scale = 1 / (torch.tensor(normalisation.std).view(1, -1, 1, 1) * 255)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> ImageBatches:
+        """The same batches with the images kept, and prepared, on ``device``."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(moved, name, value.to(device))
+        return moved
+
+    def augmented(
+        self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One epoch in random order; each image shifted by up to ``max_shift`` pixels, and mirrored half the time if
+        ``flip``. No batch has a single image (batch normalisation needs two): it would join the batch before."""
+        order = torch.randperm(len(self), generator=generator)
+        blocks = list(order.split(max(_BLOCK // batch_size, 1) * batch_size))
+        if len(blocks) > 1 and len(blocks[-1]) == 1:
+            blocks[-2:] = [torch.cat(blocks[-2:])]
+        for block in blocks:
+            x = self._normalised(_shift_and_flip(self.images[block], generator, max_shift, flip))
+            y = self.labels[block]
+            ends = list(range(batch_size, len(block) - 1, batch_size)) + [len(block)]
+            for start, end in zip([0, *ends], ends, strict=False):
+                yield x[start:end], y[start:end]
+
+    def plain(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Every image once, in order, without augmentation."""
+        for start in range(0, len(self), batch_size):
+            chosen = slice(start, start + batch_size)
+            yield self._normalised(self.images[chosen]), self.labels[chosen]
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        return ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
+
+
+def _shift_and_flip(images: torch.Tensor, generator: torch.Generator, max_shift: int, flip: bool) -> torch.Tensor:
+    """(n, c, h, w) -> the same shape; what a shift uncovers repeats the border, so that any background stays itself."""
+    n, _, height, width = images.shape
+    if max_shift:
+        rows, columns = (torch.arange(-max_shift, size + max_shift).clamp(0, size - 1) for size in (height, width))
+        padded = images[:, :, rows][:, :, :, columns]
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, c, shifts, shifts, h, w), a view
+        dy, dx = torch.randint(2 * max_shift + 1, (2, n), generator=generator)
+        images = windows[torch.arange(n), :, dy, dx]
+    if flip:
+        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+        images = torch.where(mirrored.to(images.device), images.flip(3), images)
+    return images

@@ -1,0 +1,76 @@
+"""Metrics of one state: small functions on arrays, fractions unrounded.
+
+``labels`` are in learning order; ``num_past`` is how many classes the *model's* state calls past (0..num_past-1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from il2m.errors import InputError
+
+_ROWS = 256  # ranked at a time: small enough to stay in the processor's cache
+
+
+def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the true one, (n,) int64: 0 means top-1. Of equal scores the lower label is first.
+
+    scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers.
+    """
+    result = np.empty(len(scores), dtype=np.int64)
+    for start in range(0, len(scores), _ROWS):
+        block, own_label = scores[start : start + _ROWS], labels[start : start + _ROWS]
+        own = block[np.arange(len(block)), own_label][:, None]
+        rank = np.count_nonzero(block > own, axis=1)
+        tied = np.flatnonzero(np.count_nonzero(block >= own, axis=1) != rank + 1)
+        for row in tied:  # rare: equal scores, or NaN
+            if np.isnan(block[row]).any():
+                raise InputError(f"the scores of image {start + row} are not all numbers.")
+            rank[row] += np.count_nonzero(block[row, : own_label[row]] == own[row])
+        result[start : start + _ROWS] = rank
+    return result
+
+
+def top_k(image_ranks: np.ndarray, k: int) -> float:
+    """Share of images whose true class is among the k first; NaN without images. image_ranks: (n,), from ranks."""
+    return float(np.mean(image_ranks < k)) if len(image_ranks) else float("nan")
+
+
+def mean_over_states(values: np.ndarray, first: int = 2) -> float:
+    """Mean of a by-state series (S,) over states first..S: 2 as the paper reports, after Castro et al. (2018); 1 for
+    all. NaN if there are none."""
+    series = np.asarray(values, dtype=np.float64)[first - 1 :]
+    return float(series.mean()) if len(series) else float("nan")
+
+
+def predictions(scores: np.ndarray) -> np.ndarray:
+    """Top-1 class of each image, (n,). Of equal scores the lower label wins."""
+    return scores.argmax(axis=1)
+
+
+def share_new(classes: np.ndarray, num_past: int) -> float:
+    """Share of ``classes`` (predicted or true, (n,)) that are new: where predictions go against where they should."""
+    return float(np.mean(classes >= num_past))
+
+
+def error_breakdown(predicted: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
+    """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1.
+
+    ``past as past``: a past image taken for another past class; ``past as new``: taken for a new class; and so on.
+    """
+    wrong = predicted != labels
+    groups = {"past": lambda c: c < num_past, "new": lambda c: c >= num_past}
+    return {
+        f"{true} as {guess}": float(np.mean(wrong & groups[true](labels) & groups[guess](predicted)))
+        for true in groups
+        for guess in groups
+    }
+
+
+def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
+    """(N, N) shares: of the images whose class came in state i (row), how many are predicted into state j (column)."""
+    num_states = int(state_of_class.max())
+    true_state, predicted_state = state_of_class[labels] - 1, state_of_class[predicted] - 1
+    counts = np.bincount(true_state * num_states + predicted_state, minlength=num_states**2)
+    counts = counts.reshape(num_states, num_states)
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -1,0 +1,97 @@
+"""Backbones, and a linear head over the classes seen so far."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Classifier(nn.Module):
+    """A backbone that turns images into features (n, d), and a linear head that turns features into raw scores."""
+
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(num_features, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, c, h, w) -> raw scores (n, C)."""
+        return self.head(self.backbone(images))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut without parameters (He et al., CVPR 2016, option A)."""
+
+    def __init__(self, in_width: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.extra_width = stride, width - in_width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
+        if self.extra_width:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.extra_width))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+
+class CifarResNet(nn.Sequential):
+    """Three stages of ``blocks`` basic blocks, 16, 32 and 64 wide (He et al. 2016, section 4.2): depth 6 blocks + 2."""
+
+    num_features = 64
+
+    def __init__(self, in_channels: int, blocks: int, stem_stride: int = 1) -> None:
+        stem = nn.Conv2d(in_channels, 16, 3, stem_stride, padding=1, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+        in_width = 16
+        for width in (16, 32, 64):
+            for i in range(blocks):
+                layers.append(BasicBlock(in_width, width, stride=2 if i == 0 and width > 16 else 1))
+                in_width = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def build_network(network: str, in_channels: int, num_classes: int, seed: int) -> Classifier:
+    """A freshly initialised classifier.
+
+    network: ``small`` (one block per stage, stride-2 stem: for quick studies), ``resnet8``, ``resnet20``, ``resnet32``
+    (for 32-pixel images), or ``resnet18`` (torchvision's, the paper's).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if network == "resnet18":
+            from torchvision.models import resnet18  # slow to import, and only needed here
+
+            backbone = resnet18(weights=None)
+            num_features, backbone.fc = backbone.fc.in_features, nn.Identity()
+            if in_channels != 3:
+                backbone.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
+                nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            blocks = {"small": 1, "resnet8": 1, "resnet20": 3, "resnet32": 5}[network]
+            backbone = CifarResNet(in_channels, blocks, stem_stride=2 if network == "small" else 1)
+            num_features = backbone.num_features
+        return Classifier(backbone, num_features, num_classes)
+
+
+def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Classifier:
+    """``model`` with its head over ``num_classes`` classes; the backbone is shared, not copied.
+
+    head: ``new``, re-initialised as the paper does, or ``extended``, which keeps the past classes' weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        grown = Classifier(model.backbone, model.head.in_features, num_classes)
+    if head == "extended":
+        past = model.head.out_features
+        with torch.no_grad():
+            grown.head.weight[:past] = model.head.weight
+            grown.head.bias[:past] = model.head.bias
+    return grown

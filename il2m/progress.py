@@ -1,0 +1,59 @@
+"""Progress of a long stage: for a person at a terminal or in JupyterLab, and as a small file for those who look on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm.auto import tqdm as notebook_or_terminal_tqdm
+from tqdm.std import tqdm as terminal_tqdm
+
+from il2m.runs import write_atomically
+from il2m.training import Epoch
+
+FILE_NAME = "progress.json"
+
+
+def _is_headless() -> bool:
+    """True where nobody watches: no terminal and no live notebook, or a notebook that ``il2m run`` executes."""
+    if os.environ.get("IL2M_HEADLESS"):
+        return True
+    return "ipykernel" not in sys.modules and not sys.stderr.isatty()
+
+
+class Progress:
+    """Counts images over all epochs and states of a stage, so that rate and time left are of the whole stage."""
+
+    def __init__(self, title: str, total_images: int, folder: Path) -> None:
+        """folder: the run's, where progress.json is kept while the stage is under way."""
+        self._file = folder / FILE_NAME
+        self._started = self._written = time.monotonic()
+        bar = terminal_tqdm if _is_headless() else notebook_or_terminal_tqdm
+        self._bar = bar(total=total_images, unit="img", unit_scale=True, desc=title, disable=_is_headless())
+        self._title, self._total, self._done = title, total_images, 0
+
+    def epoch_done(self, state: int, num_states: int, epochs: int, num_images: int, epoch: Epoch) -> None:
+        self._done += num_images
+        where = f"state {state}/{num_states}, epoch {epoch.epoch}/{epochs}, loss {epoch.loss:.3f}"
+        self._bar.set_postfix_str(where, refresh=False)
+        self._bar.update(num_images)
+        now = time.monotonic()
+        if now - self._written >= 0.5 or self._done == self._total:
+            self._written = now
+            rate = self._done / (now - self._started)
+            left = (self._total - self._done) / rate
+            status = {
+                "stage": self._title,
+                "where": where,
+                "images_per_second": rate,
+                "seconds_left": left,
+                "share_done": self._done / self._total,
+            }
+            write_atomically(self._file, json.dumps(status))
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.unlink(missing_ok=True)

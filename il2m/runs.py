@@ -1,0 +1,270 @@
+"""What is on disk: run folders that are written atomically, checked when read, and never half trusted.
+
+    <out_dir>/base-<hash>/         config.json, state_01/
+    <out_dir>/fine_tuning-<hash>/  config.json (names its base), state_02/ ... state_SS/
+
+``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written; its
+``state.json`` lists each file's hash, so that a damaged or edited file is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from il2m.errors import InputError
+from il2m.memory import ClassStatistics
+from il2m.states import States
+
+KINDS = {"base": "01_base_training", "fine_tuning": "02_fine_tuning"}  # kind of run -> the notebook that makes it
+
+
+def short_hash(value: Any) -> str:
+    """Hash of a JSON-like value, 10 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+class StateFolder:
+    """One finished state of a run: its arrays (memory-mapped), second memory and model."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """``state.json``: the second memory, the training history and each file's hash; checked on first use."""
+        try:
+            info = json.loads((self.path / "state.json").read_text())
+            hashes = info["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(f"state.json can't be read ({error})") from None
+        for name, expected in hashes.items():
+            file = self.path / name
+            if not file.is_file():
+                raise self._damaged(f"{name} is missing")
+            if _file_hash(file) != expected:
+                raise self._damaged(f"{name} is not as it was written")
+        return info
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(
+            f"{self.path}: {what}. This state is damaged or was edited: delete this folder and those of later states, and "
+            "run the notebook that made it again (what came before is kept)."
+        )
+
+    def array(self, name: str) -> np.ndarray:
+        """A stored array, memory-mapped and read-only. Raises InputError if it isn't stored."""
+        if f"{name}.npy" not in self.info["files"]:
+            raise InputError(f"{self.path}: no {name} was stored.")
+        return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    def model_weights(self) -> dict[str, torch.Tensor]:
+        """The model's weights, to put into a network of the same shape."""
+        if "model.safetensors" not in self.info["files"]:
+            raise InputError(f"{self.path}: no model was stored.")
+        return load_file(self.path / "model.safetensors")
+
+
+def write_state(
+    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
+) -> None:
+    """Write one finished state: arrays as .npy, weights as safetensors, and state.json; all or nothing.
+
+    Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them.
+    """
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise InputError(f"state {state}: {name} holds NaN or infinite values; lower learning_rate.")
+    target = state_path(run_folder, state)
+    staging = Path(tempfile.mkdtemp(dir=run_folder, prefix=f".{target.name}-"))
+    try:
+        for name, array in arrays.items():
+            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+        if weights:
+            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, staging / "model.safetensors")
+        hashes = {file.name: _file_hash(file) for file in sorted(staging.iterdir())}
+        (staging / "state.json").write_text(json.dumps({**info, "files": hashes}, indent=1))
+        staging.chmod(0o755)
+        os.rename(staging, target)
+    except OSError:
+        if not (target / "state.json").is_file():  # else another process finished the same state first: keep its
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def state_path(run_folder: Path, state: int) -> Path:
+    return run_folder / f"state_{state:02d}"
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class Run:
+    """A run folder: its configuration, and its states as far as they are finished.
+
+    A fine-tuning run's state 1 is that of its base.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+            identity, expected = self.config["identity"], self.config["hash"]
+        except FileNotFoundError:
+            raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited.") from None
+        if short_hash(identity) != expected:
+            raise InputError(
+                f"{self.folder}/config.json was edited: its parameters are not those that made this run. Undo the edit, "
+                f"or delete the folder and run notebook {KINDS.get(self.kind, '')} again."
+            )
+        self.states = States(tuple(identity["state_sizes"]))
+
+    @classmethod
+    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+        """Open the run of that identity in ``out_dir``, making its folder if it is new.
+
+        identity: all that shapes the result. notes: kept beside it, without a say in the hash.
+        """
+        folder = cls.folder_for(out_dir, kind, identity)
+        if not (folder / "config.json").exists():
+            config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
+            write_atomically(folder / "config.json", json.dumps(config, indent=1))
+        return cls(folder)
+
+    @staticmethod
+    def folder_for(out_dir: Path, kind: str, identity: dict[str, Any]) -> Path:
+        return out_dir / f"{kind}-{short_hash(identity)}"
+
+    @property
+    def kind(self) -> str:
+        return self.config.get("kind", "")
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.config["identity"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in learning order."""
+        return self.config["class_names"]
+
+    @cached_property
+    def base(self) -> Run:
+        """The base run: this one, or the one that this fine-tuning names."""
+        if self.kind == "base":
+            return self
+        folder = self.folder.parent / self.config["base"]
+        if not folder.is_dir():
+            raise InputError(f"{self.folder}: its base {folder} is gone; run notebook 01 again with the same parameters.")
+        return Run(folder)
+
+    def has_state(self, state: int) -> bool:
+        folder = self.base.folder if state == 1 else self.folder
+        return state_path(folder, state).is_dir()
+
+    @property
+    def missing_states(self) -> list[int]:
+        wanted = [1] if self.kind == "base" else range(1, self.states.num_states + 1)
+        return [state for state in wanted if not self.has_state(state)]
+
+    def state(self, state: int) -> StateFolder:
+        """One finished state, checked. Raises InputError if it isn't there."""
+        if state == 1 and self.kind != "base":
+            return self.base.state(1)
+        if not self.has_state(state):
+            raise InputError(
+                f"{self.folder}: state {state} is not finished; run notebook {KINDS.get(self.kind, '')} again, it goes on "
+                "from what is there."
+            )
+        return self._folders.setdefault(state, StateFolder(state_path(self.folder, state)))
+
+    @cached_property
+    def _folders(self) -> dict[int, StateFolder]:
+        return {}
+
+    def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
+        """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
+        memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
+        initial = np.array([mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64)
+        current = initial.copy()
+        current_past = memories[-1]["current_means"]
+        current[: len(current_past)] = np.array(current_past, dtype=np.float64)
+        return ClassStatistics(
+            initial_means=initial,
+            current_means=current,
+            confidences=np.array([memory["confidence"] for memory in memories]),
+            state_of_class=self.states.of_class[: len(initial)],
+        )
+
+
+def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
+    """The fine-tuning runs in a study's folder, oldest first; only finished ones unless told otherwise."""
+    folders = sorted(Path(out_dir).glob("fine_tuning-*/config.json"), key=lambda path: path.stat().st_mtime)
+    runs = [Run(path.parent) for path in folders]
+    return [run for run in runs if not (finished and run.missing_states)]
+
+
+def open_run(out_dir: str | Path, run: str = "") -> Run:
+    """A finished fine-tuning run: a folder, or its name in ``out_dir``; ``""`` is the newest without distillation, or
+    the newest of all if every run distils."""
+    if run:
+        folder = next((p for p in (Path(out_dir) / run, Path(run)) if (p / "config.json").exists()), None)
+        if folder is None:
+            names = [found.name for found in find_runs(out_dir, finished=False)]
+            raise InputError(f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
+        found = Run(folder)
+        if found.kind == "base" or found.missing_states:
+            problem = "a base, not a fine-tuning run" if found.kind == "base" else (
+                f"not finished (states {found.missing_states} are missing: run notebook 02 again, it goes on from there)"
+            )  # fmt: skip
+            raise InputError(f"{folder} is {problem}.")
+        return found
+    runs = find_runs(out_dir)
+    if not runs:
+        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
+    return ([r for r in runs if not r.identity.get("distillation")] or runs)[-1]
+
+
+def twin_run(run: Run) -> Run | None:
+    """The finished run beside ``run`` that differs from it in distillation only, if there is one."""
+
+    def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
+        ignored = {"distillation", "temperature", "distillation_weight"}
+        return {name: value for name, value in identity.items() if name not in ignored}
+
+    for other in find_runs(run.folder.parent):
+        if (
+            bool(other.identity.get("distillation")) != bool(run.identity.get("distillation"))
+            and but_distillation(other.identity) == but_distillation(run.identity)
+        ):  # fmt: skip
+            return other
+    return None

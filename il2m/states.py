@@ -1,0 +1,85 @@
+"""States: the order in which classes arrive, and which classes each state brings.
+
+States are numbered from 1, as in the paper. Inside the library a class's label is its place in the learning order, so
+the classes seen at state b are 0 .. num_seen(b) - 1 and the new ones are the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from il2m.errors import InputError
+
+
+@dataclass(frozen=True)
+class States:
+    """How many classes each state brings: ``sizes[b - 1]`` at state b."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def num_states(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def num_classes(self) -> int:
+        return sum(self.sizes)
+
+    def num_seen(self, state: int) -> int:
+        """Number of classes known after ``state``."""
+        return sum(self.sizes[:state])
+
+    def num_past(self, state: int) -> int:
+        """Number of classes known before ``state``."""
+        return sum(self.sizes[: state - 1])
+
+    def new_classes(self, state: int) -> range:
+        """Labels of the classes that ``state`` brings."""
+        return range(self.num_past(state), self.num_seen(state))
+
+    @cached_property
+    def of_class(self) -> np.ndarray:
+        """State in which each class was new, (C,) int64: P in the paper's Eq. 1."""
+        return np.repeat(np.arange(1, self.num_states + 1), self.sizes)
+
+
+def make_states(num_classes: int, num_states: int, state_sizes: Sequence[int] = ()) -> States:
+    """Split ``num_classes`` into states: ``state_sizes`` if given, else ``num_states`` of equal size.
+
+    Raises InputError when the classes can't be split so.
+    """
+    if state_sizes:
+        if sum(state_sizes) != num_classes:
+            raise InputError(
+                f"state_sizes = {list(state_sizes)} add up to {sum(state_sizes)} classes, but the dataset has "
+                f"{num_classes}: give sizes that add up to {num_classes}, or leave state_sizes empty."
+            )
+        return States(tuple(int(size) for size in state_sizes))
+    if num_states > num_classes or num_classes % num_states:
+        fitting = [s for s in range(1, num_classes + 1) if num_classes % s == 0]
+        raise InputError(
+            f"num_states = {num_states} does not divide the dataset's {num_classes} classes into equal states: "
+            f"use one of {fitting}, or give state_sizes (for example 50 classes first, then 10 at a time)."
+        )
+    return States((num_classes // num_states,) * num_states)
+
+
+def make_class_order(num_classes: int, order_seed: int, class_order: Sequence[int] = ()) -> np.ndarray:
+    """The dataset's class ids in learning order, (C,) int64: ``class_order`` if given, else a seeded shuffle.
+
+    Raises InputError when ``class_order`` does not name each class once.
+    """
+    if len(class_order) == 0:
+        return np.random.default_rng(order_seed).permutation(num_classes)
+    order = np.asarray(class_order, dtype=np.int64)
+    if not np.array_equal(np.sort(order), np.arange(num_classes)):
+        missing = sorted(set(range(num_classes)) - set(order.tolist()))[:10]
+        raise InputError(
+            f"class_order must name each of the classes 0..{num_classes - 1} once; it has {len(order)} entries, "
+            f"{len(set(order.tolist()))} of them different" + (f"; missing: {missing}" if missing else "") + "."
+        )
+    return order

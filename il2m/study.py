@@ -1,0 +1,397 @@
+"""The two training stages, base training and fine-tuning; each meets the others on disk, and resumes where it stopped."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from il2m.datasets import Dataset, load_dataset
+from il2m.errors import InputError
+from il2m.exemplars import check_memory, exemplars_per_past_class, rank_classes
+from il2m.images import ImageBatches, Normalisation, channel_mean_std
+from il2m.memory import class_means
+from il2m.networks import Classifier, build_network, with_head
+from il2m.parameters import check_parameters
+from il2m.progress import Progress
+from il2m.runs import Run, StateFolder, write_state
+from il2m.scores import mean_by_class, own_and_top, score_images, score_training_images
+from il2m.states import States, make_class_order, make_states
+from il2m.training import train
+
+
+_QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
+RESULT_VERSION = 1  # to be raised when the same parameters come to give other results: old runs are then not reused
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage that was checked and can start: its run's kind, identity and notes, and its images."""
+
+    out_dir: Path
+    kind: str
+    identity: dict[str, Any]
+    notes: dict[str, Any]
+    dataset: Dataset  # in learning order
+    states: States
+
+    @property
+    def folder(self) -> Path:
+        return Run.folder_for(self.out_dir, self.kind, self.identity)
+
+
+def plan_base(
+    *,
+    dataset: str = "glyphs",
+    data_dir: str = "../data",
+    out_dir: str = "../runs/quickstart",
+    num_states: int = 5,
+    state_sizes: Sequence[int] = (),
+    order_seed: int = 0,
+    class_order: Sequence[int] = (),
+    network: str = "small",
+    base_epochs: int = 30,
+    batch_size: int = 32,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    schedule: str = "step",
+    patience: int = 10,
+    max_shift: int = 2,
+    flip: bool = False,
+    train_seed: int = 0,
+    precision: str = "float32",
+) -> Plan:
+    """Check base training's parameters against each other and the data. Raises InputError before any work is done."""
+    given = check_parameters(dict(locals()))
+    images = load_dataset(dataset, data_dir)
+    states = make_states(images.num_classes, num_states, state_sizes)
+    order = make_class_order(images.num_classes, order_seed, class_order)
+    images = images.in_learning_order(order)
+    not_of_the_result = {"dataset", "data_dir", "out_dir", "num_states", "order_seed"}
+    if schedule == "step":
+        not_of_the_result.add("patience")
+    identity = {name: value for name, value in given.items() if name not in not_of_the_result}
+    identity |= {
+        "result_version": RESULT_VERSION,
+        "fingerprint": images.fingerprint,
+        "class_order": order.tolist(),
+        "state_sizes": list(states.sizes),
+    }
+    source = str(Path(dataset).expanduser().absolute()) if dataset.endswith(".npz") else dataset
+    notes = {"dataset": images.name, "source": source, "order_seed": order_seed, "class_names": list(images.class_names)}
+    return Plan(Path(out_dir), "base", identity, notes, images, states)
+
+
+def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any) -> Run:
+    """Notebook 01's stage: train on the first state's classes from scratch, score, and store (state 1).
+
+    parameters: those of plan_base. device: 'auto', 'cpu' or 'cuda'. num_threads: CPU threads for this process.
+    A finished base is returned as it is.
+    """
+    check_parameters({"device": device, "num_threads": num_threads})
+    plan = plan_base(**parameters)
+    run = Run.create(plan.out_dir, plan.kind, plan.identity, **plan.notes)
+    if run.has_state(1):
+        run.state(1).info  # noqa: B018 - reading it checks the files
+        return run
+    _set_machine(device, num_threads)
+    settings, data = run.identity, plan.dataset
+    new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
+    normalisation = channel_mean_std(data.train_images[new])
+    seed = settings["train_seed"]
+    model = build_network(
+        settings["network"], data.num_channels, plan.states.num_seen(1), _seed_for(seed, 1, "weights")
+    )
+    progress = Progress("base training", len(new) * settings["base_epochs"], run.folder)
+    try:
+        _train_and_store(run, data, 1, model, None, new, new[:0], normalisation, settings["base_epochs"], device, progress)
+    finally:
+        progress.close()
+    return run
+
+
+def plan_fine_tuning(
+    *,
+    out_dir: str = "../runs/quickstart",
+    base: str | Run = "",
+    dataset: str = "",
+    data_dir: str = "../data",
+    order_seed: int | None = None,
+    memory_size: int = 200,
+    exemplars_per_class: int = 0,
+    exemplar_selection: str = "random",
+    head: str = "new",
+    distillation: bool = False,
+    temperature: float = 2.0,
+    distillation_weight: float = 1.0,
+    epochs: int = 20,
+    batch_size: int = 32,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    schedule: str = "step",
+    patience: int = 5,
+    max_shift: int = 2,
+    flip: bool = False,
+    train_seed: int = 0,
+    precision: str = "float32",
+    score_all_past: bool = True,
+    base_plan: Plan | None = None,
+) -> Plan:
+    """Check fine-tuning's parameters against its base and the data. Raises InputError before any work is done.
+
+    base: the base's folder or its name in ``out_dir``; ``""`` is the one trained last.
+    dataset: ``""`` is the base's; order_seed: None is the base's. Given, they must agree with the base.
+    score_all_past: also reduce *all* past training images to a mean score and a mean feature per class. The memory would
+    not allow it: only the oracles of the ablation read them.
+    base_plan: a base that is planned but need not be trained yet (``il2m run`` checks all stages first).
+    """
+    given = check_parameters({name: v for name, v in locals().items() if name not in ("base", "base_plan")})
+    if base_plan is None:
+        base_run = base if isinstance(base, Run) else _open_base(Path(out_dir), base)
+        base_identity, base_notes, base_name = base_run.identity, base_run.config, base_run.name
+        images = load_dataset(dataset or base_notes["source"], data_dir)
+        if images.fingerprint != base_identity["fingerprint"]:
+            raise InputError(
+                f"base {base_name} was trained on {base_notes['dataset']} ({base_notes['source']}), but "
+                f"{dataset or base_notes['source']} holds other images: name the dataset the base was trained on, or train a "
+                "base on this one."
+            )
+        images = images.in_learning_order(np.array(base_identity["class_order"]))
+        states = States(tuple(base_identity["state_sizes"]))
+    else:
+        base_identity, base_notes, base_name = base_plan.identity, base_plan.notes, base_plan.folder.name
+        images, states = base_plan.dataset, base_plan.states
+    if order_seed is not None and order_seed != base_notes["order_seed"]:
+        raise InputError(
+            f"base {base_name} has the class order of order_seed {base_notes['order_seed']}, not {order_seed}: name "
+            "another base, or train one with notebook 01."
+        )
+    check_memory(memory_size, exemplars_per_class, states)
+    not_of_the_result = {"dataset", "data_dir", "out_dir", "order_seed"}
+    if not distillation:
+        not_of_the_result |= {"temperature", "distillation_weight"}
+    if schedule == "step":
+        not_of_the_result.add("patience")
+    if exemplars_per_class:
+        not_of_the_result.add("memory_size")
+    identity = {name: value for name, value in given.items() if name not in not_of_the_result}
+    identity |= {"result_version": RESULT_VERSION, "base": base_identity, "state_sizes": list(states.sizes)}
+    notes = {"base": base_name} | {
+        name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
+    }
+    return Plan(Path(out_dir), "fine_tuning", identity, notes, images, states)
+
+
+def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) -> Run:
+    """Notebook 02's stage: states 2..S, each from the previous state's weights, on new images and exemplars.
+
+    parameters: those of plan_fine_tuning. Finished states are kept: what was interrupted goes on with the next state.
+    """
+    check_parameters({"device": device, "num_threads": num_threads})
+    plan = plan_fine_tuning(**parameters)
+    run = Run.create(plan.out_dir, plan.kind, plan.identity, **plan.notes)
+    settings, data, states = run.identity, plan.dataset, plan.states
+    done = [b for b in range(2, states.num_states + 1) if run.has_state(b)]
+    for state in (1, *done):
+        run.state(state).info  # noqa: B018 - reading it checks the files
+    missing = run.missing_states
+    if not missing:
+        return run
+    _set_machine(device, num_threads)
+    normalisation = Normalisation(**run.state(1).info["normalisation"])
+    seed = settings["train_seed"]
+    progress = Progress(
+        "fine-tuning" + (" with distillation" if settings["distillation"] else ""),
+        settings["epochs"] * sum(_num_images(settings, states, data, b) for b in missing),
+        run.folder,
+    )
+    try:
+        for state in missing:
+            previous = run.state(state - 1)
+            kept = _choose_exemplars(settings, states, state, previous)
+            old_model = _load_model(run, state - 1, data.num_channels)
+            teacher = _load_model(run, state - 1, data.num_channels) if settings["distillation"] else None
+            model = with_head(old_model, states.num_seen(state), settings["head"], _seed_for(seed, state, "head"))
+            new = np.flatnonzero(np.isin(data.train_labels, states.new_classes(state)))
+            _train_and_store(
+                run, data, state, model, teacher, new, kept, normalisation, settings["epochs"], device, progress
+            )
+    finally:
+        progress.close()
+    return run
+
+
+def _open_base(out_dir: Path, base: str) -> Run:
+    """The base named, or the one trained last in ``out_dir``."""
+    if base:
+        folder = next((p for p in (out_dir / base, Path(base)) if (p / "config.json").exists()), None)
+        if folder is None:
+            raise InputError(f"no base {base!r} in {out_dir.absolute()}: run notebook 01 first, or name another folder.")
+        run = Run(folder)
+        if run.kind != "base":
+            raise InputError(f"{folder} is not a base but a {run.kind} run.")
+    else:
+        folders = sorted(out_dir.glob("base-*/state_01/state.json"), key=lambda path: path.stat().st_mtime)
+        if not folders:
+            raise InputError(f"no finished base in {out_dir.absolute()}: run notebook 01 first.")
+        run = Run(folders[-1].parent.parent)
+    if run.missing_states:
+        raise InputError(f"base {run.folder} is not finished: run notebook 01 again with its parameters.")
+    return run
+
+
+def _set_machine(device: str, num_threads: int) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
+    torch.set_num_threads(num_threads)
+
+
+def _seed_for(train_seed: int, state: int, purpose: str) -> int:
+    """A seed of its own for each state and purpose, so that a resumed run repeats an undisturbed one exactly."""
+    entropy = np.random.SeedSequence([train_seed, state, zlib.crc32(purpose.encode())])
+    return int(entropy.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _num_kept(settings: dict[str, Any], states: States, state: int) -> int:
+    return exemplars_per_past_class(
+        settings.get("memory_size", 0), settings["exemplars_per_class"], states.num_past(state)
+    )
+
+
+def _num_images(settings: dict[str, Any], states: States, data: Dataset, state: int) -> int:
+    """Training images of a state: its new classes' and the exemplars."""
+    counts = np.bincount(data.train_labels)
+    kept = np.minimum(counts[: states.num_past(state)], _num_kept(settings, states, state))
+    return int(counts[states.new_classes(state)].sum() + kept.sum())
+
+
+def _choose_exemplars(settings: dict[str, Any], states: States, state: int, previous: StateFolder) -> np.ndarray:
+    """Training-image indices of the first memory at ``state``, class by class, best first.
+
+    Classes older than the previous state keep a prefix of what they had; the previous state's classes are ranked now,
+    on the features of the model of that state.
+    """
+    kept = _num_kept(settings, states, state)
+    chosen = []
+    if "exemplar_indices.npy" in previous.info["files"]:
+        indices, labels = previous.array("exemplar_indices"), previous.array("exemplar_labels")
+        chosen = [indices[labels == label][:kept] for label in range(states.num_past(state - 1))]
+    indices = previous.array("new_indices")
+    ranking = rank_classes(
+        settings["exemplar_selection"],
+        previous.array("new_features"),
+        previous.array("new_labels"),
+        kept,
+        settings["train_seed"],
+    )
+    chosen += [indices[ranking[label]] for label in states.new_classes(state - 1)]
+    return np.concatenate(chosen)
+
+
+def _load_model(run: Run, state: int, num_channels: int) -> Classifier:
+    network = run.base.identity["network"]
+    model = build_network(network, num_channels, run.states.num_seen(state), seed=0)
+    model.load_state_dict(run.state(state).model_weights())
+    return model
+
+
+def _train_and_store(
+    run: Run,
+    data: Dataset,
+    state: int,
+    model: Classifier,
+    teacher: Classifier | None,
+    new: np.ndarray,
+    kept: np.ndarray,
+    normalisation: Normalisation,
+    epochs: int,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Train one state on the images ``new`` and the exemplars ``kept`` (indices), score what later stages need, store."""
+    settings, states = run.identity, run.states
+
+    def batches(indices: np.ndarray) -> ImageBatches:
+        return ImageBatches(data.train_images[indices], data.train_labels[indices], normalisation)
+
+    together = np.concatenate([new, kept])
+    start = time.perf_counter()
+    history = train(
+        model,
+        batches(together),
+        epochs=epochs,
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"] / state,
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        schedule=settings["schedule"],
+        patience=settings.get("patience", 0),
+        max_shift=settings["max_shift"],
+        flip=settings["flip"],
+        seed=_seed_for(settings["train_seed"], state, "training"),
+        teacher=teacher,
+        temperature=settings.get("temperature", 1.0),
+        distillation_weight=settings.get("distillation_weight", 0.0),
+        device=device,
+        precision=settings["precision"],
+        on_epoch=lambda epoch: progress.epoch_done(state, states.num_states, epochs, len(together), epoch),
+    )
+    seconds = time.perf_counter() - start
+    seen_val = np.flatnonzero(data.val_labels < states.num_seen(state))
+    val = ImageBatches(data.val_images[seen_val], data.val_labels[seen_val], normalisation)
+    val_scores, val_features = score_images(model, val)
+    training = score_training_images(model, batches(new))
+    new_labels = data.train_labels[new]
+    arrays = {
+        "val_indices": seen_val,
+        "val_labels": data.val_labels[seen_val],
+        "val_scores": val_scores,
+        "val_features": val_features,
+        "new_indices": new,
+        "new_labels": new_labels,
+        **{f"new_{name}": values for name, values in training.items()},
+    }
+    past_means: dict[str, list[float]] = {"raw": [], "softmax": []}
+    all_past_means: dict[str, list[float]] = {"raw": [], "softmax": []}
+    if state > 1:
+        scores, features = score_images(model, batches(kept))
+        labels = data.train_labels[kept]
+        arrays |= {
+            "exemplar_indices": kept,
+            "exemplar_labels": labels,
+            "exemplar_scores": scores,
+            "exemplar_features": features,
+        }
+        for kind, values in (("raw", scores), ("softmax", softmax(scores, axis=1))):
+            past_means[kind] = class_means(own_and_top(values, labels)[0], labels, states.num_past(state)).tolist()
+        if settings["score_all_past"]:
+            past = np.flatnonzero(data.train_labels < states.num_past(state))
+            means = mean_by_class(model, batches(past), states.num_past(state))
+            arrays["past_class_features"] = means["unit_features"].astype(np.float32)
+            for kind, quantity in _QUANTITIES.items():
+                all_past_means[kind] = means[f"own_{quantity}"].tolist()
+    second_memory = {}
+    for kind, quantity in _QUANTITIES.items():
+        initial = class_means(training[f"own_{quantity}"], new_labels, states.num_seen(state))
+        second_memory[kind] = {
+            "initial_means": initial[states.num_past(state) :].tolist(),
+            "confidence": float(training[f"top_{quantity}"].mean(dtype=np.float64)),
+            "current_means": past_means[kind],
+            "all_current_means": all_past_means[kind],
+        }
+    info = {
+        "second_memory": second_memory,
+        "normalisation": {"mean": normalisation.mean, "std": normalisation.std},
+        "history": [vars(epoch) for epoch in history],
+        "training_seconds": seconds,
+    }
+    write_state(run.folder, state, arrays, model.state_dict(), info)

@@ -57,3 +57,11 @@ class Progress:
     def close(self) -> None:
         self._bar.close()
         self._file.unlink(missing_ok=True)
+
+
+def read_progress(folder: Path) -> dict | None:
+    """The state of the stage that is under way in a run folder, or None."""
+    try:
+        return json.loads((folder / FILE_NAME).read_text())
+    except (OSError, ValueError):
+        return None

@@ -27,7 +27,10 @@ from il2m.errors import InputError
 from il2m.memory import ClassStatistics
 from il2m.states import States
 
-KINDS = {"base": "01_base_training", "fine_tuning": "02_fine_tuning"}  # kind of run -> the notebook that makes it
+KINDS = {
+    "base": "01_base_training",
+    "fine_tuning": "02_fine_tuning",
+}  # kind of run -> the notebook that makes it
 
 
 def short_hash(value: Any) -> str:
@@ -38,7 +41,9 @@ def short_hash(value: Any) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
+    ) as file:
         file.write(text)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
@@ -86,7 +91,11 @@ class StateFolder:
 
 
 def write_state(
-    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
+    run_folder: Path,
+    state: int,
+    arrays: Mapping[str, np.ndarray],
+    weights: Mapping[str, torch.Tensor],
+    info: dict,
 ) -> None:
     """Write one finished state: arrays as .npy, weights as safetensors, and state.json; all or nothing.
 
@@ -101,13 +110,18 @@ def write_state(
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array, allow_pickle=False)
         if weights:
-            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, staging / "model.safetensors")
+            save_file(
+                {name: value.cpu().contiguous() for name, value in weights.items()},
+                staging / "model.safetensors",
+            )
         hashes = {file.name: _file_hash(file) for file in sorted(staging.iterdir())}
         (staging / "state.json").write_text(json.dumps({**info, "files": hashes}, indent=1))
         staging.chmod(0o755)
         os.rename(staging, target)
     except OSError:
-        if not (target / "state.json").is_file():  # else another process finished the same state first: keep its
+        if not (
+            target / "state.json"
+        ).is_file():  # else another process finished the same state first: keep its
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -136,7 +150,9 @@ class Run:
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited.") from None
+            raise InputError(
+                f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
+            ) from None
         if short_hash(identity) != expected:
             raise InputError(
                 f"{self.folder}/config.json was edited: its parameters are not those that made this run. Undo the edit, "
@@ -184,7 +200,9 @@ class Run:
             return self
         folder = self.folder.parent / self.config["base"]
         if not folder.is_dir():
-            raise InputError(f"{self.folder}: its base {folder} is gone; run notebook 01 again with the same parameters.")
+            raise InputError(
+                f"{self.folder}: its base {folder} is gone; run notebook 01 again with the same parameters."
+            )
         return Run(folder)
 
     def has_state(self, state: int) -> bool:
@@ -214,7 +232,9 @@ class Run:
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
-        initial = np.array([mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64)
+        initial = np.array(
+            [mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64
+        )
         current = initial.copy()
         current_past = memories[-1]["current_means"]
         current[: len(current_past)] = np.array(current_past, dtype=np.float64)
@@ -240,7 +260,9 @@ def open_run(out_dir: str | Path, run: str = "") -> Run:
         folder = next((p for p in (Path(out_dir) / run, Path(run)) if (p / "config.json").exists()), None)
         if folder is None:
             names = [found.name for found in find_runs(out_dir, finished=False)]
-            raise InputError(f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
+            raise InputError(
+                f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}."
+            )
         found = Run(folder)
         if found.kind == "base" or found.missing_states:
             problem = "a base, not a fine-tuning run" if found.kind == "base" else (
@@ -250,21 +272,22 @@ def open_run(out_dir: str | Path, run: str = "") -> Run:
         return found
     runs = find_runs(out_dir)
     if not runs:
-        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
+        raise InputError(
+            f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first."
+        )
     return ([r for r in runs if not r.identity.get("distillation")] or runs)[-1]
+
+
+def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's identity without what says whether and how it distils: equal for twins."""
+    ignored = {"distillation", "temperature", "distillation_weight"}
+    return {name: value for name, value in identity.items() if name not in ignored}
 
 
 def twin_run(run: Run) -> Run | None:
     """The finished run beside ``run`` that differs from it in distillation only, if there is one."""
-
-    def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
-        ignored = {"distillation", "temperature", "distillation_weight"}
-        return {name: value for name, value in identity.items() if name not in ignored}
-
     for other in find_runs(run.folder.parent):
-        if (
-            bool(other.identity.get("distillation")) != bool(run.identity.get("distillation"))
-            and but_distillation(other.identity) == but_distillation(run.identity)
-        ):  # fmt: skip
+        switched = bool(other.identity.get("distillation")) != bool(run.identity.get("distillation"))
+        if switched and but_distillation(other.identity) == but_distillation(run.identity):
             return other
     return None

@@ -1,0 +1,145 @@
+"""A run's numbers as a table: one row per state and method, which is all that tables, plots and reports read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from il2m.metrics import mean_over_states, predictions, ranks, share_new, top_k
+from il2m.parameters import SCORE_KINDS
+from il2m.rectify import METHODS, rectify
+from il2m.runs import Run
+
+FILE_NAME = "results.parquet"
+
+
+def validation_scores(run: Run, state: int, score_kind: str = "raw") -> np.ndarray:
+    """The model's scores of the state's validation images, (n, C): ``raw``, or probabilities for ``softmax``."""
+    scores = run.state(state).array("val_scores")
+    return softmax(scores, axis=1) if score_kind == "softmax" else scores
+
+
+def method_scores(
+    run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep"
+) -> np.ndarray:
+    """Validation scores of ``state`` as ``method`` (a name in rectify.METHODS) corrects them, (n, C)."""
+    scores = validation_scores(run, state, score_kind)
+    if method == "FT":
+        return scores
+    return rectify(scores, run.statistics(state, score_kind), undefined=undefined, **METHODS[method])
+
+
+def results_table(
+    run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep"
+) -> pd.DataFrame:
+    """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
+
+    ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state has
+    no past classes); ``predicted_new`` and ``true_new`` the shares of images predicted as, and truly of, a new class.
+    """
+    about = run_description(run)
+    rows = []
+    for state in range(1, run.states.num_states + 1):
+        labels = np.asarray(run.state(state).array("val_labels"))
+        num_past = run.states.num_past(state)
+        is_past = labels < num_past
+        for score_kind in SCORE_KINDS:
+            for method in methods:
+                scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
+                image_ranks = ranks(scores, labels)
+                rows.append(
+                    about
+                    | {
+                        "state": state,
+                        "num_classes": run.states.num_seen(state),
+                        "method": method,
+                        "score_kind": score_kind,
+                        "top1": top_k(image_ranks, 1),
+                        "top5": top_k(image_ranks, 5),
+                        "top1_past": top_k(image_ranks[is_past], 1),
+                        "top1_new": top_k(image_ranks[~is_past], 1),
+                        "predicted_new": share_new(predictions(scores), num_past),
+                        "true_new": share_new(labels, num_past),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def run_description(run: Run) -> dict[str, object]:
+    """What tells one run from another, as columns of the results table.
+
+    ``memory_size`` is K; for a fixed number per class, the images held at the last state.
+    """
+    settings = run.identity
+    memory_size = settings.get("memory_size")
+    if memory_size is None:
+        memory_size = settings.get("exemplars_per_class", 0) * run.states.num_past(run.states.num_states)
+    return {
+        "run": run.name,
+        "dataset": run.config["dataset"],
+        "num_states": run.states.num_states,
+        "memory_size": memory_size,
+        "exemplar_selection": settings.get("exemplar_selection", ""),
+        "distillation": bool(settings.get("distillation", False)),
+        "order_seed": run.config.get("order_seed"),
+        "train_seed": settings.get("train_seed"),
+    }
+
+
+def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: str = "raw") -> list[float]:
+    """A method's values by state, (S,), from the rows of one run."""
+    rows = table[(table["method"] == method) & (table["score_kind"] == score_kind)]
+    return rows.sort_values("state")[column].tolist()
+
+
+def means_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean top-1 and top-5 over states 2..S and over 1..S, one row per run, method and score kind."""
+    groups = ["dataset", "run", "distillation", "method", "score_kind"]
+    rows = []
+    for key, group in table.groupby(groups, sort=False):
+        group = group.sort_values("state")
+        row = dict(zip(groups, key, strict=True))
+        for column in ("top1", "top5"):
+            for first in (2, 1):
+                row[f"{column}, states {first}..S"] = mean_over_states(group[column], first)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str:
+    """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals."""
+    first = table.iloc[0]
+    memory = f"K = {first['memory_size']}"
+    lines = [
+        f"{first['dataset']}, {first['num_states']} states, {memory}, distillation "
+        f"{'on' if first['distillation'] else 'off'}, order seed {first['order_seed']}, train seed {first['train_seed']} "
+        f"({first['run']})"
+    ]
+    for method in methods:
+        top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
+        means = [
+            f"acc@1 = {mean_over_states(top1, b):.4f} | acc@5 = {mean_over_states(top5, b):.4f}"
+            for b in (2, 1)
+        ]
+        lines += [
+            f"{'*' * 30} {method} {'*' * 30}",
+            f"Top1 Acc = {[round(value, 4) for value in top1]}",
+            f"Top5 Acc = {[round(value, 4) for value in top5]}",
+            f"Mean inc Acc | {means[0]}",
+            f"Mean of all states | {means[1]}",
+        ]
+    return "\n".join(lines)
+
+
+def save_results(table: pd.DataFrame, folder: Path) -> Path:
+    """Write ``results.parquet`` into ``folder``, all or nothing; returns its path."""
+    target = folder / FILE_NAME
+    staging = folder / f".{FILE_NAME}.{os.getpid()}"
+    table.to_parquet(staging, index=False)
+    os.replace(staging, target)
+    return target

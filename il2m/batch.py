@@ -55,9 +55,7 @@ def run_study(
         flush=True,
     )
     failed = _execute(waiting, notebooks, workers) if waiting else {}
-    results = [
-        out / job.run / FILE_NAME for job in jobs if job.notebook == ABLATION and job.name not in failed
-    ]
+    results = [out / job.run / FILE_NAME for job in jobs if job.notebook == ABLATION and job.name not in failed]
     tables = [pd.read_parquet(path) for path in results]
     for table in tables:
         print("\n" + summary(table))
@@ -87,9 +85,7 @@ def _execute(jobs: Sequence[Job], notebooks: Path, workers: int) -> dict[str, st
     ended: dict[str, Outcome] = {}
     # the workers are threads of this process and nothing listens on a port: the work is in the jobs' own processes
     with (
-        LocalCluster(
-            processes=False, n_workers=1, threads_per_worker=workers, dashboard_address=None
-        ) as cluster,
+        LocalCluster(processes=False, n_workers=1, threads_per_worker=workers, dashboard_address=None) as cluster,
         Client(cluster) as client,
         StatusLine() as status,
     ):
@@ -155,9 +151,7 @@ def run_job(job: Job, notebooks: Path, earlier: Mapping[str, Outcome] = MappingP
     command = [sys.executable, "-m", "papermill", str(notebooks / f"{job.notebook}.ipynb"), str(staging)]
     command += ["--cwd", str(notebooks), "--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
     command += ["--parameters_yaml", yaml.safe_dump(job.parameters)]
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     failed_copy = job.output.with_suffix(".failed.ipynb")
     if result.returncode == 0:

@@ -27,16 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="il2m", description="A study of class-incremental learning with dual memory."
-    )
+    parser = argparse.ArgumentParser(prog="il2m", description="A study of class-incremental learning with dual memory.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="execute a study: a grid of parameters through the notebooks")
     run.add_argument("grid", type=Path, help="a grid file, for example notebooks/grids/quickstart.yaml")
-    run.add_argument(
-        "--out", type=Path, metavar="DIR", help="the study's folder (default: runs/<name of the grid>)"
-    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default: runs/<name of the grid>)")
     run.add_argument(
         "-p",
         dest="overrides",

@@ -56,9 +56,7 @@ def find_notebooks() -> Path:
     for root in (Path(__file__).resolve().parents[1], Path.cwd()):
         if (root / "notebooks" / f"{BASE}.ipynb").is_file():
             return root / "notebooks"
-    raise InputError(
-        "no notebooks/ folder beside the il2m package or here: run il2m from a checkout of the project."
-    )
+    raise InputError("no notebooks/ folder beside the il2m package or here: run il2m from a checkout of the project.")
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
@@ -108,14 +106,10 @@ def plan_jobs(given: dict[str, Any], notebooks: Path, out_dir: Path) -> list[Job
     given: parameter -> value, or list of values to sweep; relative paths start at the current directory.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
-    defaults = {
-        name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS
-    }
+    defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
     known = set().union(*defaults.values())
     swept = {name: _values(name, value) for cell in defaults.values() for name, value in cell.items()}
-    swept = {
-        name: values for name, values in swept.items() if len(values) > 1
-    }  # a notebook may itself ask for several
+    swept = {name: values for name, values in swept.items() if len(values) > 1}  # a notebook may itself ask for several
     swept |= {name: _values(name, value) for name, value in given.items()}
     _check(swept, known)
     jobs: dict[str, Job] = {}
@@ -181,6 +175,4 @@ def _absolute(parameters: dict[str, Any], start: Path) -> dict[str, Any]:
     paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
     if str(parameters.get("dataset", "")).endswith(".npz"):
         paths["dataset"] = parameters["dataset"]
-    return parameters | {
-        name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()
-    }
+    return parameters | {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}

@@ -24,9 +24,7 @@ def validation_scores(run: Run, state: int, score_kind: str = "raw") -> np.ndarr
     return softmax(scores, axis=1) if score_kind == "softmax" else scores
 
 
-def method_scores(
-    run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep"
-) -> np.ndarray:
+def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:
     """Validation scores of ``state`` as ``method`` (a name in rectify.METHODS) corrects them, (n, C)."""
     scores = validation_scores(run, state, score_kind)
     if method == "FT":
@@ -34,9 +32,7 @@ def method_scores(
     return rectify(scores, run.statistics(state, score_kind), undefined=undefined, **METHODS[method])
 
 
-def results_table(
-    run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep"
-) -> pd.DataFrame:
+def results_table(run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep") -> pd.DataFrame:
     """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
 
     ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state has
@@ -122,10 +118,7 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str
     ]
     for method in methods:
         top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
-        means = [
-            f"acc@1 = {mean_over_states(top1, b):.4f} | acc@5 = {mean_over_states(top5, b):.4f}"
-            for b in (2, 1)
-        ]
+        means = [f"acc@1 = {mean_over_states(top1, b):.4f} | acc@5 = {mean_over_states(top5, b):.4f}" for b in (2, 1)]
         lines += [
             f"{'*' * 30} {method} {'*' * 30}",
             f"Top1 Acc = {[round(value, 4) for value in top1]}",

@@ -41,9 +41,7 @@ def short_hash(value: Any) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
-    ) as file:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
         file.write(text)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
@@ -119,9 +117,7 @@ def write_state(
         staging.chmod(0o755)
         os.rename(staging, target)
     except OSError:
-        if not (
-            target / "state.json"
-        ).is_file():  # else another process finished the same state first: keep its
+        if not (target / "state.json").is_file():  # else another process finished the same state first: keep its
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -232,9 +228,7 @@ class Run:
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
-        initial = np.array(
-            [mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64
-        )
+        initial = np.array([mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64)
         current = initial.copy()
         current_past = memories[-1]["current_means"]
         current[: len(current_past)] = np.array(current_past, dtype=np.float64)
@@ -260,9 +254,7 @@ def open_run(out_dir: str | Path, run: str = "") -> Run:
         folder = next((p for p in (Path(out_dir) / run, Path(run)) if (p / "config.json").exists()), None)
         if folder is None:
             names = [found.name for found in find_runs(out_dir, finished=False)]
-            raise InputError(
-                f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}."
-            )
+            raise InputError(f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
         found = Run(folder)
         if found.kind == "base" or found.missing_states:
             problem = "a base, not a fine-tuning run" if found.kind == "base" else (
@@ -272,9 +264,7 @@ def open_run(out_dir: str | Path, run: str = "") -> Run:
         return found
     runs = find_runs(out_dir)
     if not runs:
-        raise InputError(
-            f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first."
-        )
+        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
     return ([r for r in runs if not r.identity.get("distillation")] or runs)[-1]
 
 

@@ -26,7 +26,6 @@ from il2m.scores import mean_by_class, own_and_top, score_images, score_training
 from il2m.states import States, make_class_order, make_states
 from il2m.training import train
 
-
 _QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
 RESULT_VERSION = 1  # to be raised when the same parameters come to give other results: old runs are then not reused
 
@@ -86,7 +85,12 @@ def plan_base(
         "state_sizes": list(states.sizes),
     }
     source = str(Path(dataset).expanduser().absolute()) if dataset.endswith(".npz") else dataset
-    notes = {"dataset": images.name, "source": source, "order_seed": order_seed, "class_names": list(images.class_names)}
+    notes = {
+        "dataset": images.name,
+        "source": source,
+        "order_seed": order_seed,
+        "class_names": list(images.class_names),
+    }
     return Plan(Path(out_dir), "base", identity, notes, images, states)
 
 
@@ -112,7 +116,9 @@ def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any)
     )
     progress = Progress("base training", len(new) * settings["base_epochs"], run.folder)
     try:
-        _train_and_store(run, data, 1, model, None, new, new[:0], normalisation, settings["base_epochs"], device, progress)
+        _train_and_store(
+            run, data, 1, model, None, new, new[:0], normalisation, settings["base_epochs"], device, progress
+        )
     finally:
         progress.close()
     return run
@@ -235,7 +241,9 @@ def _open_base(out_dir: Path, base: str) -> Run:
     if base:
         folder = next((p for p in (out_dir / base, Path(base)) if (p / "config.json").exists()), None)
         if folder is None:
-            raise InputError(f"no base {base!r} in {out_dir.absolute()}: run notebook 01 first, or name another folder.")
+            raise InputError(
+                f"no base {base!r} in {out_dir.absolute()}: run notebook 01 first, or name another folder."
+            )
         run = Run(folder)
         if run.kind != "base":
             raise InputError(f"{folder} is not a base but a {run.kind} run.")

@@ -22,7 +22,8 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         block, own_label = scores[start : start + _ROWS], labels[start : start + _ROWS]
         own = block[np.arange(len(block)), own_label][:, None]
         rank = np.count_nonzero(block > own, axis=1)
-        tied = np.flatnonzero(np.count_nonzero(block >= own, axis=1) != rank + 1)
+        others = rank + np.count_nonzero(block < own, axis=1)  # NaN is neither above nor below
+        tied = np.flatnonzero((others != block.shape[1] - 1) | np.isnan(own[:, 0]))
         for row in tied:  # rare: equal scores, or NaN
             if np.isnan(block[row]).any():
                 raise InputError(f"the scores of image {start + row} are not all numbers.")

@@ -81,7 +81,7 @@ def rectify(
     use_confidence: bool = True,
     undefined: str = "keep",
 ) -> np.ndarray:
-    """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind.
+    """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind (float64 for whole numbers).
 
     scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``.
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
@@ -93,6 +93,8 @@ def rectify(
     if scores.ndim != 2 or scores.shape[1] != len(factors):
         raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
     num_past = int(statistics.is_past.sum())
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)  # else the factors would be cut to whole numbers
     factors = factors.astype(scores.dtype)
     rectified = np.empty_like(scores)
     for start in range(0, len(scores), _ROWS):

@@ -1,0 +1,88 @@
+"""Fixtures that many tests share: tiny images that can be learned, and one tiny finished study of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side
+
+import numpy as np
+import pytest
+import torch
+
+from il2m.runs import Run
+from il2m.study import fine_tune, train_base
+
+torch.set_num_threads(1)
+
+TINY_CLASSES = 6
+
+
+def make_tiny_arrays(channels: int = 1, seed: int = 7) -> dict[str, np.ndarray]:
+    """6 classes of 8 x 8 images, 12 to train and 5 to validate each: a pattern by class, and noise."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.uniform(40, 215, (TINY_CLASSES, 8, 8, channels))
+    arrays = {"class_names": np.array([f"class {c}" for c in range(TINY_CLASSES)])}
+    for split, per_class in (("train", 12), ("test", 5)):
+        labels = rng.permutation(np.repeat(np.arange(TINY_CLASSES), per_class))
+        images = patterns[labels] + rng.normal(0, 30, (len(labels), 8, 8, channels))
+        arrays[f"x_{split}"] = images.clip(0, 255).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    return arrays
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A finished study in ``out_dir``, and the parameters that made it; shared by tests, so never to be written to."""
+
+    out_dir: Path
+    base_parameters: dict[str, Any]
+    fine_tuning_parameters: dict[str, Any]
+    base: Run
+    off: Run  # fine-tuning without distillation
+    on: Run  # and with
+
+
+@pytest.fixture
+def tiny_arrays() -> dict[str, np.ndarray]:
+    return make_tiny_arrays()
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **make_tiny_arrays())
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_base_parameters(tiny_npz: Path) -> dict[str, Any]:
+    """What train_base needs beside out_dir: 3 states of 2 classes, 2 epochs. Copy it to change it."""
+    training = {"batch_size": 8, "learning_rate": 0.05, "max_shift": 1, "device": "cpu"}
+    return {"dataset": str(tiny_npz), "num_states": 3, "network": "small", "base_epochs": 2, **training}
+
+
+@pytest.fixture(scope="session")
+def tiny_fine_tuning_parameters() -> dict[str, Any]:
+    """What fine_tune needs beside out_dir: 6 exemplars per past class at state 2, 3 at state 3. Copy it to change."""
+    training = {"batch_size": 8, "learning_rate": 0.05, "max_shift": 1, "device": "cpu"}
+    return {"memory_size": 12, "epochs": 2, **training}
+
+
+@pytest.fixture(scope="session")
+def tiny_study(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_base_parameters: dict[str, Any],
+    tiny_fine_tuning_parameters: dict[str, Any],
+) -> TinyStudy:
+    """Base, and fine-tuning with distillation off and on."""
+    out_dir = tmp_path_factory.mktemp("study")
+    base = train_base(out_dir=str(out_dir), **tiny_base_parameters)
+    off, on = (
+        fine_tune(out_dir=str(out_dir), distillation=distillation, **tiny_fine_tuning_parameters)
+        for distillation in (False, True)
+    )
+    return TinyStudy(out_dir, tiny_base_parameters, tiny_fine_tuning_parameters, base, off, on)

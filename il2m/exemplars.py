@@ -32,6 +32,15 @@ def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> 
     )
 
 
+def held_out_places(num_ranked: int, share: float) -> np.ndarray:
+    """Places in a class's ranking that are held out of training: ``floor(k * share)`` of any first k.
+
+    So what is held out stays held out while the ranking's prefix shrinks. Returns positions among 0..num_ranked-1.
+    """
+    held = np.floor(np.arange(num_ranked + 1) * share + 1e-9)
+    return np.flatnonzero(np.diff(held))
+
+
 def random_ranking(num_images: int, rng: np.random.Generator) -> np.ndarray:
     """Positions 0..num_images-1 in random order, (num_images,)."""
     return rng.permutation(num_images)
@@ -60,7 +69,7 @@ def herding_ranking(features: np.ndarray, num_kept: int) -> np.ndarray:
 
 
 def rank_classes(
-    selection: str, features: np.ndarray, labels: np.ndarray, num_kept: int, seed: int
+    selection: str, features: np.ndarray | None, labels: np.ndarray, num_kept: int, seed: int
 ) -> dict[int, np.ndarray]:
     """For each class in ``labels``: positions (into ``labels``) of its best ``num_kept`` images, best first.
 

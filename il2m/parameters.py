@@ -105,6 +105,8 @@ PARAMETERS: dict[str, Parameter] = {
     "distillation": _SWITCH,
     "temperature": _number(0, open_low=True),
     "distillation_weight": _number(0),
+    "held_out": _number(0, 0.5),
+    "balanced_epochs": _integer(0),
     "base_epochs": _integer(1),
     "epochs": _integer(1),
     "batch_size": _integer(2),

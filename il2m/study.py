@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from il2m.datasets import Dataset, load_dataset
 from il2m.errors import InputError
-from il2m.exemplars import check_memory, exemplars_per_past_class, rank_classes
+from il2m.exemplars import check_memory, exemplars_per_past_class, held_out_places, rank_classes
 from il2m.images import ImageBatches, Normalisation, channel_mean_std
 from il2m.memory import class_means
 from il2m.networks import Classifier, build_network, with_head
@@ -24,7 +24,7 @@ from il2m.progress import Progress
 from il2m.runs import Run, StateFolder, write_state
 from il2m.scores import mean_by_class, own_and_top, score_images, score_training_images
 from il2m.states import States, make_class_order, make_states
-from il2m.training import train
+from il2m.training import Epoch, train
 
 _QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
 RESULT_VERSION = 1  # to be raised when the same parameters come to give other results: old runs are then not reused
@@ -138,7 +138,9 @@ def plan_fine_tuning(
     distillation: bool = False,
     temperature: float = 2.0,
     distillation_weight: float = 1.0,
+    held_out: float = 0.0,
     epochs: int = 20,
+    balanced_epochs: int = 0,
     batch_size: int = 32,
     learning_rate: float = 0.1,
     momentum: float = 0.9,
@@ -156,6 +158,11 @@ def plan_fine_tuning(
 
     base: the base's folder or its name in ``out_dir``; ``""`` is the one trained last.
     dataset: ``""`` is the base's; order_seed: None is the base's. Given, they must agree with the base.
+    held_out: share of the exemplars, and as many images of each new class, that are kept from training, for methods
+    that fit something on them (BiC). Classes of state 1 were trained on whole in the base; with herding, new classes
+    hold out random images, which need not be those that the ranking holds out later.
+    balanced_epochs: epochs of a second stage at a tenth of the rate on equally many images per class (balanced
+    fine-tuning; Castro et al. 2018).
     score_all_past: also reduce *all* past training images to a mean score and a mean feature per class. The memory would
     not allow it: only the oracles of the ablation read them.
     base_plan: a base that is planned but need not be trained yet (``il2m run`` checks all stages first).
@@ -164,14 +171,7 @@ def plan_fine_tuning(
     if base_plan is None:
         base_run = base if isinstance(base, Run) else _open_base(Path(out_dir), base)
         base_identity, base_notes, base_name = base_run.identity, base_run.config, base_run.name
-        images = load_dataset(dataset or base_notes["source"], data_dir)
-        if images.fingerprint != base_identity["fingerprint"]:
-            raise InputError(
-                f"base {base_name} was trained on {base_notes['dataset']} ({base_notes['source']}), but "
-                f"{dataset or base_notes['source']} holds other images: name the dataset the base was trained on, or train a "
-                "base on this one."
-            )
-        images = images.in_learning_order(np.array(base_identity["class_order"]))
+        images = load_images(base_run, data_dir, dataset)
         states = States(tuple(base_identity["state_sizes"]))
     else:
         base_identity, base_notes, base_name = base_plan.identity, base_plan.notes, base_plan.folder.name
@@ -189,6 +189,7 @@ def plan_fine_tuning(
         not_of_the_result.add("patience")
     if exemplars_per_class:
         not_of_the_result.add("memory_size")
+    not_of_the_result |= {name for name in ("held_out", "balanced_epochs") if not given[name]}
     identity = {name: value for name, value in given.items() if name not in not_of_the_result}
     identity |= {"result_version": RESULT_VERSION, "base": base_identity, "state_sizes": list(states.sizes)}
     notes = {"base": base_name} | {
@@ -217,7 +218,7 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
     seed = settings["train_seed"]
     progress = Progress(
         "fine-tuning" + (" with distillation" if settings["distillation"] else ""),
-        settings["epochs"] * sum(_num_images(settings, states, data, b) for b in missing),
+        sum(_images_to_train_on(settings, states, data, b) for b in missing),
         run.folder,
     )
     try:
@@ -234,6 +235,21 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
     finally:
         progress.close()
     return run
+
+
+def load_images(run: Run, data_dir: str | Path, dataset: str = "") -> Dataset:
+    """The images that a run was made from, in its learning order.
+
+    dataset: where they are now, if not where they were then. Raises InputError if they are other images.
+    """
+    base, source = run.base, dataset or run.config["source"]
+    images = load_dataset(source, data_dir)
+    if images.fingerprint != base.identity["fingerprint"]:
+        raise InputError(
+            f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']}), but {source} holds "
+            "other images: name the dataset the base was trained on, or train a base on this one."
+        )
+    return images.in_learning_order(np.array(base.identity["class_order"]))
 
 
 def _open_base(out_dir: Path, base: str) -> Run:
@@ -275,11 +291,13 @@ def _num_kept(settings: dict[str, Any], states: States, state: int) -> int:
     )
 
 
-def _num_images(settings: dict[str, Any], states: States, data: Dataset, state: int) -> int:
-    """Training images of a state: its new classes' and the exemplars."""
-    counts = np.bincount(data.train_labels)
-    kept = np.minimum(counts[: states.num_past(state)], _num_kept(settings, states, state))
-    return int(counts[states.new_classes(state)].sum() + kept.sum())
+def _images_to_train_on(settings: dict[str, Any], states: States, data: Dataset, state: int) -> int:
+    """Images over all epochs of a state: new classes' and exemplars, less what is held out; then the balanced ones."""
+    counts = np.bincount(data.train_labels)[: states.num_seen(state)]
+    kept = np.minimum(counts, _num_kept(settings, states, state))
+    held = np.array([len(held_out_places(n, settings.get("held_out", 0))) for n in kept])
+    images = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
+    return int(settings["epochs"] * images.sum() + settings.get("balanced_epochs", 0) * (kept - held).sum())
 
 
 def _choose_exemplars(settings: dict[str, Any], states: States, state: int, previous: StateFolder) -> np.ndarray:
@@ -303,6 +321,19 @@ def _choose_exemplars(settings: dict[str, Any], states: States, state: int, prev
     )
     chosen += [indices[ranking[label]] for label in states.new_classes(state - 1)]
     return np.concatenate(chosen)
+
+
+def _hold_out(settings: dict[str, Any], states: States, state: int, data: Dataset, kept: np.ndarray) -> np.ndarray:
+    """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class."""
+    share = settings.get("held_out", 0)
+    if not share:
+        return kept[:0]
+    ranked = [kept[data.train_labels[kept] == label] for label in range(states.num_past(state))]
+    new = np.flatnonzero(np.isin(data.train_labels, states.new_classes(state)))
+    num_kept = _num_kept(settings, states, state)
+    ranking = rank_classes("random", None, data.train_labels[new], num_kept, settings["train_seed"])
+    ranked += [new[ranking[label]] for label in states.new_classes(state)]
+    return np.concatenate([indices[held_out_places(len(indices), share)] for indices in ranked])
 
 
 def _load_model(run: Run, state: int, num_channels: int) -> Classifier:
@@ -331,28 +362,41 @@ def _train_and_store(
     def batches(indices: np.ndarray) -> ImageBatches:
         return ImageBatches(data.train_images[indices], data.train_labels[indices], normalisation)
 
+    def fit(indices: np.ndarray, epochs: int, rate: float, purpose: str) -> list[Epoch]:
+        return train(
+            model,
+            batches(indices),
+            epochs=epochs,
+            batch_size=settings["batch_size"],
+            learning_rate=rate,
+            momentum=settings["momentum"],
+            weight_decay=settings["weight_decay"],
+            schedule=settings["schedule"],
+            patience=settings.get("patience", 0),
+            max_shift=settings["max_shift"],
+            flip=settings["flip"],
+            seed=_seed_for(settings["train_seed"], state, purpose),
+            teacher=teacher,
+            temperature=settings.get("temperature", 1.0),
+            distillation_weight=settings.get("distillation_weight", 0.0),
+            device=device,
+            precision=settings["precision"],
+            on_epoch=lambda epoch: progress.epoch_done(state, states.num_states, epochs, len(indices), epoch),
+        )
+
+    held_out = _hold_out(settings, states, state, data, kept) if state > 1 else kept
     together = np.concatenate([new, kept])
+    together = together[~np.isin(together, held_out)]
+    rate = settings["learning_rate"] / state
     start = time.perf_counter()
-    history = train(
-        model,
-        batches(together),
-        epochs=epochs,
-        batch_size=settings["batch_size"],
-        learning_rate=settings["learning_rate"] / state,
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        schedule=settings["schedule"],
-        patience=settings.get("patience", 0),
-        max_shift=settings["max_shift"],
-        flip=settings["flip"],
-        seed=_seed_for(settings["train_seed"], state, "training"),
-        teacher=teacher,
-        temperature=settings.get("temperature", 1.0),
-        distillation_weight=settings.get("distillation_weight", 0.0),
-        device=device,
-        precision=settings["precision"],
-        on_epoch=lambda epoch: progress.epoch_done(state, states.num_states, epochs, len(together), epoch),
-    )
+    history = fit(together, epochs, rate, "training")
+    if settings.get("balanced_epochs"):
+        selection, num_kept = settings["exemplar_selection"], _num_kept(settings, states, state)
+        features = score_images(model, batches(new))[1] if selection == "herding" else None
+        ranking = rank_classes(selection, features, data.train_labels[new], num_kept, settings["train_seed"])
+        balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
+        balanced = balanced[~np.isin(balanced, held_out)]
+        history += fit(balanced, settings["balanced_epochs"], rate / 10, "balanced training")
     seconds = time.perf_counter() - start
     seen_val = np.flatnonzero(data.val_labels < states.num_seen(state))
     val = ImageBatches(data.val_images[seen_val], data.val_labels[seen_val], normalisation)
@@ -368,6 +412,12 @@ def _train_and_store(
         "new_labels": new_labels,
         **{f"new_{name}": values for name, values in training.items()},
     }
+    if settings.get("held_out"):
+        arrays |= {
+            "held_out_indices": held_out,
+            "held_out_labels": data.train_labels[held_out],
+            "held_out_scores": score_images(model, batches(held_out))[0],
+        }
     past_means: dict[str, list[float]] = {"raw": [], "softmax": []}
     all_past_means: dict[str, list[float]] = {"raw": [], "softmax": []}
     if state > 1:

@@ -10,10 +10,19 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from il2m.metrics import mean_over_states, predictions, ranks, share_new, top_k
+from il2m.metrics import (
+    error_breakdown,
+    mean_over_states,
+    predictions,
+    ranks,
+    share_new,
+    state_confusion,
+    top_k,
+)
 from il2m.parameters import SCORE_KINDS
 from il2m.rectify import METHODS, rectify
 from il2m.runs import Run
+from il2m.scores import own_and_top
 
 FILE_NAME = "results.parquet"
 
@@ -35,8 +44,8 @@ def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw",
 def results_table(run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep") -> pd.DataFrame:
     """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
 
-    ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state has
-    no past classes); ``predicted_new`` and ``true_new`` the shares of images predicted as, and truly of, a new class.
+    ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
+    has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class.
     """
     about = run_description(run)
     rows = []
@@ -64,6 +73,40 @@ def results_table(run: Run, *, methods: Sequence[str] = tuple(METHODS), undefine
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefined: str = "keep") -> pd.DataFrame:
+    """The prediction bias, one row per state (index ``state``), of a method's validation scores.
+
+    ``past_score``, ``new_score``: mean score of the true class over images of past and of new classes (the paper's
+    Fig. 1; NaN without past classes); ``confidence``: mu(M_b); ``predicted_new``, ``true_new``: shares of images; and the
+    four shares of metrics.error_breakdown.
+    """
+    rows = []
+    for state in range(1, run.states.num_states + 1):
+        scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
+        labels = np.asarray(run.state(state).array("val_labels"))
+        num_past = run.states.num_past(state)
+        own = own_and_top(scores, labels)[0]
+        predicted = predictions(scores)
+        rows.append(
+            {
+                "state": state,
+                "past_score": own[labels < num_past].mean() if num_past else np.nan,
+                "new_score": own[labels >= num_past].mean(),
+                "confidence": run.statistics(state, score_kind).confidences[-1],
+                "predicted_new": share_new(predicted, num_past),
+                "true_new": share_new(labels, num_past),
+                **error_breakdown(predicted, labels, num_past),
+            }
+        )
+    return pd.DataFrame(rows).set_index("state")
+
+
+def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: str = "raw") -> np.ndarray:
+    """(state, state) shares: metrics.state_confusion of a method's validation predictions at ``state``."""
+    predicted = predictions(method_scores(run, state, method, score_kind=score_kind))
+    return state_confusion(predicted, np.asarray(run.state(state).array("val_labels")), run.states.of_class)
 
 
 def run_description(run: Run) -> dict[str, object]:
@@ -109,16 +152,18 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str:
     """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals."""
-    first = table.iloc[0]
-    memory = f"K = {first['memory_size']}"
+    about = table.iloc[0]
     lines = [
-        f"{first['dataset']}, {first['num_states']} states, {memory}, distillation "
-        f"{'on' if first['distillation'] else 'off'}, order seed {first['order_seed']}, train seed {first['train_seed']} "
-        f"({first['run']})"
+        f"{about['dataset']}, {about['num_states']} states, K = {about['memory_size']}, "
+        f"distillation {'on' if about['distillation'] else 'off'}, "
+        f"order seed {about['order_seed']}, train seed {about['train_seed']} ({about['run']})"
     ]
     for method in methods:
         top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
-        means = [f"acc@1 = {mean_over_states(top1, b):.4f} | acc@5 = {mean_over_states(top5, b):.4f}" for b in (2, 1)]
+        means = [
+            f"acc@1 = {mean_over_states(top1, first):.4f} | acc@5 = {mean_over_states(top5, first):.4f}"
+            for first in (2, 1)
+        ]
         lines += [
             f"{'*' * 30} {method} {'*' * 30}",
             f"Top1 Acc = {[round(value, 4) for value in top1]}",

@@ -1,0 +1,221 @@
+"""Plots: values in, Axes out. They compute nothing and save nothing; pass ``ax`` to draw into a figure of your own.
+
+One colour has one meaning in all notebooks (Okabe and Ito's palette, safe for colour-blind readers): past classes blue,
+new classes vermilion, truth grey, and each method its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+PAST, NEW, TRUTH = "#0072B2", "#D55E00", "#7F7F7F"
+METHOD_COLOURS = {
+    "FT": "#7F7F7F",
+    "IL2M": "#009E73",
+    "IL2M-no-gate": "#56B4E9",
+    "IL2M-means": "#CC79A7",
+    "IL2M-confidence": "#E69F00",
+}
+ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
+
+
+def use_style() -> None:
+    """Set the look of all figures of a notebook: calm, readable on paper and on screen."""
+    sns.set_theme(context="notebook", style="whitegrid")
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.4, 4.0),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": "medium",
+            "legend.frameon": False,
+            "image.cmap": "viridis",
+        }
+    )
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots()[1] if ax is None else ax
+
+
+def _states_axis(ax: Axes) -> None:
+    ax.set_xlabel("state")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plot_by_state(
+    values: Mapping[str, Sequence[float]],
+    *,
+    first_state: int = 1,
+    ylabel: str = "top-1 accuracy",
+    percent: bool = True,
+    colours: Mapping[str, str] = METHOD_COLOURS,
+    ax: Axes | None = None,
+) -> Axes:
+    """One line per entry of ``values`` (label -> value by state, from ``first_state`` on)."""
+    ax = _axes(ax)
+    for label, series in values.items():
+        states = np.arange(first_state, first_state + len(series))
+        ax.plot(states, series, marker="o", markersize=4, label=label, color=colours.get(label))
+    _states_axis(ax)
+    ax.set_ylabel(ylabel)
+    if percent:
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if len(values) > 1:
+        ax.legend()
+    return ax
+
+
+def plot_past_and_new(
+    past: Sequence[float], new: Sequence[float], *, ylabel: str, percent: bool = False, ax: Axes | None = None
+) -> Axes:
+    """Two lines by state, (S,) each: a quantity of past classes (NaN at state 1) and of new classes."""
+    colours = {"past classes": PAST, "new classes": NEW}
+    return plot_by_state(
+        {"past classes": past, "new classes": new}, ylabel=ylabel, percent=percent, colours=colours, ax=ax
+    )
+
+
+def plot_prediction_share(predicted_new: Sequence[float], true_new: Sequence[float], *, ax: Axes | None = None) -> Axes:
+    """Share of images predicted as a new class against the share that truly is new, by state from 2 on."""
+    return plot_by_state(
+        {"predicted as new": predicted_new, "truly new": true_new},
+        first_state=2,
+        ylabel="share of validation images",
+        colours={"predicted as new": NEW, "truly new": TRUTH},
+        ax=ax,
+    )
+
+
+def plot_class_means(
+    initial: np.ndarray,
+    current: np.ndarray,
+    state_of_class: np.ndarray,
+    *,
+    unit: str = "raw score",
+    ax: Axes | None = None,
+) -> Axes:
+    """Each past class as a point: its mean score when it was new against now; below the diagonal it has faded.
+
+    initial, current, state_of_class: (past classes,).
+    """
+    ax = _axes(ax)
+    points = ax.scatter(initial, current, c=state_of_class, cmap="viridis", s=22, zorder=3)
+    low = min(np.nanmin(initial), np.nanmin(current), 0)
+    high = max(np.nanmax(initial), np.nanmax(current))
+    ax.plot([low, high], [low, high], color=TRUTH, linewidth=1, linestyle="--")
+    ax.set_xlabel(f"mean {unit} when new, $\\mu_P(C_i)$")
+    ax.set_ylabel(f"mean {unit} now, $\\mu_N(C_i)$")
+    bar = ax.figure.colorbar(points, ax=ax, label="state in which the class was new")
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
+
+
+def plot_state_confusion(shares: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Where images of each state's classes (rows) are predicted (columns), as shares of the row. shares: (N, N)."""
+    ax = _axes(ax)
+    states = np.arange(1, len(shares) + 1)
+    annotate = len(shares) <= 12
+    sns.heatmap(
+        shares,
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        annot=annotate,
+        fmt=".0%",
+        annot_kws={"size": "small"},
+        square=True,
+        xticklabels=states,
+        yticklabels=states,
+        cbar_kws={"label": "share of the row's images", "format": PercentFormatter(1.0, decimals=0)},
+        ax=ax,
+    )
+    ax.set_xlabel("predicted: state of the class")
+    ax.set_ylabel("true: state of the class")
+    return ax
+
+
+def plot_error_breakdown(errors: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+    """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
+    ax = _axes(ax)
+    bottom = np.zeros(len(next(iter(errors.values()))))
+    states = np.arange(2, 2 + len(bottom))
+    for group in ERROR_COLOURS:
+        ax.bar(states, errors[group], bottom=bottom, width=0.7, color=ERROR_COLOURS[group], label=group)
+        bottom = bottom + np.asarray(errors[group])
+    _states_axis(ax)
+    ax.set_ylabel("share of validation images, wrong")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], labels[::-1], title="true as predicted", loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def plot_means(means: Mapping[str, Mapping[str, float]], *, xlabel: str, ax: Axes | None = None) -> Axes:
+    """Horizontal bars. means: method -> (group -> value); groups are drawn from full to pale, each bar with its value."""
+    ax = _axes(ax)
+    groups = list(next(iter(means.values())))
+    height = 0.8 / len(groups)
+    places = np.arange(len(means))[::-1]
+    for i, group in enumerate(groups):
+        values = [means[method].get(group, np.nan) for method in means]
+        colours = [METHOD_COLOURS.get(method, "#444444") for method in means]
+        offset = (len(groups) - 1) / 2 - i
+        bars = ax.barh(places + offset * height, values, height * 0.92, color=colours, alpha=1 - 0.55 * i / len(groups))
+        for bar in bars:
+            bar.set_hatch("//" if i else "")
+        ax.bar_label(bars, labels=[f"{value:.1%}" for value in values], padding=3, fontsize="small")
+    ax.set_yticks(places, list(means))
+    ax.set_xlabel(xlabel)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.margins(x=0.12)
+    ax.grid(axis="y", visible=False)
+    if len(groups) > 1:
+        patches = [
+            mpl.patches.Patch(facecolor="#AAAAAA", hatch="//" if i else "", label=g) for i, g in enumerate(groups)
+        ]
+        ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def plot_history(losses: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+    """Training loss by epoch, one line per label (label -> loss by epoch), the first pale and the last dark."""
+    ax = _axes(ax)
+    for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
+        ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("training loss (nats per image)")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(losses) > 1:
+        ax.legend()
+    return ax
+
+
+def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
+    """A contact sheet: label -> images (n, h, w, c) uint8, one row per label."""
+    ax = _axes(ax)
+    height, width, channels = next(iter(rows.values())).shape[1:]
+    gap = 2
+    most = max(len(images) for images in rows.values())
+    sheet = np.full((len(rows) * (height + gap), most * (width + gap), channels), 255, dtype=np.uint8)
+    for i, images in enumerate(rows.values()):
+        for j, image in enumerate(images):
+            top, left = i * (height + gap), j * (width + gap)
+            sheet[top : top + height, left : left + width] = image
+    ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_yticks(np.arange(len(rows)) * (height + gap) + height / 2, list(rows))
+    ax.set_xticks([])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return ax

@@ -100,7 +100,7 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
                 f"{source}: labels must be 0..{num_classes - 1} without gaps, but {key} has no image of class(es) "
                 f"{absent[:10].tolist()}: every class needs {what} images."
             )
-    names = tuple(str(name) for name in arrays.get("class_names", range(num_classes)))
+    names = tuple(str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
     if len(names) != num_classes:
         raise InputError(f"{source}: class_names has {len(names)} names for {num_classes} classes.")
     digest = hashlib.sha256()
@@ -140,6 +140,10 @@ def _check_labels(array: np.ndarray, key: str, num_images: int, source: str) -> 
         raise InputError(f"{source}: {key} has dtype {array.dtype}; expected whole numbers 0..C-1.")
     if array.min() < 0:
         raise InputError(f"{source}: {key} has the label {array.min()}; labels must be 0..C-1.")
+    if array.max() >= num_images:
+        raise InputError(
+            f"{source}: {key} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without gaps."
+        )
     return array.astype(np.int64)
 
 

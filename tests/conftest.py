@@ -21,14 +21,14 @@ torch.set_num_threads(1)
 TINY_CLASSES = 6
 
 
-def make_tiny_arrays(channels: int = 1, seed: int = 7) -> dict[str, np.ndarray]:
-    """6 classes of 8 x 8 images, 12 to train and 5 to validate each: a pattern by class, and noise."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.uniform(40, 215, (TINY_CLASSES, 8, 8, channels))
+def make_tiny_arrays() -> dict[str, np.ndarray]:
+    """6 classes of grey 8 x 8 images, 12 to train and 5 to validate each: a pattern by class, and noise."""
+    rng = np.random.default_rng(7)
+    patterns = rng.uniform(40, 215, (TINY_CLASSES, 8, 8))
     arrays = {"class_names": np.array([f"class {c}" for c in range(TINY_CLASSES)])}
     for split, per_class in (("train", 12), ("test", 5)):
         labels = rng.permutation(np.repeat(np.arange(TINY_CLASSES), per_class))
-        images = patterns[labels] + rng.normal(0, 30, (len(labels), 8, 8, channels))
+        images = patterns[labels] + rng.normal(0, 30, (len(labels), 8, 8))
         arrays[f"x_{split}"] = images.clip(0, 255).astype(np.uint8)
         arrays[f"y_{split}"] = labels
     return arrays

@@ -47,12 +47,12 @@ def eq_1_by_loops(scores, statistics, *, gate=True, use_means=True, use_confiden
             if use_confidence:
                 pairs.append((statistics.confidences[current - 1], statistics.confidences[state - 1]))
             for numerator, denominator in pairs:
-                if undefined == "keep" and not (numerator > 0 and denominator > 0):
-                    defined = False
-                elif denominator == 0 or math.isnan(numerator) or math.isnan(denominator):
+                if denominator == 0 or math.isnan(numerator) or math.isnan(denominator):
                     defined = False
                 else:
                     factor *= numerator / denominator
+                if undefined == "keep" and (numerator <= 0 or denominator <= 0):
+                    defined = False
             is_past = state < current
             top_is_new = statistics.state_of_class[top] == current
             applies = is_past and defined and (top_is_new or not gate)

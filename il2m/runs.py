@@ -30,6 +30,7 @@ from il2m.states import States
 KINDS = {
     "base": "01_base_training",
     "fine_tuning": "02_fine_tuning",
+    "joint": "02_fine_tuning",
 }  # kind of run -> the notebook that makes it
 
 

@@ -106,13 +106,13 @@ def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any)
     if run.has_state(1):
         run.state(1).info  # noqa: B018 - reading it checks the files
         return run
-    _set_machine(device, num_threads)
+    set_machine(device, num_threads)
     settings, data = run.identity, plan.dataset
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
     normalisation = channel_mean_std(data.train_images[new])
     seed = settings["train_seed"]
     model = build_network(
-        settings["network"], data.num_channels, plan.states.num_seen(1), _seed_for(seed, 1, "weights")
+        settings["network"], data.num_channels, plan.states.num_seen(1), seed_for(seed, 1, "weights")
     )
     progress = Progress("base training", len(new) * settings["base_epochs"], run.folder)
     try:
@@ -169,7 +169,7 @@ def plan_fine_tuning(
     """
     given = check_parameters({name: v for name, v in locals().items() if name not in ("base", "base_plan")})
     if base_plan is None:
-        base_run = base if isinstance(base, Run) else _open_base(Path(out_dir), base)
+        base_run = base if isinstance(base, Run) else open_base(Path(out_dir), base)
         base_identity, base_notes, base_name = base_run.identity, base_run.config, base_run.name
         images = load_images(base_run, data_dir, dataset)
         states = States(tuple(base_identity["state_sizes"]))
@@ -213,7 +213,7 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
     missing = run.missing_states
     if not missing:
         return run
-    _set_machine(device, num_threads)
+    set_machine(device, num_threads)
     normalisation = Normalisation(**run.state(1).info["normalisation"])
     seed = settings["train_seed"]
     progress = Progress(
@@ -227,7 +227,7 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
             kept = _choose_exemplars(settings, states, state, previous)
             old_model = _load_model(run, state - 1, data.num_channels)
             teacher = _load_model(run, state - 1, data.num_channels) if settings["distillation"] else None
-            model = with_head(old_model, states.num_seen(state), settings["head"], _seed_for(seed, state, "head"))
+            model = with_head(old_model, states.num_seen(state), settings["head"], seed_for(seed, state, "head"))
             new = np.flatnonzero(np.isin(data.train_labels, states.new_classes(state)))
             _train_and_store(
                 run, data, state, model, teacher, new, kept, normalisation, settings["epochs"], device, progress
@@ -252,7 +252,7 @@ def load_images(run: Run, data_dir: str | Path, dataset: str = "") -> Dataset:
     return images.in_learning_order(np.array(base.identity["class_order"]))
 
 
-def _open_base(out_dir: Path, base: str) -> Run:
+def open_base(out_dir: Path, base: str) -> Run:
     """The base named, or the one trained last in ``out_dir``."""
     if base:
         folder = next((p for p in (out_dir / base, Path(base)) if (p / "config.json").exists()), None)
@@ -273,13 +273,14 @@ def _open_base(out_dir: Path, base: str) -> Run:
     return run
 
 
-def _set_machine(device: str, num_threads: int) -> None:
+def set_machine(device: str, num_threads: int) -> None:
+    """Set this process's CPU threads. Raises InputError if ``device`` is 'cuda' and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
     torch.set_num_threads(num_threads)
 
 
-def _seed_for(train_seed: int, state: int, purpose: str) -> int:
+def seed_for(train_seed: int, state: int, purpose: str) -> int:
     """A seed of its own for each state and purpose, so that a resumed run repeats an undisturbed one exactly."""
     entropy = np.random.SeedSequence([train_seed, state, zlib.crc32(purpose.encode())])
     return int(entropy.generate_state(1, np.uint64)[0] >> 1)
@@ -375,7 +376,7 @@ def _train_and_store(
             patience=settings.get("patience", 0),
             max_shift=settings["max_shift"],
             flip=settings["flip"],
-            seed=_seed_for(settings["train_seed"], state, purpose),
+            seed=seed_for(settings["train_seed"], state, purpose),
             teacher=teacher,
             temperature=settings.get("temperature", 1.0),
             distillation_weight=settings.get("distillation_weight", 0.0),

@@ -147,7 +147,7 @@ def test_damaged_archive(tmp_path, tiny_npz, damage):
 
 def test_unknown_dataset(tmp_path):
     with pytest.raises(
-        InputError, match="unknown dataset 'cifar-100': did you mean 'cifar100'\\?.*path of an .npz file"
+        InputError, match=r"unknown dataset 'cifar-100': did you mean 'cifar100'\? .*path of an \.npz file"
     ):
         load_dataset("cifar-100", tmp_path)
 

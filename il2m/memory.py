@@ -36,6 +36,11 @@ class ClassStatistics:
         return self.state_of_class < self.state
 
 
+def own_and_top(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's score for its own class, and its highest score, both (n,). scores (n, C); labels (n,)."""
+    return scores[np.arange(len(labels)), labels], scores.max(axis=1)
+
+
 def class_means(own_scores: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Mean score of each class over its own images, (num_classes,) float64; NaN for a class without images.
 

@@ -18,11 +18,16 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers.
     """
     result = np.empty(len(scores), dtype=np.int64)
+    width = -(-scores.shape[1] // 8) * 8  # whole 64-bit words, for _count_true; what fills the last one stays False
+    above, below = np.zeros((2, min(_ROWS, len(scores)), width), dtype=bool)
     for start in range(0, len(scores), _ROWS):
         block, own_label = scores[start : start + _ROWS], labels[start : start + _ROWS]
         own = block[np.arange(len(block)), own_label][:, None]
-        rank = np.count_nonzero(block > own, axis=1)
-        others = rank + np.count_nonzero(block < own, axis=1)  # NaN is neither above nor below
+        columns = np.s_[: len(block), : block.shape[1]]
+        np.greater(block, own, out=above[columns])
+        np.less(block, own, out=below[columns])
+        rank = _count_true(above[: len(block)])
+        others = rank + _count_true(below[: len(block)])  # NaN is neither above nor below
         tied = np.flatnonzero((others != block.shape[1] - 1) | np.isnan(own[:, 0]))
         for row in tied:  # rare: equal scores, or NaN
             if np.isnan(block[row]).any():
@@ -30,6 +35,19 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
             rank[row] += np.count_nonzero(block[row, : own_label[row]] == own[row])
         result[start : start + _ROWS] = rank
     return result
+
+
+def _count_true(hits: np.ndarray) -> np.ndarray:
+    """How many of each row are True, (n,) int64; several times faster than numpy's own count along an axis.
+
+    Eight columns are added at a time, as the bytes of one 64-bit word. hits: (n, width) bool, width divisible by 8.
+    """
+    words = hits.view(np.uint64)
+    counts = np.zeros(len(hits), dtype=np.int64)
+    for start in range(0, words.shape[1], 255):  # what a byte can count to
+        sums = words[:, start : start + 255].sum(axis=1)
+        counts += sums.view(np.uint8).reshape(-1, 8).sum(axis=1, dtype=np.int64)
+    return counts
 
 
 def top_k(image_ranks: np.ndarray, k: int) -> float:

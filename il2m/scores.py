@@ -12,6 +12,7 @@ import torch
 from scipy.special import softmax
 
 from il2m.images import ImageBatches
+from il2m.memory import own_and_top
 from il2m.networks import Classifier
 
 
@@ -35,11 +36,6 @@ def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, 
         features[done : done + len(batch_scores)] = batch_features
         done += len(batch_scores)
     return scores, features
-
-
-def own_and_top(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's score for its own class, and its highest score, both (n,). scores (n, C); labels (n,)."""
-    return scores[np.arange(len(labels)), labels], scores.max(axis=1)
 
 
 def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str, np.ndarray]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from il2m.errors import InputError
@@ -93,3 +95,73 @@ def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: n
     counts = np.bincount(true_state * num_states + predicted_state, minlength=num_states**2)
     counts = counts.reshape(num_states, num_states)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def accuracy_matrix(hits: Sequence[np.ndarray], class_states: Sequence[np.ndarray]) -> np.ndarray:
+    """Top-1 accuracy on the classes of each state (row) by the model of each state (column), (S, S).
+
+    NaN where the model is older than the classes, or no image of them was evaluated.
+    hits: for each state's model, (n,) bool of its validation images. class_states: the states, from 1, of the images'
+    true classes, (n,) each.
+    """
+    matrix = np.full((len(hits), len(hits)), np.nan)
+    for model, (hit, state) in enumerate(zip(hits, class_states, strict=True)):
+        for row in range(model + 1):
+            own = hit[state == row + 1]
+            if len(own):
+                matrix[row, model] = own.mean()
+    return matrix
+
+
+def forgetting(matrix: np.ndarray) -> np.ndarray:
+    """By state of the model, (S,): how far the classes of earlier states fell from their best accuracy so far, mean
+    over those states (Chaudhry et al., ECCV 2018). Negative where they gained; NaN for state 1. matrix: from
+    accuracy_matrix."""
+    result = np.full(len(matrix), np.nan)
+    for model in range(1, len(matrix)):
+        best = np.nanmax(matrix[:model, :model], axis=1)
+        result[model] = np.mean(best - matrix[:model, model])
+    return result
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Expected calibration error (Guo et al., ICML 2017): the gap between an image's highest probability and top-1
+    accuracy, averaged over bins of equal width with the images in them as weights. NaN without images.
+
+    probabilities: (n, C), rows add up to 1. labels: (n,).
+    """
+    if not len(labels):
+        return float("nan")
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    hits = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, weights=hits - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """What a correction did to the true class's place, as shares of images; NaN without images.
+
+    ``corrected``: wrong before, top-1 after; ``broken``: the reverse; ``moved up``, ``moved down``: the true class came
+    nearer to, or farther from, the top. before, after: (n,), from ranks.
+    """
+    if not len(before):
+        return dict.fromkeys(("corrected", "broken", "moved up", "moved down"), float("nan"))
+    return {
+        "corrected": float(np.mean((before > 0) & (after == 0))),
+        "broken": float(np.mean((before == 0) & (after > 0))),
+        "moved up": float(np.mean(after < before)),
+        "moved down": float(np.mean(after > before)),
+    }
+
+
+def aggregated_gap(accuracies: np.ndarray, joint: np.ndarray) -> float:
+    """G_IL: mean over states of ``(acc_t - joint_t) / (1 - joint_t)`` (after Belouadah et al., Neural Networks 2021).
+
+    0 is as good as joint training, negative is below it. NaN where joint training makes no error at some state: there
+    is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S.
+    """
+    accuracies, joint = np.asarray(accuracies, dtype=np.float64), np.asarray(joint, dtype=np.float64)
+    if not len(joint) or (joint == 1).any():
+        return float("nan")
+    return float(np.mean((accuracies - joint) / (1 - joint)))

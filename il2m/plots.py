@@ -148,7 +148,7 @@ def plot_state_confusion(shares: np.ndarray, *, ax: Axes | None = None) -> Axes:
 def plot_error_breakdown(errors: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
     """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
     ax = _axes(ax)
-    bottom = np.zeros(len(next(iter(errors.values()))))
+    bottom = np.zeros(len(errors[next(iter(ERROR_COLOURS))]))
     states = np.arange(2, 2 + len(bottom))
     for group in ERROR_COLOURS:
         ax.bar(states, errors[group], bottom=bottom, width=0.7, color=ERROR_COLOURS[group], label=group)

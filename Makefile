@@ -1,0 +1,30 @@
+# make study | make test | make lab : each installs what it needs into .venv first
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: study test lab clean
+
+study: .venv/.installed
+	$(BIN)/il2m run notebooks/grids/quickstart.yaml
+
+test: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "il2m needs Python 3.11 or newer; this is " \
+		+ sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

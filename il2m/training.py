@@ -66,11 +66,13 @@ def train(
     has not improved for ``patience`` epochs).
     teacher: the previous model; with it, ``distillation_weight`` times the distillation loss over its classes is added.
     seed: of image order and augmentation; on a CPU with one thread equal seeds give equal weights, bit for bit.
-    Raises InputError when the loss stops being a number.
+    Raises InputError when the loss stops being a number, or the device lacks the precision.
     """
     # accelerate keeps one device and precision per process and refuses another; each training call has its own
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=_ACCELERATE_PRECISION[precision])
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would quietly train in float32
+        raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay, fused=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)

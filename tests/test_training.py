@@ -1,0 +1,222 @@
+"""The epoch loop."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from il2m.errors import InputError
+from il2m.images import ImageBatches, channel_mean_std
+from il2m.networks import Classifier, build_network, with_head
+from il2m.training import Epoch, distillation_loss, train
+
+SETTINGS = {
+    "epochs": 2, "batch_size": 8, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step",
+    "patience": 5, "max_shift": 1, "flip": False, "seed": 0, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture
+def batches(tiny_arrays) -> ImageBatches:
+    images = tiny_arrays["x_train"][..., None]
+    return ImageBatches(images, tiny_arrays["y_train"], channel_mean_std(images))
+
+
+@pytest.fixture
+def few(batches) -> ImageBatches:
+    """8 images: one batch, for tests of many epochs."""
+    return subset(batches, torch.arange(8))
+
+
+def subset(batches: ImageBatches, chosen: torch.Tensor) -> ImageBatches:
+    part = copy.copy(batches)
+    part.images, part.labels = batches.images[chosen], batches.labels[chosen]
+    return part
+
+
+def new_model(num_classes: int = 6) -> Classifier:
+    return build_network("small", 1, num_classes, seed=0)
+
+
+def weights(model: Classifier) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rates(history: list[Epoch]) -> list[float]:
+    return [epoch.learning_rate for epoch in history]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_distillation_loss_as_loops(temperature):
+    generator = torch.Generator().manual_seed(0)
+    scores, teacher_scores = 4 * torch.randn(2, 5, 3, generator=generator)
+    total = 0.0
+    for row, teacher_row in zip(scores.tolist(), teacher_scores.tolist(), strict=True):
+        softened = [math.exp(s / temperature) for s in row]
+        targets = [math.exp(s / temperature) for s in teacher_row]
+        for own, target in zip(softened, targets, strict=True):
+            total -= target / sum(targets) * math.log(own / sum(softened))
+    assert distillation_loss(scores, teacher_scores, temperature).item() == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_distillation_loss_is_least_where_student_and_teacher_agree():
+    teacher_scores = torch.tensor([[2.0, -1.0, 0.5]])
+    agreeing = (teacher_scores + 3).requires_grad_()  # the same probabilities
+    distillation_loss(agreeing, teacher_scores, 2.0).backward()
+    torch.testing.assert_close(agreeing.grad, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, [1]),
+        (2, [1, 0.01]),  # both marks, 60 % and 85 %, lie within the second epoch
+        (20, [1] * 12 + [0.1] * 5 + [0.01] * 3),
+    ],
+)
+def test_step_schedule(few, epochs, expected):
+    history = train(new_model(), few, **SETTINGS | {"epochs": epochs})
+    np.testing.assert_allclose(rates(history), 0.05 * np.array(expected))
+    assert [epoch.epoch for epoch in history] == list(range(1, epochs + 1))
+
+
+def test_plateau_schedule_lowers_the_rate_after_patience_epochs_without_gain(few):
+    """With a rate of almost nothing the loss stands still."""
+    history = train(
+        new_model(), few, **SETTINGS | {"schedule": "plateau", "patience": 2, "epochs": 9, "learning_rate": 2e-7,
+                                        "max_shift": 0, "batch_size": 8}
+    )  # fmt: skip
+    np.testing.assert_allclose(rates(history), [2e-7] * 4 + [2e-8] * 3 + [2e-9] * 2)
+
+
+def test_plateau_schedule_keeps_the_rate_while_the_loss_falls(few):
+    history = train(new_model(), few, **SETTINGS | {"schedule": "plateau", "patience": 0, "epochs": 4, "max_shift": 0})
+    losses = [epoch.loss for epoch in history]
+    assert losses == sorted(losses, reverse=True)
+    assert rates(history) == [0.05] * 4
+
+
+def test_training_learns(batches):
+    model = new_model()
+    history = train(model, batches, **SETTINGS | {"epochs": 8})
+    assert history[-1].loss < 0.7 * history[0].loss
+    assert all(epoch.images_per_second > 0 for epoch in history)
+    model.eval()
+    images, labels = next(batches.plain())
+    assert (model(images).argmax(dim=1) == labels).float().mean() > 0.8
+
+
+def test_one_step_is_that_of_plain_sgd(few):
+    """One batch, one epoch: the weights after loss.backward() and a step of SGD written out, momentum at rest."""
+    model, by_hand = new_model(), new_model().train()
+    train(model, few, **SETTINGS | {"epochs": 1, "max_shift": 0})
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    images, labels = next(few.plain())
+    loss = torch.nn.functional.cross_entropy(by_hand(images[order]), labels[order])
+    loss.backward()
+    trained = dict(model.named_parameters())
+    for name, parameter in by_hand.named_parameters():
+        expected = parameter - 0.05 * (parameter.grad + 1e-4 * parameter)
+        torch.testing.assert_close(trained[name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_reported_loss_is_the_mean_over_images(few):
+    """Batches of 5 and 3 images, and a rate so small that both meet the same weights."""
+    history = train(
+        new_model(), few, **SETTINGS | {"epochs": 1, "max_shift": 0, "batch_size": 5, "learning_rate": 1e-9}
+    )
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    images, labels = next(few.plain())
+    model, total = new_model().train(), 0.0
+    for part in order.split(5):
+        total += torch.nn.functional.cross_entropy(model(images[part]), labels[part], reduction="sum").item()
+    assert history[0].loss == pytest.approx(total / 8, rel=1e-4)
+
+
+def test_equal_seeds_give_equal_weights_bit_for_bit(batches):
+    models = [new_model() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        torch.rand(seed + len(models))  # whatever else drew from the global generator
+        train(model, batches, **SETTINGS | {"seed": seed, "flip": True})
+    first, again, other = map(weights, models)
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+def test_distillation_holds_the_model_near_its_teacher(batches):
+    teacher = new_model(num_classes=4)
+    train(teacher, subset(batches, batches.labels < 4), **SETTINGS | {"epochs": 6})
+    before = weights(teacher)
+    images, _ = next(batches.plain())
+    distances = {}
+    for weight in (0.0, 5.0):
+        student = with_head(new_model(num_classes=4), 6, "new", seed=1)
+        train(student, batches, teacher=teacher, distillation_weight=weight, **SETTINGS | {"epochs": 4})
+        with torch.no_grad():
+            distances[weight] = distillation_loss(student.eval()(images)[:, :4], teacher.eval()(images), 2.0).item()
+    assert distances[5.0] < distances[0.0]
+    assert equal(weights(teacher), before), "the teacher is not trained"
+
+
+def test_distillation_of_no_weight_is_no_distillation(batches):
+    plain, distilled = new_model(), new_model()
+    train(plain, batches, **SETTINGS)
+    train(distilled, batches, teacher=new_model(num_classes=4), distillation_weight=0.0, **SETTINGS)
+    assert equal(weights(plain), weights(distilled))
+
+
+def test_the_loss_with_distillation_is_the_sum_of_both(few):
+    history = train(
+        new_model(), few, teacher=new_model(num_classes=4), temperature=3.0, distillation_weight=0.5,
+        **SETTINGS | {"epochs": 1, "max_shift": 0},
+    )  # fmt: skip
+    images, labels = next(few.plain())
+    scores = new_model().train()(images)
+    teacher_scores = new_model(num_classes=4).eval()(images)  # the teacher is as it would be used
+    expected = torch.nn.functional.cross_entropy(scores, labels)
+    expected = expected + 0.5 * distillation_loss(scores[:, :4], teacher_scores, 3.0)
+    assert history[0].loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_every_epoch_is_told_as_it_ends(few):
+    told = []
+    history = train(new_model(), few, on_epoch=told.append, **SETTINGS)
+    assert told == history
+
+
+def test_a_loss_that_is_no_number(few):
+    with pytest.raises(InputError) as error:
+        train(new_model(), few, **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
+    assert "training diverged: the loss of epoch" in str(error.value)
+    assert "at learning rate 1e+30. Lower learning_rate." in str(error.value)
+
+
+def test_a_loss_that_is_no_number_in_lower_precision_names_float32(few):
+    with pytest.raises(InputError, match="or use precision = 'float32'"):
+        train(new_model(), few, precision="bf16", **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
+
+
+def test_bf16_on_a_cpu_and_float32_after_it_in_one_process(batches):
+    float32, bf16, float32_again = new_model(), new_model(), new_model()
+    expected = train(float32, batches, **SETTINGS)
+    history = train(bf16, batches, precision="bf16", **SETTINGS)
+    train(float32_again, batches, precision="float32", **SETTINGS)
+    np.testing.assert_allclose([epoch.loss for epoch in history], [epoch.loss for epoch in expected], rtol=0.1)
+    assert equal(weights(float32), weights(float32_again)), "what ran before has no say"
+    assert not equal(weights(float32), weights(bf16))
+    assert all(value.dtype != torch.bfloat16 for value in bf16.state_dict().values())
+    images, _ = next(batches.plain())
+    assert bf16.eval()(images).dtype == torch.float32, "scores are computed in float32"
+
+
+def test_fp16_needs_a_gpu(few):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InputError, match="precision = 'fp16' needs a GPU"):
+        train(new_model(), few, precision="fp16", **SETTINGS)

@@ -42,7 +42,7 @@ def test_memory_too_small_names_the_state_and_the_smallest_k():
     message = str(error.value)
     assert "memory_size = 5 leaves less than one image per past class at state 4, which has 6 past classes" in message
     assert "the smallest memory_size that works for all 4 states is 6" in message
-    with pytest.raises(InputError, match="at state 2, which has 50 past classes; .* for all 3 states is 60"):
+    with pytest.raises(InputError, match=r"at state 2, which has 50 past classes; .* for all 3 states is 60"):
         check_memory(40, 0, States((50, 10, 10)))
 
 
@@ -104,26 +104,32 @@ def test_random_ranking_is_a_permutation_that_follows_its_generator():
     np.testing.assert_array_equal(np.sort(first), np.arange(50))
 
 
-LABELS = np.array([4, 2, 4, 2, 2, 4, 4])
-FEATURES = np.random.default_rng(1).normal(size=(7, 3))
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.array([4, 2, 4, 2, 2, 4, 4])
+
+
+@pytest.fixture
+def features() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(7, 3))
 
 
 @pytest.mark.parametrize("selection", ["random", "herding"])
-def test_classes_are_ranked_on_their_own(selection):
-    ranking = rank_classes(selection, FEATURES, LABELS, num_kept=3, seed=0)
+def test_classes_are_ranked_on_their_own(selection, features, labels):
+    ranking = rank_classes(selection, features, labels, num_kept=3, seed=0)
     assert list(ranking) == [2, 4]
     for label, positions in ranking.items():
         assert len(set(positions.tolist())) == 3
-        assert (LABELS[positions] == label).all()
-        alone = rank_classes(selection, FEATURES[LABELS == label], LABELS[LABELS == label], num_kept=3, seed=0)
-        np.testing.assert_array_equal(np.flatnonzero(LABELS == label)[alone[label]], positions)
+        assert (labels[positions] == label).all()
+        alone = rank_classes(selection, features[labels == label], labels[labels == label], num_kept=3, seed=0)
+        np.testing.assert_array_equal(np.flatnonzero(labels == label)[alone[label]], positions)
 
 
-def test_herding_by_class_is_herding_of_its_images():
-    ranking = rank_classes("herding", FEATURES, LABELS, num_kept=2, seed=0)
+def test_herding_by_class_is_herding_of_its_images(features, labels):
+    ranking = rank_classes("herding", features, labels, num_kept=2, seed=0)
     for label in (2, 4):
-        own = np.flatnonzero(LABELS == label)
-        np.testing.assert_array_equal(ranking[label], own[herding_by_loops(FEATURES[own], 2)])
+        own = np.flatnonzero(labels == label)
+        np.testing.assert_array_equal(ranking[label], own[herding_by_loops(features[own], 2)])
 
 
 def test_random_choice_follows_the_seed_and_shrinks_by_prefix():
@@ -137,6 +143,6 @@ def test_random_choice_follows_the_seed_and_shrinks_by_prefix():
     assert not np.array_equal(ranking[0], ranking[1] - 40), "each class has an order of its own"
 
 
-def test_more_kept_than_there_are():
-    assert len(herding_ranking(FEATURES, 100)) == 7
-    assert {len(p) for p in rank_classes("random", FEATURES, LABELS, 100, seed=0).values()} == {3, 4}
+def test_more_kept_than_there_are(features, labels):
+    assert len(herding_ranking(features, 100)) == 7
+    assert {len(p) for p in rank_classes("random", features, labels, 100, seed=0).values()} == {3, 4}

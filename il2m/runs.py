@@ -60,7 +60,7 @@ class StateFolder:
         try:
             info = json.loads((self.path / "state.json").read_text())
             hashes = info["files"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(f"state.json can't be read ({error})") from None
         for name, expected in hashes.items():
             file = self.path / name
@@ -146,7 +146,7 @@ class Run:
             identity, expected = self.config["identity"], self.config["hash"]
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
             ) from None
@@ -200,7 +200,13 @@ class Run:
             raise InputError(
                 f"{self.folder}: its base {folder} is gone; run notebook 01 again with the same parameters."
             )
-        return Run(folder)
+        base = Run(folder)
+        if base.identity != self.identity["base"]:
+            raise InputError(
+                f"{self.folder}/config.json was edited: {folder} is not the base that this run was trained from. Undo "
+                "the edit, or delete the folder and run notebook 02 again."
+            )
+        return base
 
     def has_state(self, state: int) -> bool:
         folder = self.base.folder if state == 1 else self.folder

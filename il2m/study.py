@@ -170,6 +170,11 @@ def plan_fine_tuning(
     given = check_parameters({name: v for name, v in locals().items() if name not in ("base", "base_plan")})
     if base_plan is None:
         base_run = base if isinstance(base, Run) else open_base(Path(out_dir), base)
+        if base_run.folder.parent.resolve() != Path(out_dir).resolve():  # a run names its base as its neighbour
+            raise InputError(
+                f"base {base_run.name} lies in {base_run.folder.parent.resolve()}, not in {Path(out_dir).resolve()}: "
+                "copy its folder there, or give the folder it lies in as out_dir."
+            )
         base_identity, base_notes, base_name = base_run.identity, base_run.config, base_run.name
         images = load_images(base_run, data_dir, dataset)
         states = States(tuple(base_identity["state_sizes"]))

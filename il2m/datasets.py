@@ -21,12 +21,23 @@ _CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 @dataclass(frozen=True)
+class FileSource:
+    """Of a dataset whose images stay in files: where relative paths start (``data_dir``), and what lists say beyond
+    images and labels: the folder they lie in, and how many classes each state brings."""
+
+    data_dir: Path
+    lists: Path | None = None
+    state_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Images and labels; class c is called ``class_names[c]``.
 
-    train_images, val_images: (n, height, width, channels) uint8, channels 1 or 3.
+    train_images, val_images: (n, height, width, channels) uint8, channels 1 or 3; or image_files.ImageFiles.
     train_labels, val_labels: (n,) int64 in 0..C-1.
     fingerprint: hash of all of it, so that a run can tell whether it meets the same data again.
+    files: set if the images are ImageFiles.
     """
 
     name: str
@@ -36,6 +47,7 @@ class Dataset:
     val_labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
+    files: FileSource | None = None
 
     @property
     def num_classes(self) -> int:
@@ -56,12 +68,22 @@ class Dataset:
         )
 
 
-def load_dataset(dataset: str, data_dir: str | Path) -> Dataset:
-    """Load ``glyphs``, ``cifar10``, ``cifar100`` or the path of an ``.npz`` file.
+def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
+    """Load ``glyphs``, ``cifar10``, ``cifar100``, the path of an ``.npz`` file, or image files: ``folder:PATH`` (one
+    folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
 
-    data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to.
+    data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
+    paths of lists start.
+    image_size: of square crops of image files, in pixels. num_workers: processes that decode them.
     Raises InputError for an unknown name or malformed data.
     """
+    kind, _, path = dataset.partition(":")
+    if kind in ("folder", "lists") and path:
+        from il2m.lists import load_folder, load_lists  # slow to import (torchvision), and only needed here
+
+        load = load_folder if kind == "folder" else load_lists
+        options = {"data_dir": Path(data_dir), "image_size": image_size, "num_workers": num_workers}
+        return load(Path(path).expanduser(), **options)
     if dataset == "glyphs":
         arrays = _cached_glyphs(Path(data_dir))
     elif dataset in _CIFAR:
@@ -71,9 +93,17 @@ def load_dataset(dataset: str, data_dir: str | Path) -> Dataset:
     else:
         raise InputError(
             f"unknown dataset {dataset!r}: {nearest(dataset, ['glyphs', *_CIFAR])} "
-            "(or give the path of an .npz file with x_train, y_train, x_test, y_test)"
+            "(or give the path of an .npz file with x_train, y_train, x_test, y_test, or folder:PATH or lists:PATH)"
         )
     return dataset_from_arrays(Path(dataset).stem, arrays, source=dataset)
+
+
+def absolute_source(dataset: str, start: Path) -> str:
+    """``dataset`` with a path in it made absolute, as seen from ``start``; names stay as they are."""
+    kind, _, path = dataset.partition(":")
+    if kind in ("folder", "lists") and path:
+        return f"{kind}:{(start / Path(path).expanduser()).resolve()}"
+    return str((start / Path(dataset).expanduser()).resolve()) if dataset.endswith(".npz") else dataset
 
 
 def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = "arrays") -> Dataset:

@@ -123,7 +123,7 @@ class FileBatches:
         return ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
 
 
-def mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
+def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
     """Exact mean and standard deviation by channel over all pixels, values scaled to 0..1.
 
     Files are read in one pass, whole, each pixel counted once: what stays in memory is how often each value occurs.

@@ -23,6 +23,7 @@ from pyarrow import csv
 from il2m.errors import InputError
 from il2m.parameters import nearest
 
+MEAN_STD_FILE = "datasets_mean_std.txt"
 _BLOCK_BYTES = 1 << 23  # of a score file, parsed at a time
 _WHITE = bytes([9, 11, 12, 13, 32])
 _TO_NEWLINES = bytes.maketrans(_WHITE, b"\n" * len(_WHITE))

@@ -17,6 +17,7 @@ import nbformat
 import yaml
 from papermill.inspection import inspect_notebook
 
+from il2m.datasets import absolute_source
 from il2m.errors import InputError
 from il2m.parameters import PARAMETERS, check_parameters, nearest
 from il2m.runs import but_distillation, short_hash
@@ -173,6 +174,7 @@ def _check(swept: dict[str, Sequence[Any]], known: set[str]) -> None:
 def _absolute(parameters: dict[str, Any], start: Path) -> dict[str, Any]:
     """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
     paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
-    if str(parameters.get("dataset", "")).endswith(".npz"):
-        paths["dataset"] = parameters["dataset"]
-    return parameters | {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
+    absolute = {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
+    if "dataset" in parameters:
+        absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
+    return parameters | absolute

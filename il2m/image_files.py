@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
+from il2m.datasets import Dataset
 from il2m.errors import InputError
 from il2m.images import ImageBatches, Normalisation, channel_mean_std
 
@@ -50,15 +50,20 @@ class ImageFiles:
         """(n, height, width, channels) as they come out."""
         return len(self), self.image_size, self.image_size, 3
 
-    @property
-    def training_view(self) -> list[Callable]:
-        """A random resized crop: 8 to 100 % of the area, sides 3:4 to 4:3."""
-        return [v2.RandomResizedCrop(self.image_size)]
 
-    @property
-    def scoring_view(self) -> list[Callable]:
-        """The centre crop of the image whose shorter side was brought to 256/224 of the crop's."""
-        return [v2.Resize(round(self.image_size * 256 / 224)), v2.CenterCrop(self.image_size)]
+def training_view(image_size: int, flip: bool) -> Callable[[Image.Image], torch.Tensor]:
+    """A random resized crop (8 to 100 % of the area, sides 3:4 to 4:3), mirrored half the time if ``flip``, as
+    (3, image_size, image_size) uint8."""
+    from torchvision.transforms import v2  # slow to import, and only needed here
+
+    return v2.Compose([v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 * flip), v2.PILToTensor()])
+
+
+def scoring_view(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
+    """The centre crop of the image whose shorter side was brought to 256/224 of the crop's, (3, size, size) uint8."""
+    from torchvision.transforms import v2  # slow to import, and only needed here
+
+    return v2.Compose([v2.Resize(round(image_size * 256 / 224)), v2.CenterCrop(image_size), v2.PILToTensor()])
 
 
 def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> ImageBatches:
@@ -103,8 +108,7 @@ class FileBatches:
         if len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]
         if flip not in self._loaders:  # kept, with its workers, for the next epoch
-            view = [*self.files.training_view, *([v2.RandomHorizontalFlip()] if flip else [])]
-            self._loaders[flip] = _loader(self.files, _View(view), keep_workers=True)
+            self._loaders[flip] = _loader(self.files, training_view(self.files.image_size, flip), keep_workers=True)
         keys, loader = self._loaders[flip]
         keys[:] = [list(zip(batch.tolist(), seeds[batch].tolist(), strict=True)) for batch in batches]
         for images, batch in zip(loader, batches, strict=True):
@@ -112,7 +116,7 @@ class FileBatches:
 
     def plain(self, batch_size: int = _BATCH) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Every image once, in order: its centre crop."""
-        keys, loader = _loader(self.files, _View(self.files.scoring_view))
+        keys, loader = _loader(self.files, scoring_view(self.files.image_size))
         keys[:] = _in_order(len(self), batch_size)
         for start, images in zip(range(0, len(self), batch_size), loader, strict=True):
             yield self._normalised(images), self.labels[start : start + batch_size]
@@ -151,6 +155,24 @@ def find_unreadable(files: ImageFiles) -> list[str]:
     return [problem for batch in loader if isinstance(batch, list) for problem in batch]
 
 
+def check_readable(data: Dataset, folder: Path) -> None:
+    """Decode every image of a dataset of files once, before any training; do nothing for other datasets.
+
+    folder: where it is noted that it was done, so that the next stage of the study goes on at once.
+    Raises InputError that names the images that can't be read.
+    """
+    done = folder / f"readable-{data.fingerprint}"
+    if data.files is None or done.exists():
+        return
+    problems = [problem for images in (data.train_images, data.val_images) for problem in find_unreadable(images)]
+    if problems:
+        raise InputError(
+            name_first("images can't be read", problems) + "\nReplace them, or take them out of the lists."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    done.touch()
+
+
 def find_missing(paths: np.ndarray) -> list[str]:
     """The paths that are not files."""
     return [path for path in paths.tolist() if not Path(path).is_file()]
@@ -169,16 +191,6 @@ def open_image(path: str) -> Image.Image:
         warnings.simplefilter("ignore")  # Pillow warns about EXIF, transparency and very large images
         with Image.open(path) as image:
             return image.convert("RGB")
-
-
-class _View:
-    """An image -> its view as (3, h, w) uint8."""
-
-    def __init__(self, steps: Sequence[Callable]) -> None:
-        self.transform = v2.Compose([*steps, v2.PILToTensor()])
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return self.transform(image)
 
 
 def _count_values(image: Image.Image) -> torch.Tensor:
@@ -237,7 +249,7 @@ def _loader(
     if files.num_workers:
         context = multiprocessing.get_context(_START)
         if _START == "forkserver":
-            context.set_forkserver_preload([__name__])  # else each worker imports torch anew
+            context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
     loader = DataLoader(
         _Files(files.paths, prepare),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from il2m.datasets import Dataset
-from il2m.images import ImageBatches, Normalisation
+from il2m.image_files import image_batches
+from il2m.images import Normalisation
 from il2m.networks import build_network
 from il2m.parameters import check_parameters
 from il2m.progress import Progress
@@ -76,7 +77,7 @@ def _train_joint_state(run: Run, data: Dataset, state: int, epochs: int, device:
     model = build_network(settings["network"], data.num_channels, num_seen, seed_for(seed, state, "joint weights"))
     history = train(
         model,
-        ImageBatches(data.train_images[chosen], data.train_labels[chosen], normalisation),
+        image_batches(data.train_images[chosen], data.train_labels[chosen], normalisation),
         epochs=epochs,
         batch_size=settings["batch_size"],
         learning_rate=settings["learning_rate"],
@@ -86,6 +87,7 @@ def _train_joint_state(run: Run, data: Dataset, state: int, epochs: int, device:
         patience=settings.get("patience", 0),
         max_shift=settings["max_shift"],
         flip=settings["flip"],
+        summed_batches=settings.get("summed_batches", 1),
         seed=seed_for(seed, state, "joint training"),
         device=device,
         precision=settings["precision"],
@@ -93,7 +95,7 @@ def _train_joint_state(run: Run, data: Dataset, state: int, epochs: int, device:
     )
     seen_val = np.flatnonzero(data.val_labels < num_seen)
     labels = data.val_labels[seen_val]
-    scores, _ = score_images(model, ImageBatches(data.val_images[seen_val], labels, normalisation))
+    scores, _ = score_images(model, image_batches(data.val_images[seen_val], labels, normalisation))
     arrays = {"val_indices": seen_val, "val_labels": labels, "val_scores": scores}
     info: dict[str, Any] = {"history": [vars(epoch) for epoch in history]}
     write_state(run.folder, state, arrays, {}, info)

@@ -95,6 +95,9 @@ PARAMETERS: dict[str, Parameter] = {
     "state_sizes": _integers(1),
     "order_seed": _integer(0, or_none=True),
     "class_order": _integers(0),
+    # image files
+    "image_size": _integer(8),
+    "mean_std": _TEXT,
     # first memory
     "memory_size": _integer(0),
     "exemplars_per_class": _integer(0),
@@ -111,6 +114,7 @@ PARAMETERS: dict[str, Parameter] = {
     "base_epochs": _integer(1),
     "epochs": _integer(1),
     "batch_size": _integer(2),
+    "summed_batches": _integer(1),
     "learning_rate": _number(0, open_low=True),
     "momentum": _number(0, 1, open_high=True),
     "weight_decay": _number(0),
@@ -124,6 +128,7 @@ PARAMETERS: dict[str, Parameter] = {
     "device": _choice("auto", "cpu", "cuda"),
     "precision": _choice(*PRECISIONS),
     "num_threads": _integer(1),
+    "num_workers": _integer(0),
     # analysis
     "undefined": _choice(*UNDEFINED_POLICIES),
     "score_kind": _choice(*SCORE_KINDS),

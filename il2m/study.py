@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from il2m.datasets import Dataset, load_dataset
+from il2m.datasets import Dataset, absolute_source, load_dataset
 from il2m.errors import InputError
 from il2m.exemplars import check_memory, exemplars_per_past_class, held_out_places, rank_classes
-from il2m.images import ImageBatches, Normalisation, channel_mean_std
+from il2m.formats import MEAN_STD_FILE, read_mean_std
+from il2m.image_files import check_readable, image_batches, images_mean_std
+from il2m.images import ImageBatches, Normalisation
+from il2m.lists import given_exemplars
 from il2m.memory import class_means
 from il2m.networks import Classifier, build_network, with_head
 from il2m.parameters import check_parameters
 from il2m.progress import Progress
-from il2m.runs import Run, StateFolder, write_state
+from il2m.runs import Run, StateFolder, short_hash, write_state
 from il2m.scores import mean_by_class, own_and_top, score_images, score_training_images
 from il2m.states import States, make_class_order, make_states
 from il2m.training import Epoch, train
@@ -40,6 +43,7 @@ class Plan:
     notes: dict[str, Any]
     dataset: Dataset  # in learning order
     states: States
+    exemplars: dict[int, np.ndarray] = field(default_factory=dict)  # by state, where lists give them
 
     @property
     def folder(self) -> Path:
@@ -67,16 +71,29 @@ def plan_base(
     flip: bool = False,
     train_seed: int = 0,
     precision: str = "float32",
+    summed_batches: int = 1,
+    image_size: int = 224,
+    mean_std: str = "",
+    num_workers: int = 2,
 ) -> Plan:
-    """Check base training's parameters against each other and the data. Raises InputError before any work is done."""
+    """Check base training's parameters against each other and the data. Raises InputError before any work is done.
+
+    Lists in the authors' layout bring their own states and class order.
+    image_size, num_workers: for image files only; see datasets.load_dataset.
+    mean_std: the name under which ``datasets_mean_std.txt`` gives the normalisation; ``""`` computes it from the first
+    state's training images.
+    """
     given = check_parameters(dict(locals()))
-    images = load_dataset(dataset, data_dir)
-    states = make_states(images.num_classes, num_states, state_sizes)
-    order = make_class_order(images.num_classes, order_seed, class_order)
+    images = load_dataset(dataset, data_dir, image_size=image_size, num_workers=num_workers)
+    states, order = _states_and_order(images, num_states, state_sizes, order_seed, class_order)
     images = images.in_learning_order(order)
-    not_of_the_result = {"dataset", "data_dir", "out_dir", "num_states", "order_seed"}
+    not_of_the_result = {"dataset", "data_dir", "out_dir", "num_states", "order_seed", "mean_std", "num_workers"}
     if schedule == "step":
         not_of_the_result.add("patience")
+    if summed_batches == 1:
+        not_of_the_result.add("summed_batches")
+    if images.files is None:
+        not_of_the_result.add("image_size")
     identity = {name: value for name, value in given.items() if name not in not_of_the_result}
     identity |= {
         "result_version": RESULT_VERSION,
@@ -84,14 +101,41 @@ def plan_base(
         "class_order": order.tolist(),
         "state_sizes": list(states.sizes),
     }
-    source = str(Path(dataset).expanduser().absolute()) if dataset.endswith(".npz") else dataset
+    if mean_std:
+        identity["normalisation"] = named_mean_std(mean_std, data_dir, images.num_channels)
     notes = {
         "dataset": images.name,
-        "source": source,
+        "source": absolute_source(dataset, Path.cwd()),
         "order_seed": order_seed,
         "class_names": list(images.class_names),
     }
     return Plan(Path(out_dir), "base", identity, notes, images, states)
+
+
+def _states_and_order(
+    images: Dataset, num_states: int, state_sizes: Sequence[int], order_seed: int, class_order: Sequence[int]
+) -> tuple[States, np.ndarray]:
+    """The states and the class order asked for, or those that the dataset's lists give."""
+    listed = images.files.state_sizes if images.files else ()
+    if not listed:
+        states = make_states(images.num_classes, num_states, state_sizes)
+        return states, make_class_order(images.num_classes, order_seed, class_order)
+    if len(class_order) or (tuple(state_sizes) or listed) != listed or (not state_sizes and num_states != len(listed)):
+        raise InputError(
+            f"{images.files.lists}: the lists give {len(listed)} states of {list(listed)} classes and their order: use "
+            f"num_states = {len(listed)}, and leave state_sizes and class_order empty."
+        )
+    return States(listed), np.arange(images.num_classes)
+
+
+def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[str, list[float]]:
+    """The normalisation that ``datasets_mean_std.txt``, in ``data_dir`` or else the project's, gives under ``name``."""
+    folders = (Path(data_dir), Path(__file__).parents[1] / "data")
+    path = next((f / MEAN_STD_FILE for f in folders if (f / MEAN_STD_FILE).is_file()), folders[0] / MEAN_STD_FILE)
+    mean, std = read_mean_std(path, name)
+    if len(mean) != num_channels:
+        raise InputError(f"{path}: {name!r} has {len(mean)} channels, but the images have {num_channels}.")
+    return {"mean": list(mean), "std": list(std)}
 
 
 def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any) -> Run:
@@ -109,11 +153,11 @@ def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any)
     set_machine(device, num_threads)
     settings, data = run.identity, plan.dataset
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
-    normalisation = channel_mean_std(data.train_images[new])
+    check_readable(data, plan.out_dir)
+    given = settings.get("normalisation")
+    normalisation = Normalisation(**given) if given else images_mean_std(data.train_images[new])
     seed = settings["train_seed"]
-    model = build_network(
-        settings["network"], data.num_channels, plan.states.num_seen(1), seed_for(seed, 1, "weights")
-    )
+    model = build_network(settings["network"], data.num_channels, plan.states.num_seen(1), seed_for(seed, 1, "weights"))
     progress = Progress("base training", len(new) * settings["base_epochs"], run.folder)
     try:
         _train_and_store(
@@ -152,6 +196,8 @@ def plan_fine_tuning(
     train_seed: int = 0,
     precision: str = "float32",
     score_all_past: bool = True,
+    summed_batches: int = 1,
+    num_workers: int = 2,
     base_plan: Plan | None = None,
 ) -> Plan:
     """Check fine-tuning's parameters against its base and the data. Raises InputError before any work is done.
@@ -176,7 +222,7 @@ def plan_fine_tuning(
                 "copy its folder there, or give the folder it lies in as out_dir."
             )
         base_identity, base_notes, base_name = base_run.identity, base_run.config, base_run.name
-        images = load_images(base_run, data_dir, dataset)
+        images = load_images(base_run, data_dir, dataset, num_workers)
         states = States(tuple(base_identity["state_sizes"]))
     else:
         base_identity, base_notes, base_name = base_plan.identity, base_plan.notes, base_plan.folder.name
@@ -187,7 +233,9 @@ def plan_fine_tuning(
             "another base, or train one with notebook 01."
         )
     check_memory(memory_size, exemplars_per_class, states)
-    not_of_the_result = {"dataset", "data_dir", "out_dir", "order_seed"}
+    not_of_the_result = {"dataset", "data_dir", "out_dir", "order_seed", "num_workers"}
+    if summed_batches == 1:
+        not_of_the_result.add("summed_batches")
     if not distillation:
         not_of_the_result |= {"temperature", "distillation_weight"}
     if schedule == "step":
@@ -197,10 +245,15 @@ def plan_fine_tuning(
     not_of_the_result |= {name for name in ("held_out", "balanced_epochs") if not given[name]}
     identity = {name: value for name, value in given.items() if name not in not_of_the_result}
     identity |= {"result_version": RESULT_VERSION, "base": base_identity, "state_sizes": list(states.sizes)}
+    exemplars = {}
+    if images.files and images.files.lists and not exemplars_per_class:
+        exemplars = given_exemplars(images, memory_size, states)
+        digest = short_hash([indices.tolist() for indices in exemplars.values()])
+        identity |= {"exemplar_selection": "lists", "exemplar_lists": digest}
     notes = {"base": base_name} | {
         name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
     }
-    return Plan(Path(out_dir), "fine_tuning", identity, notes, images, states)
+    return Plan(Path(out_dir), "fine_tuning", identity, notes, images, states, exemplars)
 
 
 def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) -> Run:
@@ -229,7 +282,9 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
     try:
         for state in missing:
             previous = run.state(state - 1)
-            kept = _choose_exemplars(settings, states, state, previous)
+            kept = plan.exemplars.get(state)
+            if kept is None:
+                kept = _choose_exemplars(settings, states, state, previous)
             old_model = _load_model(run, state - 1, data.num_channels)
             teacher = _load_model(run, state - 1, data.num_channels) if settings["distillation"] else None
             model = with_head(old_model, states.num_seen(state), settings["head"], seed_for(seed, state, "head"))
@@ -242,13 +297,14 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
     return run
 
 
-def load_images(run: Run, data_dir: str | Path, dataset: str = "") -> Dataset:
+def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: int = 2) -> Dataset:
     """The images that a run was made from, in its learning order.
 
     dataset: where they are now, if not where they were then. Raises InputError if they are other images.
     """
     base, source = run.base, dataset or run.config["source"]
-    images = load_dataset(source, data_dir)
+    image_size = base.identity.get("image_size", 224)
+    images = load_dataset(source, data_dir, image_size=image_size, num_workers=num_workers)
     if images.fingerprint != base.identity["fingerprint"]:
         raise InputError(
             f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']}), but {source} holds "
@@ -366,7 +422,7 @@ def _train_and_store(
     settings, states = run.identity, run.states
 
     def batches(indices: np.ndarray) -> ImageBatches:
-        return ImageBatches(data.train_images[indices], data.train_labels[indices], normalisation)
+        return image_batches(data.train_images[indices], data.train_labels[indices], normalisation)
 
     def fit(indices: np.ndarray, epochs: int, rate: float, purpose: str) -> list[Epoch]:
         return train(
@@ -385,6 +441,7 @@ def _train_and_store(
             teacher=teacher,
             temperature=settings.get("temperature", 1.0),
             distillation_weight=settings.get("distillation_weight", 0.0),
+            summed_batches=settings.get("summed_batches", 1),
             device=device,
             precision=settings["precision"],
             on_epoch=lambda epoch: progress.epoch_done(state, states.num_states, epochs, len(indices), epoch),
@@ -405,7 +462,7 @@ def _train_and_store(
         history += fit(balanced, settings["balanced_epochs"], rate / 10, "balanced training")
     seconds = time.perf_counter() - start
     seen_val = np.flatnonzero(data.val_labels < states.num_seen(state))
-    val = ImageBatches(data.val_images[seen_val], data.val_labels[seen_val], normalisation)
+    val = image_batches(data.val_images[seen_val], data.val_labels[seen_val], normalisation)
     val_scores, val_features = score_images(model, val)
     training = score_training_images(model, batches(new))
     new_labels = data.train_labels[new]

@@ -56,6 +56,7 @@ def train(
     teacher: Classifier | None = None,
     temperature: float = 2.0,
     distillation_weight: float = 1.0,
+    summed_batches: int = 1,
     device: str = "auto",
     precision: str = "float32",
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -65,6 +66,8 @@ def train(
     schedule: ``step`` (rate x .1 at 60 % and 85 % of the epochs) or ``plateau`` (x .1 when the epoch's training loss
     has not improved for ``patience`` epochs).
     teacher: the previous model; with it, ``distillation_weight`` times the distillation loss over its classes is added.
+    summed_batches: mini-batches whose gradients are summed, not averaged, before a step, as the authors' training loop
+    does: the step is that many times the learning rate's. An epoch's last step sums what is left.
     seed: of image order and augmentation; on a CPU with one thread equal seeds give equal weights, bit for bit.
     Raises InputError when the loss stops being a number, or the device lacks the precision.
     """
@@ -91,6 +94,7 @@ def train(
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         total_loss = torch.zeros((), device=accelerator.device)
+        summed = 0
         for images, labels in batches.augmented(batch_size, generator, max_shift=max_shift, flip=flip):
             with accelerator.autocast():
                 scores = prepared(images)
@@ -100,10 +104,15 @@ def train(
                         teacher_scores = teacher(images)
                     past = scores[:, : teacher_scores.shape[1]]
                     loss = loss + distillation_weight * distillation_loss(past, teacher_scores, temperature)
-            optimizer.zero_grad()
+            if summed == 0:
+                optimizer.zero_grad()
             accelerator.backward(loss)
-            optimizer.step()
+            summed = (summed + 1) % summed_batches
+            if summed == 0:
+                optimizer.step()
             total_loss += loss.detach() * len(labels)
+        if summed:
+            optimizer.step()
         mean_loss = total_loss.item() / len(batches)
         if not math.isfinite(mean_loss):
             raise InputError(

@@ -7,6 +7,7 @@ of its own keeps one job's threads, memory and crashes from the others.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import subprocess
 import sys
@@ -69,23 +70,31 @@ def run_study(
 
 
 def _is_done(job: Job, notebooks: Path) -> bool:
-    """True if the executed notebook is there, made with these parameters, and newer than all that made it."""
+    """True if the executed notebook is there, made with these parameters by this code."""
     if not job.output.is_file():
-        return False
-    code = [notebooks / f"{job.notebook}.ipynb", *Path(__file__).parent.glob("*.py")]
-    if job.output.stat().st_mtime < max(path.stat().st_mtime for path in code):
         return False
     if job.notebook == ABLATION and not (Path(job.parameters["out_dir"]) / job.run / FILE_NAME).is_file():
         return False
-    return nbformat.read(job.output, as_version=4).metadata["papermill"]["parameters"] == job.parameters
+    metadata = nbformat.read(job.output, as_version=4).metadata
+    return metadata["papermill"]["parameters"] == job.parameters and metadata.get("il2m_code") == _code_hash(
+        notebooks / f"{job.notebook}.ipynb"
+    )
+
+
+def _code_hash(notebook: Path) -> str:
+    """Hash of a notebook and of the library: what it showed with other code is not what it shows now."""
+    files = [notebook, *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _execute(jobs: Sequence[Job], notebooks: Path, workers: int) -> dict[str, str]:
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason."""
     ended: dict[str, Outcome] = {}
-    # the workers are threads of this process and nothing listens on a port: the work is in the jobs' own processes
+    # the workers are threads of this process, as the work is in the jobs' own; its pages are for this machine only
     with (
-        LocalCluster(processes=False, n_workers=1, threads_per_worker=workers, dashboard_address=None) as cluster,
+        LocalCluster(
+            processes=False, n_workers=1, threads_per_worker=workers, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
         StatusLine() as status,
     ):
@@ -141,6 +150,7 @@ def run_job(job: Job, notebooks: Path, earlier: Mapping[str, Outcome] = MappingP
     started = time.monotonic()
     job.output.parent.mkdir(parents=True, exist_ok=True)
     staging = job.output.with_suffix(".running.ipynb")
+    code = _code_hash(notebooks / f"{job.notebook}.ipynb")  # as it is now, before the kernel reads it
     threads = str(job.parameters.get("num_threads", 1))
     environment = os.environ | {
         "IL2M_HEADLESS": "1",
@@ -155,6 +165,9 @@ def run_job(job: Job, notebooks: Path, earlier: Mapping[str, Outcome] = MappingP
     seconds = time.monotonic() - started
     failed_copy = job.output.with_suffix(".failed.ipynb")
     if result.returncode == 0:
+        notebook = nbformat.read(staging, as_version=4)
+        notebook.metadata["il2m_code"] = code
+        nbformat.write(notebook, staging)
         os.replace(staging, job.output)
         failed_copy.unlink(missing_ok=True)
         return Outcome(seconds)

@@ -1,0 +1,128 @@
+"""The notebooks: how they are kept, and that papermill runs them all, through ``il2m run``, with tiny parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from il2m.grids import BASE, FINE_TUNING, NOTEBOOKS, find_notebooks, notebook_parameters
+from il2m.parameters import check_parameters
+from il2m.study import fine_tune, plan_base, plan_fine_tuning, train_base
+
+ALL = sorted(find_notebooks().glob("*.ipynb"))
+
+
+def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_notebooks_are_committed_clean(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in cells(path, "code"):
+        assert not cell.outputs
+        assert cell.execution_count is None
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_notebooks_hold_prose_calls_and_plots(path: Path):
+    assert len(cells(path, "markdown")) >= 4
+    for cell in cells(path, "code"):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_one_parameters_cell_of_plain_commented_literals(path: Path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        if not line.startswith("#"):
+            assert "  # " in line, f"no comment: {line}"
+            ast.literal_eval(line.split("  # ")[0].partition(" = ")[2])
+    for name, value in notebook_parameters(path).items():
+        for single in value if name == "distillation" else [value]:
+            check_parameters({name: single})
+
+
+@pytest.mark.parametrize(
+    ("notebook", "functions"), [(BASE, (plan_base, train_base)), (FINE_TUNING, (plan_fine_tuning, fine_tune))]
+)
+def test_defaults_are_those_of_the_library(notebook: str, functions: tuple):
+    parameters = notebook_parameters(find_notebooks() / f"{notebook}.ipynb")
+    signatures = {
+        name: parameter.default
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("base_plan", "parameters")
+    }
+    assert set(parameters) == set(signatures)
+    for name, default in signatures.items():
+        shown = parameters[name]
+        if name == "distillation":
+            assert shown[0] == default
+        else:
+            assert shown == (list(default) if isinstance(default, tuple) else default), name
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> tuple[Path, list[str], str]:
+    """A tiny study, run by the command line: its folder, the command and what it printed."""
+    out = tmp_path_factory.mktemp("executed")
+    grid = out / "tiny.yaml"
+    grid.write_text(
+        "parameters: {num_states: 3, memory_size: 12, base_epochs: 2, batch_size: 8, distillation: [false, true]}"
+    )
+    command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(out / "study")]
+    command += ["-p", f"dataset={tiny_npz}", "-p", "epochs=2", "-p", "learning_rate=0.05", "--workers", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out / "study", command, result.stdout
+
+
+def test_papermill_runs_them_all(executed: tuple[Path, list[str], str]):
+    out, _, printed = executed
+    names = sorted(path.name for path in (out / "notebooks").iterdir())
+    assert [name.split("-")[0] for name in names] == sorted([NOTEBOOKS[0]] + 2 * list(NOTEBOOKS[1:]))
+    assert printed.count("Top1 Acc = [") == 4
+    assert printed.count("Mean inc Acc | acc@1 = ") == 4
+    assert str(out / "results.parquet") in printed
+    assert "\r" not in printed  # no progress bar floods a log
+
+
+def test_executed_notebooks_are_whole_and_quiet(executed: tuple[Path, list[str], str]):
+    for path in (executed[0] / "notebooks").glob("*.ipynb"):
+        for cell in cells(path, "code"):
+            assert cell.execution_count is not None, path
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                assert output.get("name") != "stderr", output.text
+        assert path.stat().st_size < 2_000_000
+
+
+def test_results_have_a_row_per_run_state_and_method(executed: tuple[Path, list[str], str]):
+    table = pd.read_parquet(executed[0] / "results.parquet")
+    assert table["run"].nunique() == 2
+    assert sorted(table["distillation"].unique()) == [False, True]
+    assert len(table) == 2 * 3 * table["method"].nunique() * 2
+    assert table["top1"].between(0, 1).all()
+    assert np.isnan(table.loc[table["state"] == 1, "top1_past"]).all()
+
+
+def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
+    out, command, _ = executed
+    before = {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "7 notebooks, 7 of them already done" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before

@@ -1,0 +1,138 @@
+"""Results: the table's rows against the metrics written out, the means, and the authors' form of summary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TinyStudy
+
+from il2m.rectify import METHODS, rectify
+from il2m.results import (
+    bias_table,
+    confusion_by_state,
+    means_table,
+    method_scores,
+    results_table,
+    save_results,
+    series,
+    summary,
+    validation_scores,
+)
+
+COLUMNS = [
+    "run",
+    "dataset",
+    "num_states",
+    "memory_size",
+    "exemplar_selection",
+    "distillation",
+    "order_seed",
+    "train_seed",
+    "state",
+    "num_classes",
+    "method",
+    "score_kind",
+    "top1",
+    "top5",
+    "top1_past",
+    "top1_new",
+    "predicted_new",
+    "true_new",
+]
+
+
+def test_table_has_one_row_per_state_method_and_score_kind(tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 3 * len(METHODS) * 2
+    assert not table.duplicated(["state", "method", "score_kind"]).any()
+    assert set(table["run"]) == {tiny_study.off.name}
+    assert set(table["memory_size"]) == {12}
+    assert set(table["num_classes"]) == {2, 4, 6}
+
+
+def test_rows_say_what_the_scores_say(tiny_study: TinyStudy):
+    run = tiny_study.on
+    table = results_table(run).set_index(["state", "method", "score_kind"])
+    for state in (2, 3):
+        labels = np.asarray(run.state(state).array("val_labels"))
+        scores = rectify(run.state(state).array("val_scores"), run.statistics(state), gate=False)
+        predicted = scores.argmax(axis=1)
+        num_past = 2 * (state - 1)
+        row = table.loc[(state, "IL2M-no-gate", "raw")]
+        assert row["top1"] == pytest.approx(np.mean(predicted == labels))
+        assert row["top1_past"] == pytest.approx(np.mean((predicted == labels)[labels < num_past]))
+        assert row["top1_new"] == pytest.approx(np.mean((predicted == labels)[labels >= num_past]))
+        assert row["predicted_new"] == pytest.approx(np.mean(predicted >= num_past))
+        assert row["true_new"] == pytest.approx(2 / (2 * state))
+
+
+def test_all_methods_agree_at_the_first_state_which_has_no_past(tiny_study: TinyStudy):
+    first = results_table(tiny_study.off).query("state == 1")
+    assert first["top1"].nunique() == 1
+    assert first["top1_past"].isna().all()
+    assert (first["predicted_new"] == 1).all()
+
+
+def test_softmax_leaves_fine_tuning_as_it_is(tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    assert series(table, "FT", score_kind="softmax") == series(table, "FT", score_kind="raw")
+    np.testing.assert_allclose(validation_scores(tiny_study.off, 2, "softmax").sum(axis=1), 1, rtol=1e-5)
+
+
+def test_method_scores_follow_the_undefined_policy(tiny_study: TinyStudy):
+    run = tiny_study.off
+    expected = rectify(
+        run.state(3).array("val_scores"), run.statistics(3), use_confidence=False, undefined="as-published"
+    )
+    np.testing.assert_array_equal(method_scores(run, 3, "IL2M-means", undefined="as-published"), expected)
+
+
+def make_table() -> pd.DataFrame:
+    common = {"dataset": "toy", "run": "r", "distillation": False, "num_states": 3, "memory_size": 9}
+    common |= {"order_seed": 0, "train_seed": 1, "score_kind": "raw", "method": "FT"}
+    values = [(1, 0.9, 1.0), (2, 0.6, 0.8), (3, 0.3, 0.7)]
+    return pd.DataFrame([common | {"state": b, "top1": top1, "top5": top5} for b, top1, top5 in values])
+
+
+def test_means_are_over_the_incremental_states_and_over_all():
+    row = means_table(make_table()).iloc[0]
+    assert row["top1, states 2..S"] == pytest.approx(0.45)
+    assert row["top1, states 1..S"] == pytest.approx(0.6)
+    assert row["top5, states 2..S"] == pytest.approx(0.75)
+
+
+def test_summary_has_the_authors_form():
+    lines = summary(make_table(), methods=("FT",)).splitlines()
+    assert lines[0] == "toy, 3 states, K = 9, distillation off, order seed 0, train seed 1 (r)"
+    assert lines[2] == "Top1 Acc = [0.9, 0.6, 0.3]"
+    assert lines[3] == "Top5 Acc = [1.0, 0.8, 0.7]"
+    assert lines[4] == "Mean inc Acc | acc@1 = 0.4500 | acc@5 = 0.7500"
+
+
+def test_results_are_written_and_read_back(tmp_path, tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    path = save_results(table, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), table)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.parquet"]
+
+
+def test_bias_table_against_the_scores(tiny_study: TinyStudy):
+    run = tiny_study.off
+    table = bias_table(run)
+    assert np.isnan(table.loc[1, "past_score"])
+    scores, labels = run.state(3).array("val_scores"), np.asarray(run.state(3).array("val_labels"))
+    own = [row[label] for row, label in zip(scores, labels, strict=True)]
+    assert table.loc[3, "past_score"] == pytest.approx(np.mean([s for s, c in zip(own, labels, strict=True) if c < 4]))
+    assert table.loc[3, "new_score"] == pytest.approx(np.mean([s for s, c in zip(own, labels, strict=True) if c >= 4]))
+    assert table.loc[3, "confidence"] == pytest.approx(run.state(3).array("new_top_scores").mean(), rel=1e-6)
+    errors = [column for column in table if " as " in column]
+    top1 = results_table(run).query("state == 3 and method == 'FT' and score_kind == 'raw'")["top1"].item()
+    assert table.loc[3, errors].sum() == pytest.approx(1 - top1)
+
+
+def test_confusion_rows_add_up_to_one(tiny_study: TinyStudy):
+    shares = confusion_by_state(tiny_study.off, 3)
+    assert shares.shape == (3, 3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)

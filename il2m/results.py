@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
+from il2m.ablation import method_scores, missing_for, score_kinds
 from il2m.metrics import (
     error_breakdown,
     mean_over_states,
@@ -20,25 +20,11 @@ from il2m.metrics import (
     top_k,
 )
 from il2m.parameters import SCORE_KINDS
-from il2m.rectify import METHODS, rectify
+from il2m.rectify import METHODS
 from il2m.runs import Run
 from il2m.scores import own_and_top
 
 FILE_NAME = "results.parquet"
-
-
-def validation_scores(run: Run, state: int, score_kind: str = "raw") -> np.ndarray:
-    """The model's scores of the state's validation images, (n, C): ``raw``, or probabilities for ``softmax``."""
-    scores = run.state(state).array("val_scores")
-    return softmax(scores, axis=1) if score_kind == "softmax" else scores
-
-
-def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:
-    """Validation scores of ``state`` as ``method`` (a name in rectify.METHODS) corrects them, (n, C)."""
-    scores = validation_scores(run, state, score_kind)
-    if method == "FT":
-        return scores
-    return rectify(scores, run.statistics(state, score_kind), undefined=undefined, **METHODS[method])
 
 
 def results_table(run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep") -> pd.DataFrame:
@@ -46,15 +32,17 @@ def results_table(run: Run, *, methods: Sequence[str] = tuple(METHODS), undefine
 
     ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
     has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class.
+    methods: names in ablation.METHODS; those that the run can't give are left out (ablation.missing_for says why).
     """
     about = run_description(run)
+    methods = [method for method in methods if not missing_for(run, method)]
     rows = []
     for state in range(1, run.states.num_states + 1):
         labels = np.asarray(run.state(state).array("val_labels"))
         num_past = run.states.num_past(state)
         is_past = labels < num_past
         for score_kind in SCORE_KINDS:
-            for method in methods:
+            for method in (method for method in methods if score_kind in score_kinds(method)):
                 scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
                 image_ranks = ranks(scores, labels)
                 rows.append(
@@ -79,8 +67,8 @@ def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefin
     """The prediction bias, one row per state (index ``state``), of a method's validation scores.
 
     ``past_score``, ``new_score``: mean score of the true class over images of past and of new classes (the paper's
-    Fig. 1; NaN without past classes); ``confidence``: mu(M_b); ``predicted_new``, ``true_new``: shares of images; and the
-    four shares of metrics.error_breakdown.
+    Fig. 1; NaN without past classes); ``confidence``: mu(M_b); ``predicted_new``, ``true_new``: shares of images; and
+    the four shares of metrics.error_breakdown.
     """
     rows = []
     for state in range(1, run.states.num_states + 1):

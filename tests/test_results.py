@@ -7,17 +7,16 @@ import pandas as pd
 import pytest
 from conftest import TinyStudy
 
+from il2m.ablation import method_scores, validation_scores
 from il2m.rectify import METHODS, rectify
 from il2m.results import (
     bias_table,
     confusion_by_state,
     means_table,
-    method_scores,
     results_table,
     save_results,
     series,
     summary,
-    validation_scores,
 )
 
 COLUMNS = [

@@ -8,9 +8,14 @@ In the paper's notation, for class C_i that was new in state P, and current stat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import softmax
+
+QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,43 @@ def class_means(own_scores: np.ndarray, labels: np.ndarray, num_classes: int) ->
     sums = np.bincount(labels, weights=own_scores, minlength=num_classes)
     with np.errstate(invalid="ignore"):
         return sums / counts
+
+
+def reduce_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What the second memory needs of images: ``own_scores, top_scores`` (raw) and ``own_probabilities,
+    top_probabilities`` (after softmax), (n,) each. scores: (n, C), raw. labels: (n,)."""
+    own, top = own_and_top(scores, labels)
+    own_probability, top_probability = own_and_top(softmax(scores, axis=1), labels)
+    return {
+        "own_scores": own,
+        "top_scores": top,
+        "own_probabilities": own_probability,
+        "top_probabilities": top_probability,
+    }
+
+
+def state_statistics(
+    new: Mapping[str, np.ndarray],
+    new_labels: np.ndarray,
+    exemplars: Mapping[str, np.ndarray],
+    exemplar_labels: np.ndarray,
+    num_past: int,
+    num_seen: int,
+) -> dict[str, dict[str, Any]]:
+    """What one state contributes to the second memory: kind of score -> ``initial_means`` of its new classes,
+    ``confidence``, and ``current_means`` of past classes. NaN where there are no images.
+
+    new, exemplars: reduced scores (see reduce_scores) of the new classes' training images and of the exemplars; empty
+    if there are none. new_labels (n,), exemplar_labels (m,).
+    """
+    found = {}
+    for kind, quantity in QUANTITIES.items():
+        own, top, kept = new.get(f"own_{quantity}"), new.get(f"top_{quantity}"), exemplars.get(f"own_{quantity}")
+        initial = np.full(num_seen, np.nan) if own is None else class_means(own, new_labels, num_seen)
+        current = np.full(num_past, np.nan) if kept is None else class_means(kept, exemplar_labels, num_past)
+        found[kind] = {
+            "initial_means": initial[num_past:].tolist(),
+            "confidence": float("nan") if top is None else float(top.mean(dtype=np.float64)),
+            "current_means": current.tolist(),
+        }
+    return found

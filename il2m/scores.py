@@ -12,7 +12,7 @@ import torch
 from scipy.special import softmax
 
 from il2m.images import ImageBatches
-from il2m.memory import own_and_top
+from il2m.memory import own_and_top, reduce_scores
 from il2m.networks import Classifier
 
 
@@ -46,13 +46,7 @@ def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str,
     """
     parts: dict[str, list[np.ndarray]] = {}
     for scores, features, labels in score_batches(model, batches):
-        own, top = own_and_top(scores, labels)
-        own_probability, top_probability = own_and_top(softmax(scores, axis=1), labels)
-        for name, values in (
-            ("own_scores", own), ("top_scores", top),
-            ("own_probabilities", own_probability), ("top_probabilities", top_probability),
-            ("features", features),
-        ):  # fmt: skip
+        for name, values in (reduce_scores(scores, labels) | {"features": features}).items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from il2m.datasets import Dataset, absolute_source, load_dataset
 from il2m.errors import InputError
@@ -20,16 +19,15 @@ from il2m.formats import MEAN_STD_FILE, read_mean_std
 from il2m.image_files import check_readable, image_batches, images_mean_std
 from il2m.images import ImageBatches, Normalisation
 from il2m.lists import given_exemplars
-from il2m.memory import class_means
+from il2m.memory import QUANTITIES, reduce_scores, state_statistics
 from il2m.networks import Classifier, build_network, with_head
 from il2m.parameters import check_parameters
 from il2m.progress import Progress
 from il2m.runs import Run, StateFolder, short_hash, write_state
-from il2m.scores import mean_by_class, own_and_top, score_images, score_training_images
+from il2m.scores import mean_by_class, score_images, score_training_images
 from il2m.states import States, make_class_order, make_states
 from il2m.training import Epoch, train
 
-_QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
 RESULT_VERSION = 1  # to be raised when the same parameters come to give other results: old runs are then not reused
 
 
@@ -481,34 +479,26 @@ def _train_and_store(
             "held_out_labels": data.train_labels[held_out],
             "held_out_scores": score_images(model, batches(held_out))[0],
         }
-    past_means: dict[str, list[float]] = {"raw": [], "softmax": []}
-    all_past_means: dict[str, list[float]] = {"raw": [], "softmax": []}
+    exemplar_scores, all_past_means = {}, {}
     if state > 1:
         scores, features = score_images(model, batches(kept))
-        labels = data.train_labels[kept]
+        exemplar_scores = reduce_scores(scores, data.train_labels[kept])
         arrays |= {
             "exemplar_indices": kept,
-            "exemplar_labels": labels,
+            "exemplar_labels": data.train_labels[kept],
             "exemplar_scores": scores,
             "exemplar_features": features,
         }
-        for kind, values in (("raw", scores), ("softmax", softmax(scores, axis=1))):
-            past_means[kind] = class_means(own_and_top(values, labels)[0], labels, states.num_past(state)).tolist()
         if settings["score_all_past"]:
             past = np.flatnonzero(data.train_labels < states.num_past(state))
             means = mean_by_class(model, batches(past), states.num_past(state))
             arrays["past_class_features"] = means["unit_features"].astype(np.float32)
-            for kind, quantity in _QUANTITIES.items():
-                all_past_means[kind] = means[f"own_{quantity}"].tolist()
-    second_memory = {}
-    for kind, quantity in _QUANTITIES.items():
-        initial = class_means(training[f"own_{quantity}"], new_labels, states.num_seen(state))
-        second_memory[kind] = {
-            "initial_means": initial[states.num_past(state) :].tolist(),
-            "confidence": float(training[f"top_{quantity}"].mean(dtype=np.float64)),
-            "current_means": past_means[kind],
-            "all_current_means": all_past_means[kind],
-        }
+            all_past_means = {kind: means[f"own_{quantity}"].tolist() for kind, quantity in QUANTITIES.items()}
+    second_memory = state_statistics(
+        training, new_labels, exemplar_scores, data.train_labels[kept], states.num_past(state), states.num_seen(state)
+    )
+    for kind in QUANTITIES:
+        second_memory[kind]["all_current_means"] = all_past_means.get(kind, [])
     info = {
         "second_memory": second_memory,
         "normalisation": {"mean": normalisation.mean, "std": normalisation.std},

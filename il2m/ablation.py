@@ -190,7 +190,8 @@ def _missing(run: Run, state: int, need: str) -> str:
     info = run.state(state).info
     if need == "second memory":
         memory = info.get("second_memory", {}).get("raw", {})
-        complete = memory and len(memory["current_means"]) == run.states.num_past(state)
+        values = [*memory["initial_means"], *memory["current_means"], memory["confidence"]] if memory else [np.nan]
+        complete = np.isfinite(values).all() and len(memory["current_means"]) == run.states.num_past(state)
         return "" if complete else "has no statistics of training images and exemplars"
     if need == "head":
         return "" if "model.safetensors" in info["files"] else "has no weights of the head"

@@ -2,6 +2,7 @@
 
     <out_dir>/base-<hash>/         config.json, state_01/
     <out_dir>/fine_tuning-<hash>/  config.json (names its base), state_02/ ... state_SS/
+    <folder>/                      imported scores: config.json, state_01/ ... state_SS/
 
 ``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written; its
 ``state.json`` lists each file's hash, so that a damaged or edited file is noticed.
@@ -27,6 +28,7 @@ from il2m.errors import InputError
 from il2m.memory import ClassStatistics
 from il2m.states import States
 
+ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
 KINDS = {
     "base": "01_base_training",
     "fine_tuning": "02_fine_tuning",
@@ -136,7 +138,7 @@ def _file_hash(path: Path) -> str:
 class Run:
     """A run folder: its configuration, and its states as far as they are finished.
 
-    A fine-tuning run's state 1 is that of its base.
+    A fine-tuning run's state 1 is that of its base. Imported scores have no base: all states are the run's own.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -163,11 +165,18 @@ class Run:
 
         identity: all that shapes the result. notes: kept beside it, without a say in the hash.
         """
-        folder = cls.folder_for(out_dir, kind, identity)
+        return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
+
+    @classmethod
+    def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+        """The same in a folder of a given name. Raises InputError if that holds a run of another identity."""
         if not (folder / "config.json").exists():
             config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
             write_atomically(folder / "config.json", json.dumps(config, indent=1))
-        return cls(folder)
+        run = cls(folder)
+        if run.config["hash"] != short_hash(identity):
+            raise InputError(f"{folder} holds another run: name another folder, or delete it.")
+        return run
 
     @staticmethod
     def folder_for(out_dir: Path, kind: str, identity: dict[str, Any]) -> Path:
@@ -192,8 +201,8 @@ class Run:
 
     @cached_property
     def base(self) -> Run:
-        """The base run: this one, or the one that this fine-tuning names."""
-        if self.kind == "base":
+        """The base run: the one that this fine-tuning names; else this one."""
+        if self.kind in ("base", "imported"):
             return self
         folder = self.folder.parent / self.config["base"]
         if not folder.is_dir():
@@ -219,7 +228,7 @@ class Run:
 
     def state(self, state: int) -> StateFolder:
         """One finished state, checked. Raises InputError if it isn't there."""
-        if state == 1 and self.kind != "base":
+        if state == 1 and self.base is not self:
             return self.base.state(1)
         if not self.has_state(state):
             raise InputError(
@@ -248,10 +257,11 @@ class Run:
 
 
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
-    """The fine-tuning runs in a study's folder, oldest first; only finished ones unless told otherwise."""
-    folders = sorted(Path(out_dir).glob("fine_tuning-*/config.json"), key=lambda path: path.stat().st_mtime)
-    runs = [Run(path.parent) for path in folders]
-    return [run for run in runs if not (finished and run.missing_states)]
+    """The runs in a study's folder that can be analysed, fine-tuned or imported, oldest first; only finished ones unless
+    told otherwise."""
+    folders = sorted(Path(out_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    runs = [Run(path.parent) for path in folders if not path.parent.name.startswith(("base-", "joint-"))]
+    return [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
 
 
 def open_run(out_dir: str | Path, run: str = "") -> Run:

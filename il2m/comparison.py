@@ -1,23 +1,28 @@
 """Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts.
 
-Everything here reads the rows of results.parquet. A pair is one seed (of class order and of training) under both of the
-things compared; what is compared is the mean over the incremental states 2..S.
+Everything but collect_results reads the rows of results.parquet. A pair is one seed (of class order and of training)
+under both of the things compared; what is compared is the mean over the incremental states 2..S.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, permutation_test
 
+from il2m.ablation import METHODS
 from il2m.errors import InputError
+from il2m.joint import find_joint_runs
 from il2m.metrics import aggregated_gap
+from il2m.results import results_table
+from il2m.runs import find_runs
 
 SEEDS = ["order_seed", "train_seed"]
 SETTINGS = [  # what else tells runs apart
@@ -225,3 +230,22 @@ def _made_of(parts: Mapping[str, Any]) -> str:
 
 def _settings(results: pd.DataFrame) -> list[str]:
     return [name for name in SETTINGS if name in results.columns]
+
+
+def collect_results(out_dir: str | Path, methods: Sequence[str] = METHODS, *, undefined: str = "keep") -> pd.DataFrame:
+    """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
+    trainings (method ``joint``), with ``held_out`` and ``balanced_epochs`` beside the settings. Raises InputError if
+    there are none.
+    """
+    runs = find_runs(out_dir)
+    if not runs:
+        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
+    tables = []
+    for run in runs:
+        settings = {name: run.identity.get(name, 0) for name in ("held_out", "balanced_epochs")}
+        tables.append(results_table(run, methods=methods, undefined=undefined).assign(**settings))
+    for joint in find_joint_runs(out_dir):
+        table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
+        seeds = {"train_seed": joint.base.identity["train_seed"]}
+        tables.append(table.assign(method="joint", **seeds, held_out=0, balanced_epochs=0))
+    return pd.concat(tables, ignore_index=True)

@@ -60,11 +60,15 @@ def train_joint(
     return run
 
 
+def find_joint_runs(out_dir: str | Path) -> list[Run]:
+    """The finished joint trainings in a study's folder."""
+    runs = [Run(path.parent) for path in sorted(Path(out_dir).glob("joint-*/config.json"))]
+    return [run for run in runs if not run.missing_states]
+
+
 def find_joint(run: Run) -> Run | None:
     """The finished joint training beside ``run``, of the same base; the one of most epochs if there are several."""
-    folders = sorted(run.folder.parent.glob("joint-*/config.json"))
-    found = [other for other in map(Run, (path.parent for path in folders)) if not other.missing_states]
-    same_base = [other for other in found if other.identity["base"] == run.base.identity]
+    same_base = [r for r in find_joint_runs(run.folder.parent) if r.identity["base"] == run.base.identity]
     return max(same_base, key=lambda other: other.identity["joint_epochs"], default=None)
 
 

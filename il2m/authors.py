@@ -29,6 +29,32 @@ from il2m.states import States
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]  # scores (m, C) and labels (m,), one block after the other
 
 
+def classes_of(states: States, state: int, part: str) -> range:
+    """The labels that may stand in a part of a state: ``new`` training images, ``old`` exemplars, ``val``."""
+    if part == "new":
+        return states.new_classes(state)
+    return range(states.num_past(state) if part == "old" else states.num_seen(state))
+
+
+def check_labels(where: str, labels: np.ndarray, classes: range, part: str, names: np.ndarray | None = None) -> None:
+    """Raise InputError for labels out of range, and for classes without the images that every class needs.
+
+    where: begins the message. part: as in classes_of. names: (n,) of the images, if they have any.
+    """
+    outside = np.flatnonzero((labels < classes.start) | (labels >= classes.stop))
+    if len(outside):
+        first = outside[0]
+        image = f"image {first + 1}" + ("" if names is None else f" ({names[first]})")
+        raise InputError(
+            f"{where}: {len(outside)} labels are out of range, the first of them {labels[first]}, of {image}; expected "
+            f"{classes.start}..{classes.stop - 1}. Do the states given fit the data?"
+        )
+    absent = np.setdiff1d(classes, labels)
+    if len(absent) and part != "val":
+        what = "past class(es) have no exemplar rows" if part == "old" else "class(es) have no training rows"
+        raise InputError(f"{where}: {len(absent)} {what}, among them {absent[:10].tolist()}.")
+
+
 @dataclass(frozen=True)
 class ListLayout:
     """Where the lists of one dataset and one split into states lie: ``folder`` is ``<lists>/<dataset>/S~<S>``."""
@@ -92,31 +118,13 @@ class AuthorsFiles:
                 f"{len(missing)} of {len(files)} files are missing:\n" + "\n".join(f"  {path}" for path in missing)
             )
 
-    def classes(self, state: int, part: str) -> range:
-        """The labels that may stand in a part of a state."""
-        if part == "new":
-            return self.states.new_classes(state)
-        return range(self.states.num_past(state) if part == "old" else self.states.num_seen(state))
-
     def labels(self, state: int, part: str) -> ImageList:
         """One list, its labels checked; raises InputError for one out of range, and for a class without images where
         every class needs them."""
         images = read_image_list(self.pairs(state)[part][0])
-        classes = self.classes(state, part)
-        outside = np.flatnonzero((images.labels < classes.start) | (images.labels >= classes.stop))
-        if len(outside):
-            first = outside[0]
-            raise InputError(
-                f"{images.source}: {len(outside)} labels are out of range for state {state}, the first of them "
-                f"{images.labels[first]} of image {first + 1} ({images.images[first]}); expected {classes.start}.."
-                f"{classes.stop - 1}. Do S = {self.states.num_states} and the classes per state fit these lists?"
-            )
-        absent = np.setdiff1d(classes, images.labels)
-        if len(absent) and part != "val":
-            what = "past class(es) have no exemplar" if part == "old" else "class(es) have no training image"
-            raise InputError(
-                f"{images.source}: state {state}: {len(absent)} {what} rows, among them {absent[:10].tolist()}."
-            )
+        check_labels(
+            f"{images.source}: state {state}", images.labels, classes_of(self.states, state, part), part, images.images
+        )
         return images
 
     def blocks(self, state: int, part: str, images: ImageList) -> Blocks:

@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from il2m import ablation
 from il2m.ablation import METHODS, method_scores, metrics_table, missing_for, score_kinds, state_accuracies
+from il2m.costs import costs_table
 from il2m.errors import InputError
 from il2m.exemplars import rank_classes
 from il2m.factorial import factor_effects, factorial_table
@@ -350,3 +351,17 @@ def test_factor_effects_are_differences_within_the_table(tiny_study):
     assert effects.loc[("raw", "confidence"), "last"] == top1[True, True, True] - top1[True, True, False]
     assert effects.loc[("raw", "means"), "alone"] == top1[False, True, False] - top1[True, False, False]
     assert effects.loc[("raw", "gate"), "alone"] == 0
+
+
+def test_costs_are_counted_from_classes_and_features(tiny_study, tmp_path):
+    table = costs_table(tiny_study.off).set_index("method")
+    assert set(table.index) == set(METHODS)
+    d = head(tiny_study.off, 3)[0].shape[1]
+    assert table.loc["FT", "floats_stored"] == 0
+    assert table.loc["FT", "operations"] == 6 * d
+    assert table.loc["IL2M", "floats_stored"] == 6 + 3
+    assert table.loc["IL2M", "operations"] == 6 * d + 4
+    assert table.loc["SIW", "floats_stored"] == 4 * (d + 1)
+    assert table.loc["NEM", "floats_stored"] == 6 * d
+    assert "held out" in table.loc["BiC", "needs"]
+    assert len(costs_table(without(tiny_study.off, tmp_path, "model.safetensors"))) == 0

@@ -41,7 +41,9 @@ def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) 
     The prototypes of iCaRL (Rebuffi et al., CVPR 2017, Alg. 1). features: (n, d). labels: (n,).
     """
     sums = np.zeros((num_classes, features.shape[1]))
-    np.add.at(sums, labels, unit_features(features))
+    by_class = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[by_class], return_index=True)
+    sums[present] = np.add.reduceat(unit_features(features[by_class]), starts, axis=0, dtype=np.float64)
     return unit_features(sums)  # the direction of a sum is that of its mean
 
 

@@ -12,7 +12,8 @@ Scores are read block after block, and only what the statistics and the accuraci
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,13 @@ class AuthorsFiles:
     states: States
     memory_size: int
 
+    def __str__(self) -> str:
+        """As arguments of the authors' ``il2m.py``, for a shell."""
+        sizes = set(self.states.sizes)
+        classes = self.states.sizes[0] if len(sizes) == 1 else ",".join(map(str, self.states.sizes))
+        words = (self.lists, self.scores, self.first_scores, self.dataset, self.states.num_states, classes)
+        return shlex.join(map(str, (*words, self.memory_size)))
+
     @property
     def list_layout(self) -> ListLayout:
         return ListLayout(self.lists / self.dataset / f"S~{self.states.num_states}")
@@ -140,6 +148,19 @@ class AuthorsFiles:
             raise InputError(
                 f"state {state}: {path} has {done} rows of scores, but {images.source} {len(images)} images."
             )
+
+
+def authors_files(
+    lists: Path, scores: Path, first_scores: Path, dataset: str, num_states: int, sizes: Sequence[int], memory_size: int
+) -> AuthorsFiles:
+    """The files that the arguments of the authors' ``il2m.py`` name, in its order. sizes: P, or one for each state."""
+    if num_states < 1 or min(sizes) < 1 or len(sizes) not in (1, num_states):
+        raise InputError(
+            f"S = {num_states}, P = {','.join(map(str, sizes))}: expected the number of states, and the classes per "
+            "state (one number, or one for each of the S states)."
+        )
+    states = States(tuple(sizes) * (num_states if len(sizes) == 1 else 1))
+    return AuthorsFiles(Path(lists), Path(scores), Path(first_scores), dataset, states, memory_size)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from il2m.errors import InputError
+from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,13 +45,163 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--workers", type=int, metavar="N", help="jobs side by side (default: one per CPU core)")
     run.set_defaults(command=_run)
+
+    lists = commands.add_parser("lists", help="write image lists in the authors' layout")
+    lists.add_argument(
+        "source", nargs="+", help="a folder of images, a dataset of the project, or two lists: training and validation"
+    )
+    lists.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of all lists")
+    lists.add_argument("--name", required=True, help="the dataset's name there")
+    lists.add_argument("-S", "--states", type=int, default=10, metavar="S", help="number of states (default: 10)")
+    lists.add_argument(
+        "--state-sizes", type=_whole_numbers, default=(), metavar="N,N,...", help="classes of each state"
+    )
+    lists.add_argument("-K", "--memory-size", type=int, nargs="+", required=True, metavar="K", help="exemplars in all")
+    lists.add_argument("--order-seed", type=int, default=0, metavar="N", help="of the class order (default: 0)")
+    lists.add_argument(
+        "--class-order", type=_whole_numbers, default=(), metavar="C,C,...", help="the class order itself"
+    )
+    lists.add_argument(
+        "--exemplars", choices=("random", "first"), default="random", help="which ones (default: random)"
+    )
+    lists.add_argument("--exemplar-seed", type=int, default=0, metavar="N", help="of random exemplars (default: 0)")
+    lists.add_argument("--root", default="", metavar="DIR", help="where relative paths of plain lists start")
+    lists.add_argument("--relative-to", default="", metavar="DIR", help="write paths relative to it, not absolute ones")
+    lists.add_argument(
+        "--data-dir", default="data", metavar="DIR", help="where the project's datasets are (default: data)"
+    )
+    lists.set_defaults(command=_lists)
+
+    mean_std = commands.add_parser("mean-std", help="mean and standard deviation of a list's images, for normalisation")
+    mean_std.add_argument("list", type=Path, help="the first state's training images: batch1/train.lst")
+    mean_std.add_argument("--name", required=True, help="the name they get in the file")
+    mean_std.add_argument(
+        "--file", type=Path, default=Path("data/datasets_mean_std.txt"), help="(default: %(default)s)"
+    )
+    _add_images(mean_std)
+    mean_std.set_defaults(command=_mean_std)
+
+    check = commands.add_parser("check", help="decode every image once, and name those that can't be read")
+    check.add_argument("images", help="a list, folder:PATH, or lists:PATH for a layout of lists")
+    _add_images(check)
+    check.set_defaults(command=_check)
+
+    rectify = commands.add_parser("rectify", help="what the authors' il2m.py does: score files in, accuracies out")
+    _add_authors_files(rectify)
+    rectify.add_argument("--undefined", choices=UNDEFINED_POLICIES, default="keep", help="where a mean is not positive")
+    rectify.add_argument("--score-kind", choices=SCORE_KINDS, default="raw", help="(default: raw, as the paper)")
+    rectify.add_argument("--json", type=Path, metavar="FILE", help="also write the accuracies, in percent, unrounded")
+    rectify.add_argument("--out", type=Path, metavar="RUN", help="also make a run folder, for notebooks 03 and 04")
+    rectify.set_defaults(command=_rectify)
+
+    export = commands.add_parser("export-scores", help="write a run's lists and scores in the authors' layout")
+    export.add_argument("run", type=Path, help="the run's folder")
+    export.add_argument("dir", type=Path, help="where to")
+    export.set_defaults(command=_export_scores)
+
+    imports = commands.add_parser("import-scores", help="make a run folder of any method's scores, .npz files")
+    imports.add_argument("files", nargs="+", type=Path, help="one .npz per state; the README says what it holds")
+    imports.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make")
+    imports.set_defaults(command=_import_scores)
     return parser
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--root", default="", metavar="DIR", help="where relative paths start (default: here)")
+    command.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+
+
+def _add_authors_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument("lists", type=Path, help="folder of all image lists")
+    command.add_argument("scores", type=Path, help="folder of all scores")
+    command.add_argument("first_batch_scores", type=Path, help="folder of the first state's scores")
+    command.add_argument("dataset", help="the dataset's name in these folders")
+    command.add_argument("S", type=int, help="number of states, the first one included")
+    command.add_argument("P", type=_whole_numbers, help="classes per state; or of each state, for example 50,10,10")
+    command.add_argument("K", type=int, help="size of the memory")
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))
 
 
 def _run(args: argparse.Namespace) -> int:
     from il2m.batch import run_study  # imports torch and dask: not for `il2m --help`
 
     return run_study(args.grid, out_dir=args.out, overrides=args.overrides, workers=args.workers)
+
+
+def _lists(args: argparse.Namespace) -> int:
+    from il2m.prepare import make_lists
+
+    folder = make_lists(
+        args.source,
+        args.out,
+        name=args.name,
+        memory_sizes=args.memory_size,
+        num_states=args.states,
+        state_sizes=args.state_sizes,
+        order_seed=args.order_seed,
+        class_order=args.class_order,
+        exemplar_selection=args.exemplars,
+        exemplar_seed=args.exemplar_seed,
+        root=args.root,
+        relative_to=args.relative_to,
+        data_dir=args.data_dir,
+    )
+    num_states = len(args.state_sizes) or args.states
+    print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")
+    return 0
+
+
+def _mean_std(args: argparse.Namespace) -> int:
+    from il2m.prepare import add_mean_std
+
+    found = add_mean_std(args.list, args.name, args.file, root=args.root, num_workers=args.workers)
+    print(
+        f"{args.name}: mean {[round(v, 4) for v in found.mean]}, std {[round(v, 4) for v in found.std]} -> {args.file}"
+    )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from il2m.prepare import check_images
+
+    print(check_images(args.images, root=args.root, num_workers=args.workers))
+    return 0
+
+
+def _rectify(args: argparse.Namespace) -> int:
+    from il2m.authors import authors_files, rectify_files
+    from il2m.formats import replacing
+
+    files = authors_files(args.lists, args.scores, args.first_batch_scores, args.dataset, args.S, args.P, args.K)
+    summary = rectify_files(files, score_kind=args.score_kind, undefined=args.undefined)
+    print(summary)
+    if args.json:
+        with replacing(args.json, "w") as file:
+            json.dump(summary.percent(), file, indent=1)
+    if args.out:
+        from il2m.exchange import import_authors_files  # imports torch: not for the accuracies alone
+
+        print(f"run: {import_authors_files(files, args.out).folder}")
+    return 0
+
+
+def _export_scores(args: argparse.Namespace) -> int:
+    from il2m.exchange import export_scores
+    from il2m.runs import Run
+
+    print(f"arguments for il2m rectify, and for the authors' il2m.py:\n{export_scores(Run(args.run), args.dir)}")
+    return 0
+
+
+def _import_scores(args: argparse.Namespace) -> int:
+    from il2m.exchange import import_scores
+
+    run = import_scores(args.files, args.out)
+    print("\n".join([f"run: {run.folder}", *run.config["missing"]]))
+    return 0
 
 
 if __name__ == "__main__":

@@ -248,14 +248,20 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
     return mean, std
 
 
-def append_mean_std(path: str | Path, name: str, mean: Iterable[float], std: Iterable[float]) -> None:
-    """Add ``name`` and its values to the file. Raises InputError if the name is taken or can't be written."""
-    path = Path(path)
+def check_new_name(path: str | Path, name: str) -> None:
+    """Raise InputError if ``name`` has its line in the file already, or can't be written there."""
     if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
         raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
     if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
         raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
+
+
+def append_mean_std(path: str | Path, name: str, mean: Iterable[float], std: Iterable[float]) -> None:
+    """Add ``name`` and its values to the file. Raises InputError as check_new_name does."""
+    check_new_name(path, name)
+    path = Path(path)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     # plain decimals: the authors' script looks for digits, a point and digits
     mean, std = (", ".join(np.format_float_positional(value, trim="0") for value in values) for values in (mean, std))
     with replacing(path, "w") as file:

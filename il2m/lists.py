@@ -1,26 +1,24 @@
-"""Folders and lists of image files: read as a dataset of the study, written as lists in the authors' layout."""
+"""Folders and lists of image files, read as a dataset of the study."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from il2m.authors import ListLayout
 from il2m.datasets import Dataset, FileSource
 from il2m.errors import InputError
-from il2m.exemplars import exemplars_per_past_class, rank_classes
-from il2m.formats import ImageList, read_image_list, repeated_images, write_image_list
+from il2m.formats import ImageList, read_image_list, repeated_images
 from il2m.image_files import ImageFiles, name_first
 from il2m.states import States
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VAL_FOLDERS = ("val", "validation", "test")
+CLASS_NAMES = "classes.txt"  # one name per line, in learning order; not part of the authors' layout
 VAL_SHARE = 0.2  # of each class, where a folder has no validation images of its own
 _TEXT = np.dtypes.StringDType()
 
@@ -117,9 +115,16 @@ def load_lists(folder: Path, *, data_dir: Path, image_size: int = 224, num_worke
             f"{folder}: the validation lists have other classes than the training lists' 0..{seen - 1}: see class(es) "
             f"{absent[:10].tolist()}."
         )
-    names = tuple(str(label) for label in range(seen))
+    names = _class_names(folder, seen)
     source = FileSource(data_dir, folder, tuple(sizes))
     return _dataset(folder.parent.name, train, val, names, data_dir, source, image_size, num_workers)
+
+
+def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
+    """Those that ``il2m lists`` noted beside the lists, else the labels."""
+    noted = folder / CLASS_NAMES
+    names = tuple(noted.read_text(encoding="utf-8").splitlines()) if noted.is_file() else ()
+    return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
 
 
 def memory_sizes(folder: Path) -> list[int]:
@@ -211,66 +216,3 @@ def _check_same_new(layout: ListLayout, states: States, memory_size: int, loaded
         one, other = (read_image_list(layout.new(state, size)) for size in (memory_size, loaded))
         if not np.array_equal(np.sort(one.images), np.sort(other.images)):
             raise InputError(f"{one.source} lists other images than {other.source}: keep them in folders of their own.")
-
-
-def write_lists(
-    layout: ListLayout,
-    states: States,
-    memory_size: int,
-    train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
-    exemplars: Mapping[int, np.ndarray],
-) -> None:
-    """Write all lists of the authors' layout.
-
-    train, val: paths (n,) and labels (n,), in learning order. exemplars: state -> indices of training images.
-    """
-    for state in range(1, states.num_states + 1):
-        for chosen, path in (
-            (np.isin(val[1], states.new_classes(state)), layout.separated_val(state)),
-            (val[1] < states.num_seen(state), layout.accumulated_val(state)),
-        ):
-            write_image_list(path, val[0][chosen], val[1][chosen])
-        chosen = np.isin(train[1], states.new_classes(state))
-        write_image_list(layout.new(state, memory_size), train[0][chosen], train[1][chosen])
-        if state > 1:
-            kept = exemplars[state]
-            write_image_list(layout.old(state, memory_size), train[0][kept], train[1][kept])
-
-
-def choose_exemplars(
-    labels: np.ndarray, states: States, memory_size: int, selection: str, seed: int
-) -> dict[int, np.ndarray]:
-    """Exemplars without a model: state -> indices of training images, class by class, K // past classes of each.
-
-    selection: ``random``, or ``first`` for each class's first images. labels: (n,) of the training images.
-    """
-    most = exemplars_per_past_class(memory_size, 0, states.num_past(2)) if states.num_states > 1 else 0
-    if selection == "first":
-        ranking = {int(label): np.flatnonzero(labels == label)[:most] for label in np.unique(labels)}
-    else:
-        ranking = rank_classes("random", None, labels, most, seed)
-    exemplars = {}
-    for state in range(2, states.num_states + 1):
-        kept = exemplars_per_past_class(memory_size, 0, states.num_past(state))
-        exemplars[state] = np.concatenate([ranking[label][:kept] for label in range(states.num_past(state))])
-    return exemplars
-
-
-def image_paths(data: Dataset, folder: Path, write: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Paths of a dataset's training and validation images, numpy strings; images that are arrays become PNG files.
-
-    folder: for the PNG files, ``train/`` and ``val/``. write: False only names them.
-    """
-    paths = []
-    for part, images in (("train", data.train_images), ("val", data.val_images)):
-        if isinstance(images, ImageFiles):
-            paths.append(images.paths)
-            continue
-        names = [folder / part / f"{i:06d}.png" for i in range(len(images))]
-        if write:
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            for name, image in zip(names, images, strict=True):
-                Image.fromarray(image.squeeze()).save(name)
-        paths.append(np.array([str(name) for name in names], dtype=_TEXT))
-    return paths[0], paths[1]

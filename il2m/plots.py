@@ -22,6 +22,16 @@ METHOD_COLOURS = {
     "IL2M-no-gate": "#56B4E9",
     "IL2M-means": "#CC79A7",
     "IL2M-confidence": "#E69F00",
+    "FT-th": "#8C564B",
+    "NEM": "#9467BD",
+    "WA": "#17BECF",
+    "ScaIL": "#BCBD22",
+    "SIW": "#88A9D9",
+    "SIW-calibrated": "#1F3B73",
+    "BiC": "#D4479B",
+    "NCM-oracle": "#000000",
+    "task-aware-oracle": "#444444",
+    "joint": "#B0B0B0",
 }
 ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
 
@@ -185,6 +195,56 @@ def plot_means(means: Mapping[str, Mapping[str, float]], *, xlabel: str, ax: Axe
             mpl.patches.Patch(facecolor="#AAAAAA", hatch="//" if i else "", label=g) for i, g in enumerate(groups)
         ]
         ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def plot_differences(
+    points: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float]],
+    *,
+    xlabel: str = "difference in mean top-1, points",
+    ax: Axes | None = None,
+) -> Axes:
+    """Paired differences by method: every pair as a point, their mean as a bar across, its interval as a line.
+
+    points: method -> differences (fractions), one of each pair. intervals: method -> (low, high), NaN if there is none.
+    """
+    ax = _axes(ax)
+    places = np.arange(len(points))[::-1]
+    for place, (method, values) in zip(places, points.items(), strict=True):
+        colour = METHOD_COLOURS.get(method, "#444444")
+        percent, spread = 100 * np.asarray(values), np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0.0]
+        ax.plot(percent, place + spread, "o", color=colour, alpha=0.45, markersize=5)
+        ax.plot(100 * np.asarray(intervals[method]), [place, place], color=colour, linewidth=2.5)
+        ax.plot(percent.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2.5)
+    ax.axvline(0, color=TRUTH, linewidth=1)
+    ax.set_yticks(places, list(points))
+    ax.set_xlabel(xlabel)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Top-1 on the classes of each state (rows) by the model of each state (columns), NaN blank. matrix: (S, S)."""
+    ax = _axes(ax)
+    states = np.arange(1, len(matrix) + 1)
+    sns.heatmap(
+        matrix,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        annot=len(matrix) <= 12,
+        fmt=".0%",
+        annot_kws={"size": "small"},
+        square=True,
+        xticklabels=states,
+        yticklabels=states,
+        cbar_kws={"label": "top-1 accuracy", "format": PercentFormatter(1.0, decimals=0)},
+        ax=ax,
+    )
+    ax.grid(False)
+    ax.set_xlabel("state of the model")
+    ax.set_ylabel("state of the classes")
     return ax
 
 

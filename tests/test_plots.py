@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from il2m import plots
+from il2m.ablation import METHODS
 
 mpl.use("Agg")
 
@@ -93,3 +94,25 @@ def test_images_are_laid_out_row_by_row(channels: int):
 def test_plots_draw_where_they_are_told():
     _, ax = plt.subplots()
     assert plots.plot_by_state({"FT": [1.0]}, ax=ax) is ax
+
+
+def test_differences_are_points_a_mean_and_an_interval():
+    ax = plots.plot_differences({"IL2M": [0.01, 0.03], "WA": [0.05]}, {"IL2M": (0.0, 0.04), "WA": (np.nan, np.nan)})
+    points, interval, mean = ax.lines[:3]
+    np.testing.assert_allclose(points.get_xdata(), [1, 3])
+    np.testing.assert_allclose(interval.get_xdata(), [0, 4])
+    np.testing.assert_allclose(mean.get_xdata(), [2])
+    assert points.get_color() == plots.METHOD_COLOURS["IL2M"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["IL2M", "WA"]
+    np.testing.assert_array_equal(ax.get_yticks(), [1, 0])  # read from the top
+
+
+def test_accuracy_matrix_leaves_what_is_not_known_blank():
+    ax = plots.plot_accuracy_matrix(np.array([[0.75, 0.25], [np.nan, 1.0]]))
+    assert [text.get_text() for text in ax.texts] == ["75%", "25%", "100%"]
+    assert ax.get_xlabel() == "state of the model"
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert set(METHODS) <= set(plots.METHOD_COLOURS)
+    assert len(set(plots.METHOD_COLOURS.values())) == len(plots.METHOD_COLOURS)

@@ -22,7 +22,7 @@ from il2m.errors import InputError
 from il2m.joint import find_joint_runs
 from il2m.metrics import aggregated_gap
 from il2m.results import results_table
-from il2m.runs import find_runs
+from il2m.runs import Run, find_runs
 
 SEEDS = ["order_seed", "train_seed"]
 SETTINGS = [  # what else tells runs apart
@@ -234,18 +234,16 @@ def _settings(results: pd.DataFrame) -> list[str]:
 
 def collect_results(out_dir: str | Path, methods: Sequence[str] = METHODS, *, undefined: str = "keep") -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
-    trainings (method ``joint``), with ``held_out`` and ``balanced_epochs`` beside the settings. Raises InputError if
-    there are none.
-    """
+    trainings (method ``joint``). Raises InputError if there are none."""
     runs = find_runs(out_dir)
     if not runs:
         raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
-    tables = []
-    for run in runs:
-        settings = {name: run.identity.get(name, 0) for name in ("held_out", "balanced_epochs")}
-        tables.append(results_table(run, methods=methods, undefined=undefined).assign(**settings))
-    for joint in find_joint_runs(out_dir):
-        table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
-        seeds = {"train_seed": joint.base.identity["train_seed"]}
-        tables.append(table.assign(method="joint", **seeds, held_out=0, balanced_epochs=0))
+    tables = [results_table(run, methods=methods, undefined=undefined) for run in runs]
+    tables += [joint_results(joint) for joint in find_joint_runs(out_dir)]
     return pd.concat(tables, ignore_index=True)
+
+
+def joint_results(joint: Run) -> pd.DataFrame:
+    """The rows of a joint training for the results table: method ``joint``, raw scores, the base's seeds."""
+    table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
+    return table.assign(method="joint", train_seed=joint.base.identity["train_seed"])

@@ -113,6 +113,8 @@ def run_description(run: Run) -> dict[str, object]:
         "memory_size": memory_size,
         "exemplar_selection": settings.get("exemplar_selection", ""),
         "distillation": bool(settings.get("distillation", False)),
+        "held_out": float(settings.get("held_out", 0)),
+        "balanced_epochs": int(settings.get("balanced_epochs", 0)),
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
     }

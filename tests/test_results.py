@@ -26,6 +26,8 @@ COLUMNS = [
     "memory_size",
     "exemplar_selection",
     "distillation",
+    "held_out",
+    "balanced_epochs",
     "order_seed",
     "train_seed",
     "state",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,9 @@ class PairedDifference:
         return "reproduced" if self.estimate * sign > 0 else "not reproduced"
 
 
+_STATISTICS = [field.name for field in fields(PairedDifference)]
+
+
 def paired_difference(differences: np.ndarray, *, seed: int = 0) -> PairedDifference:
     """Statistics of the mean of ``differences`` (n,), n >= 1, one of each pair.
 
@@ -162,7 +165,7 @@ def compare_methods(
             found = paired_difference(group["difference"])
             row = dict(zip(settings, key, strict=True)) | {"method": method, "mean": group["a"].mean()}
             rows.append(row | asdict(found) | {"note": found.note})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*settings, "method", "mean", *_STATISTICS, "note"])
 
 
 def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFrame:
@@ -178,7 +181,7 @@ def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFra
             found = paired_difference(group["difference"])
             row = {"finding": finding, **dict(zip(settings, key, strict=True)), **asdict(found)}
             rows.append(row | {"verdict": found.verdict(claim["sign"]), "note": found.note})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["finding", *settings, *_STATISTICS, "verdict", "note"])
 
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -200,8 +203,9 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     """The field's known systems as this study's combinations (SYSTEMS): one row per data set and system that has runs.
 
     Columns: ``dataset, num_states, memory_size, system``, what it is made of, mean over seeds and states 2..S of
-    ``top1`` and ``top5``, ``gap`` (mean G_IL, NaN without joint training) and ``num_runs``. They share this study's
-    network, head and schedule, so that they differ in method alone; figures of the original papers had others.
+    ``top1`` and ``top5``, ``gap`` (mean G_IL over the runs that have a joint training) and ``num_runs``. They share
+    this study's network, head and schedule, so that they differ in method alone; figures of the original papers had
+    others.
     """
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
@@ -217,7 +221,8 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
             row |= {"system": system, "made of": _made_of(parts)}
             row |= {column: group[column].mean() for column in ("top1", "top5", "gap")}
             rows.append(row | {"num_runs": len(group)})
-    return pd.DataFrame(rows)
+    setting = ["dataset", "num_states", "memory_size"]
+    return pd.DataFrame(rows, columns=[*setting, "system", "made of", "top1", "top5", "gap", "num_runs"])
 
 
 def _made_of(parts: Mapping[str, Any]) -> str:

@@ -230,3 +230,12 @@ def test_known_systems_without_joint_training_have_no_gap():
     table = systems_table(make_results())
     assert table["gap"].isna().all()
     assert table["top1"].notna().all()
+
+
+def test_a_study_of_one_state_has_tables_without_rows():
+    results = make_results()
+    one_state = results[results["state"] == 1]
+    for table in (compare_methods, findings_table, systems_table, gap_table, mean_results):
+        empty, full = table(one_state), table(results)
+        assert len(empty) == 0
+        assert list(empty.columns) == list(full.columns)

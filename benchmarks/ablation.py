@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from il2m.ablation import METHODS, metrics_table, missing_for, state_accuracies
+from il2m.ablation import METHODS, missing_for, state_accuracies
 from il2m.factorial import factor_effects, factorial_table
 from il2m.memory import class_means, own_and_top
 from il2m.results import results_table
@@ -37,8 +37,7 @@ def measure(run: Run) -> None:
     print("left out:", left_out or "nothing")
     start, cpu_start = time.perf_counter(), time.process_time()
     for name, table in {
-        "results of all methods": lambda: results_table(run, methods=METHODS),
-        "metrics of all methods": lambda: metrics_table(run),
+        "all methods, all metrics": lambda: results_table(run, methods=METHODS, details=True),
         "factorial table": lambda: factor_effects(factorial_table(run)),
         "accuracy matrices": lambda: [state_accuracies(run, method) for method in ("FT", "IL2M")],
     }.items():

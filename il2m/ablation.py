@@ -6,17 +6,16 @@ folders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 from safetensors import safe_open
 from scipy.special import softmax
 
 from il2m import methods, rectify
 from il2m.errors import InputError
 from il2m.exemplars import exemplars_per_past_class, rank_classes
-from il2m.metrics import accuracy_matrix, calibration_error, error_breakdown, forgetting, rank_changes, ranks
+from il2m.metrics import accuracy_matrix, calibration_error, error_breakdown, ranks
 from il2m.parameters import SCORE_KINDS, nearest
 from il2m.runs import Run
 
@@ -220,35 +219,9 @@ def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> n
     return softmax(scores, axis=1) if score_kind == "raw" else scores / scores.sum(axis=1, keepdims=True)
 
 
-def metrics_table(run: Run, methods: Iterable[str] = METHODS, *, undefined: str = "keep") -> pd.DataFrame:
-    """One row per state, method and score kind, for the methods that the run can give.
-
-    Columns beside ``state, method, score_kind``: ``forgetting``; ``ece_past, ece_new``, calibration error on images of
-    past and of new classes, and ``score_past, score_new``, their mean true-class score; the error breakdown (``past as
-    new`` and so on); and what became of fine-tuning's ranks (metrics.rank_changes). NaN where there is nothing to
-    measure.
-    """
-    kinds = [(method, kind) for method in methods if not missing_for(run, method) for kind in score_kinds(method)]
-    rows, matrices = [], {}
-    for state in range(1, run.states.num_states + 1):
-        labels, plain = np.asarray(run.state(state).array("val_labels")), None
-        for method, kind in kinds:
-            scores = method_scores(run, state, method, score_kind=kind, undefined=undefined)
-            image_ranks = ranks(scores, labels)
-            if plain is None:
-                plain = image_ranks if method == "FT" else ranks(validation_scores(run, state), labels)
-            hits, of_state = matrices.setdefault((method, kind), ([], []))
-            hits.append(image_ranks == 0)
-            of_state.append(run.states.of_class[labels])
-            row = {"state": state, "method": method, "score_kind": kind}
-            row["forgetting"] = forgetting(accuracy_matrix(hits, of_state))[-1]
-            row |= _past_and_new(scores, labels, run.states.num_past(state), method, kind)
-            rows.append(row | rank_changes(plain, image_ranks))
-    return pd.DataFrame(rows)
-
-
-def _past_and_new(scores: np.ndarray, labels: np.ndarray, num_past: int, method: str, kind: str) -> dict[str, float]:
-    """Calibration error and mean true-class score of past and of new images, and the error breakdown."""
+def score_details(scores: np.ndarray, labels: np.ndarray, num_past: int, method: str, kind: str) -> dict[str, float]:
+    """``ece_past, ece_new``: calibration error on images of past and of new classes (NaN for distances); ``score_past,
+    score_new``: their mean true-class score; and the four shares of metrics.error_breakdown."""
     found, shares = {}, probabilities(scores, method, kind)
     own = scores[np.arange(len(labels)), labels]
     for name, chosen in (("past", labels < num_past), ("new", labels >= num_past)):

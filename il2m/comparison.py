@@ -237,13 +237,23 @@ def _settings(results: pd.DataFrame) -> list[str]:
     return [name for name in SETTINGS if name in results.columns]
 
 
-def collect_results(out_dir: str | Path, methods: Sequence[str] = METHODS, *, undefined: str = "keep") -> pd.DataFrame:
+def collect_results(
+    out_dir: str | Path,
+    *,
+    methods: Sequence[str] = METHODS,
+    undefined: str = "keep",
+    known: Sequence[pd.DataFrame] = (),
+) -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
-    trainings (method ``joint``). Raises InputError if there are none."""
+    trainings (method ``joint``).
+
+    known: results tables of some of the runs, which are then not computed again. Raises InputError if there are no runs.
+    """
     runs = find_runs(out_dir)
     if not runs:
         raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
-    tables = [results_table(run, methods=methods, undefined=undefined) for run in runs]
+    tables, names = list(known), {name for table in known for name in table["run"]}
+    tables += [results_table(run, methods=methods, undefined=undefined) for run in runs if run.name not in names]
     tables += [joint_results(joint) for joint in find_joint_runs(out_dir)]
     return pd.concat(tables, ignore_index=True)
 

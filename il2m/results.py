@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from il2m.ablation import method_scores, missing_for, score_kinds
+from il2m.ablation import method_scores, missing_for, score_details, score_kinds, validation_scores
 from il2m.metrics import (
+    accuracy_matrix,
     error_breakdown,
+    forgetting,
     mean_over_states,
     predictions,
+    rank_changes,
     ranks,
     share_new,
     state_confusion,
@@ -27,40 +30,48 @@ from il2m.scores import own_and_top
 FILE_NAME = "results.parquet"
 
 
-def results_table(run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep") -> pd.DataFrame:
+def results_table(
+    run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep", details: bool = False
+) -> pd.DataFrame:
     """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
 
     ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
     has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class.
     methods: names in ablation.METHODS; those that the run can't give are left out (ablation.missing_for says why).
+    details: more columns: ``forgetting``, those of ablation.score_details, and what became of fine-tuning's ranks
+    (metrics.rank_changes).
     """
     about = run_description(run)
     methods = [method for method in methods if not missing_for(run, method)]
-    rows = []
+    kinds = [(method, kind) for kind in SCORE_KINDS for method in methods if kind in score_kinds(method)]
+    rows, hits, class_states = [], {key: [] for key in kinds}, []
     for state in range(1, run.states.num_states + 1):
-        labels = np.asarray(run.state(state).array("val_labels"))
-        num_past = run.states.num_past(state)
-        is_past = labels < num_past
-        for score_kind in SCORE_KINDS:
-            for method in (method for method in methods if score_kind in score_kinds(method)):
-                scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
-                image_ranks = ranks(scores, labels)
-                rows.append(
-                    about
-                    | {
-                        "state": state,
-                        "num_classes": run.states.num_seen(state),
-                        "method": method,
-                        "score_kind": score_kind,
-                        "top1": top_k(image_ranks, 1),
-                        "top5": top_k(image_ranks, 5),
-                        "top1_past": top_k(image_ranks[is_past], 1),
-                        "top1_new": top_k(image_ranks[~is_past], 1),
-                        "predicted_new": share_new(predictions(scores), num_past),
-                        "true_new": share_new(labels, num_past),
-                    }
-                )
+        labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
+        class_states.append(run.states.of_class[labels])
+        plain = ranks(validation_scores(run, state), labels) if details else None
+        for method, kind in kinds:
+            scores = method_scores(run, state, method, score_kind=kind, undefined=undefined)
+            image_ranks = ranks(scores, labels)
+            row = about | {"state": state, "num_classes": run.states.num_seen(state), "method": method}
+            row |= {"score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
+            if details:
+                hits[method, kind].append(image_ranks == 0)
+                row["forgetting"] = forgetting(accuracy_matrix(hits[method, kind], class_states))[-1]
+                row |= score_details(scores, labels, num_past, method, kind) | rank_changes(plain, image_ranks)
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
+    is_past = labels < num_past
+    return {
+        "top1": top_k(image_ranks, 1),
+        "top5": top_k(image_ranks, 5),
+        "top1_past": top_k(image_ranks[is_past], 1),
+        "top1_new": top_k(image_ranks[~is_past], 1),
+        "predicted_new": share_new(predictions(scores), num_past),
+        "true_new": share_new(labels, num_past),
+    }
 
 
 def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefined: str = "keep") -> pd.DataFrame:

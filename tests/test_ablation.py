@@ -9,13 +9,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
 from il2m import ablation
-from il2m.ablation import METHODS, method_scores, metrics_table, missing_for, score_kinds, state_accuracies
+from il2m.ablation import METHODS, method_scores, missing_for, score_kinds, state_accuracies
 from il2m.costs import costs_table
 from il2m.errors import InputError
 from il2m.exemplars import rank_classes
 from il2m.factorial import factor_effects, factorial_table
 from il2m.metrics import error_breakdown, ranks, top_k
 from il2m.rectify import rectify
+from il2m.results import results_table
 from il2m.runs import Run
 from il2m.study import fine_tune, train_base
 
@@ -197,7 +198,7 @@ def test_methods_that_need_features_or_weights_are_left_out_of_imported_scores(t
     assert missing_for(run, "WA") == "state 1 stores no val_features"
     with pytest.raises(InputError, match="SIW can't be computed: state 1 stores no val_features"):
         method_scores(run, 2, "SIW")
-    shown = set(metrics_table(run)["method"])
+    shown = set(results_table(run, methods=METHODS, details=True)["method"])
     assert shown == {"FT", "IL2M", "IL2M-no-gate", "IL2M-means", "IL2M-confidence", "FT-th", "task-aware-oracle"}
 
 
@@ -222,7 +223,7 @@ def test_bic_says_that_the_memory_is_too_small(tiny_study, tmp_path):
 def test_a_run_of_one_state_shows_what_there_is(tiny_study, tmp_path):
     base = train_base(out_dir=str(tmp_path), **tiny_study.base_parameters | {"num_states": 1})
     run = fine_tune(out_dir=str(tmp_path), base=base, **tiny_study.fine_tuning_parameters)
-    table = metrics_table(run)
+    table = results_table(run, methods=METHODS, details=True)
     assert set(table["method"]) == set(METHODS)  # with no past classes nothing is missing, BiC's exemplars neither
     assert table["forgetting"].isna().all()
     assert table["ece_past"].isna().all()
@@ -233,7 +234,7 @@ def test_a_run_of_one_state_shows_what_there_is(tiny_study, tmp_path):
 def test_states_of_one_class_work(tiny_study, tmp_path):
     base = train_base(out_dir=str(tmp_path), **tiny_study.base_parameters | {"state_sizes": [3, 1, 2]})
     run = fine_tune(out_dir=str(tmp_path), base=base, **tiny_study.fine_tuning_parameters)
-    table = metrics_table(run)
+    table = results_table(run, methods=METHODS, details=True)
     assert set(table["method"]) == {*METHODS} - {"BiC"}
     assert np.isfinite(table.loc[table["state"] > 1, "forgetting"]).all()
 
@@ -243,7 +244,7 @@ def test_states_of_one_class_work(tiny_study, tmp_path):
 
 def test_metrics_agree_with_each_methods_scores(tiny_study):
     run = tiny_study.off
-    table = metrics_table(run).set_index(["state", "method", "score_kind"])
+    table = results_table(run, methods=METHODS, details=True).set_index(["state", "method", "score_kind"])
     assert table.index.is_unique
     labels, scores = stored(run, 3, "val_labels", "val_scores")
     row = table.loc[(3, "IL2M", "raw")]

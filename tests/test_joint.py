@@ -12,7 +12,7 @@ from il2m.comparison import collect_results, gap_table
 from il2m.errors import InputError
 from il2m.exemplars import held_out_places
 from il2m.joint import find_joint, find_joint_runs, train_joint
-from il2m.results import run_description
+from il2m.results import results_table, run_description
 from il2m.study import fine_tune, plan_fine_tuning, train_base
 
 
@@ -167,6 +167,14 @@ def test_collected_results_hold_every_run_and_method(folder, base, joint, tiny_f
         assert set(own[name]) == {value}
     assert joint.name in set(table.loc[table["method"] == "joint", "run"])
     assert set(gap_table(table).query("run == @run.name")["method"]) == set(METHODS)
+
+
+def test_results_that_are_known_are_not_computed_again(folder, base, tiny_fine_tuning_parameters):
+    run = tune(folder, base, tiny_fine_tuning_parameters)
+    known = results_table(run, methods=("FT",)).assign(top1=-1.0)
+    table = collect_results(folder, known=[known]).query("run == @run.name")
+    assert set(table["method"]) == {"FT"}
+    assert set(table["top1"]) == {-1.0}
 
 
 def test_an_empty_folder_has_no_results(tmp_path):

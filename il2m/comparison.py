@@ -247,7 +247,8 @@ def collect_results(
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
     trainings (method ``joint``).
 
-    known: results tables of some of the runs, which are then not computed again. Raises InputError if there are no runs.
+    known: results tables of some of the runs, which are then not computed again. Raises InputError if there are no
+    runs.
     """
     runs = find_runs(out_dir)
     if not runs:

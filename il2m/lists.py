@@ -87,7 +87,11 @@ def load_lists(folder: Path, *, data_dir: Path, image_size: int = 224, num_worke
     layout = ListLayout(folder)
     memories = memory_sizes(folder)
     if not memories:
-        raise InputError(f"{folder}: no unbalanced/train/K~<K> folder: expected <lists>/<dataset>/S~<S>.")
+        what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
+        raise InputError(
+            f"{folder.absolute()}: {what}; expected lists in the authors' layout, <lists>/<dataset>/S~<S>. `il2m lists` "
+            "makes them."
+        )
     num_states = 1
     while layout.new(num_states + 1, memories[0]).is_file():
         num_states += 1

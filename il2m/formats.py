@@ -181,13 +181,11 @@ def _parse_line_by_line(lines: list[bytes], num_classes: int, path: Path, first_
         if not words:
             continue
         where = f"{path}, line {number}"
+        if not (line.isascii() and b" ".join(words).decode("ascii").isprintable()):
+            raise InputError(f"{path}: not a text file (line {number}).")
         try:
-            row = [float(word.decode("ascii")) for word in words]
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not a text file (line {number}).") from None
+            row = [float(word) for word in words]
         except ValueError as error:
-            if not line.decode("ascii").rstrip("\r").replace("\t", " ").isprintable():
-                raise InputError(f"{path}: not a text file (line {number}).") from None
             raise InputError(f"{where}: a score is not a number ({error}).") from None
         if len(row) != num_classes:
             raise InputError(f"{where}: {len(row)} scores; expected {num_classes}, one per class seen so far.")

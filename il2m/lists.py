@@ -89,8 +89,8 @@ def load_lists(folder: Path, *, data_dir: Path, image_size: int = 224, num_worke
     if not memories:
         what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
         raise InputError(
-            f"{folder.absolute()}: {what}; expected lists in the authors' layout, <lists>/<dataset>/S~<S>. `il2m lists` "
-            "makes them."
+            f"{folder.absolute()}: {what}; expected lists in the authors' layout, <lists>/<dataset>/S~<S>. "
+            "`il2m lists` makes them."
         )
     num_states = 1
     while layout.new(num_states + 1, memories[0]).is_file():

@@ -225,3 +225,27 @@ def test_fp16_needs_a_gpu(few):
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError, match="precision = 'fp16' needs a GPU"):
         train(new_model(), few, precision="fp16", **SETTINGS)
+
+
+def test_summed_batches_are_one_step_on_the_sum_of_their_gradients(few):
+    settings = SETTINGS | {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "max_shift": 0}
+    model, expected = new_model(), new_model()
+    train(model, few, **settings | {"batch_size": 4, "summed_batches": 2, "learning_rate": 0.01})
+    expected.train()
+    generator = torch.Generator().manual_seed(0)  # the order that the seed gives
+    for images, labels in few.augmented(4, generator, max_shift=0, flip=False):
+        torch.nn.functional.cross_entropy(expected(images), labels).backward()  # gradients add up
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            parameter -= 0.01 * parameter.grad
+    for name, value in weights(expected).items():
+        torch.testing.assert_close(weights(model)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_batches_left_at_the_end_of_an_epoch_make_a_step_too(few):
+    settings = SETTINGS | {"epochs": 1, "batch_size": 2, "momentum": 0.0}
+    four, more = new_model(), new_model()
+    train(four, few, **settings, summed_batches=4)
+    train(more, few, **settings, summed_batches=100)
+    assert equal(weights(four), weights(more))
+    assert not equal(weights(four), weights(new_model()))

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from IPython import get_ipython
 from tqdm.auto import tqdm as notebook_or_terminal_tqdm
 from tqdm.std import tqdm as terminal_tqdm
 
@@ -17,11 +18,17 @@ from il2m.training import Epoch
 FILE_NAME = "progress.json"
 
 
-def _is_headless() -> bool:
-    """True where nobody watches: no terminal and no live notebook, or a notebook that ``il2m run`` executes."""
+def is_headless() -> bool:
+    """True where nobody watches: no terminal and no live notebook, or a notebook that papermill or nbconvert executes.
+
+    ``il2m run`` says so by IL2M_HEADLESS; a notebook that is executed otherwise is told by that it can't ask for input.
+    """
     if os.environ.get("IL2M_HEADLESS"):
         return True
-    return "ipykernel" not in sys.modules and not sys.stderr.isatty()
+    if "ipykernel" not in sys.modules:
+        return not sys.stderr.isatty()
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and not kernel.get_parent("shell").get("content", {}).get("allow_stdin", True)
 
 
 class Progress:
@@ -31,8 +38,8 @@ class Progress:
         """folder: the run's, where progress.json is kept while the stage is under way."""
         self._file = folder / FILE_NAME
         self._started = self._written = time.monotonic()
-        bar = terminal_tqdm if _is_headless() else notebook_or_terminal_tqdm
-        self._bar = bar(total=total_images, unit="img", unit_scale=True, desc=title, disable=_is_headless())
+        bar = terminal_tqdm if is_headless() else notebook_or_terminal_tqdm
+        self._bar = bar(total=total_images, unit="img", unit_scale=True, desc=title, disable=is_headless())
         self._title, self._total, self._done = title, total_images, 0
 
     def epoch_done(self, state: int, num_states: int, epochs: int, num_images: int, epoch: Epoch) -> None:

@@ -107,7 +107,7 @@ def make_files(folder: Path) -> None:
         }
         for part, (list_path, scores_path) in files.pairs(state).items():
             scores = rng.normal(0, 2, (len(labels[part]), num_seen)).astype(np.float32)
-            scores[:, num_past:] += 6
+            scores[:, num_past:] += 4
             scores[np.arange(len(scores)), labels[part]] += 5
             write_image_list(list_path, [f"{part}/{i:06d}.png" for i in range(len(scores))], labels[part])
             write_scores(scores_path, [scores])
@@ -191,7 +191,7 @@ def rectify_in_memory(folder: Path) -> dict[str, float]:
     labels = rng.integers(0, 1000, len(scores))
     means = rng.uniform(1, 3, (2, 1000))
     statistics = ClassStatistics(*means, rng.uniform(2, 3, 10), np.repeat(np.arange(1, 11), 100))
-    blocks = [(scores[i : i + 1024], labels[i : i + 1024]) for i in range(0, len(scores), 1024)]
+    blocks = [(scores[i : i + 512], labels[i : i + 512]) for i in range(0, len(scores), 512)]
     times: dict[str, list[float]] = {"copy_s": [], "work_s": []}
     for _ in range(7):  # in turn, the best of each: the machine may be shared
         for name, work in (("copy_s", scores.copy), ("work_s", lambda: ranks_before_and_after(blocks, statistics))):

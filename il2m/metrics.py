@@ -29,13 +29,17 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         np.greater(block, own, out=above[columns])
         np.less(block, own, out=below[columns])
         rank = _count_true(above[: len(block)])
-        others = rank + _count_true(below[: len(block)])  # NaN is neither above nor below
+        result[start : start + _ROWS] = rank
+        # NaN is neither above nor below, and nor are equal scores: then the counts of all others don't add up
+        all_others = rank.sum() + np.count_nonzero(below[: len(block)]) == len(block) * (block.shape[1] - 1)
+        if all_others and not np.isnan(own).any():
+            continue
+        others = rank + _count_true(below[: len(block)])
         tied = np.flatnonzero((others != block.shape[1] - 1) | np.isnan(own[:, 0]))
-        for row in tied:  # rare: equal scores, or NaN
+        for row in tied:
             if np.isnan(block[row]).any():
                 raise InputError(f"the scores of image {start + row} are not all numbers.")
-            rank[row] += np.count_nonzero(block[row, : own_label[row]] == own[row])
-        result[start : start + _ROWS] = rank
+            result[start + row] += np.count_nonzero(block[row, : own_label[row]] == own[row])
     return result
 
 

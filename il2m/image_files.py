@@ -45,6 +45,11 @@ class ImageFiles:
     def __getitem__(self, indices: Any) -> ImageFiles:
         return replace(self, paths=self.paths[indices])
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The images as they are scored, (height, width, 3) uint8, decoded one after the other: to look at them."""
+        view = scoring_view(self.image_size)
+        return (view(open_image(path)).permute(1, 2, 0).numpy() for path in self.paths.tolist())
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n, height, width, channels) as they come out."""

@@ -3,7 +3,7 @@
     for extra in "" "-p distillation=true -p exemplar_selection=herding" "-p held_out=0.2" "-p balanced_epochs=10"; do
         il2m run notebooks/grids/glyphs_seeds.yaml --out runs/glyphs_seeds $extra
     done
-    python benchmarks/ablation_seeds.py runs/glyphs_seeds results/glyphs_seeds --joint data
+    python benchmarks/ablation_seeds.py runs/glyphs_seeds benchmarks/results/glyphs_seeds --joint data
 
 reads every finished run of a study's folder and writes into the second one (with --joint DATA_DIR it first trains, for
 each base, jointly on all classes so far):

@@ -48,10 +48,10 @@ def share_in_network(network, size, channels, batch_size, num_images, epochs=3):
     images = rng.integers(0, 256, (num_images, size, size, channels), dtype=np.uint8)
     batches = ImageBatches(images, rng.integers(0, 20, num_images), channel_mean_std(images))
     model = build_network(network, channels, 20, seed=0)
-    options = dict(
-        batch_size=batch_size, learning_rate=0.01, momentum=0.9, weight_decay=1e-4, schedule="step", patience=5,
-        max_shift=2, flip=True, seed=0, device="cpu",
-    )  # fmt: skip
+    options = {
+        "batch_size": batch_size, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step",
+        "patience": 5, "max_shift": 2, "flip": True, "seed": 0, "device": "cpu",
+    }  # fmt: skip
     train(model, batches, epochs=1, **options)  # warm up
     seconds["in the network"] = 0.0
     start = time.perf_counter()

@@ -172,7 +172,8 @@ def _check_labels(array: np.ndarray, key: str, num_images: int, source: str) -> 
         raise InputError(f"{source}: {key} has the label {array.min()}; labels must be 0..C-1.")
     if array.max() >= num_images:
         raise InputError(
-            f"{source}: {key} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without gaps."
+            f"{source}: {key} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without "
+            "gaps."
         )
     return array.astype(np.int64)
 
@@ -218,8 +219,8 @@ def _load_cifar(dataset: str, data_dir: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # network, disk and archive errors alike have one remedy
         raise InputError(
             f"{dataset}: not found under {data_dir.absolute()}, and the download failed ({error}). Put the python "
-            f"version's archive ({make.filename}, unpacked as {make.base_folder}/) there by hand, or give the images as "
-            "an .npz file: dataset=PATH.npz."
+            f"version's archive ({make.filename}, unpacked as {make.base_folder}/) there by hand, or give the images "
+            "as an .npz file: dataset=PATH.npz."
         ) from None
     return {
         "x_train": train.data, "y_train": np.asarray(train.targets),

@@ -13,7 +13,7 @@ from il2m.states import States
 
 
 def exemplars_per_past_class(memory_size: int, exemplars_per_class: int, num_past: int) -> int:
-    """Images kept for each of ``num_past`` classes: a fixed number if given, else ``K // num_past`` of K = memory_size."""
+    """Images kept for each of ``num_past`` classes: a fixed number, or else ``K // num_past``, K = memory_size."""
     return exemplars_per_class or memory_size // num_past
 
 
@@ -27,8 +27,8 @@ def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> 
     state = next(b for b in range(2, states.num_states + 1) if memory_size < states.num_past(b))
     raise InputError(
         f"memory_size = {memory_size} leaves less than one image per past class at state {state}, which has "
-        f"{states.num_past(state)} past classes; the smallest memory_size that works for all {states.num_states} states "
-        f"is {needed}."
+        f"{states.num_past(state)} past classes; the smallest memory_size that works for all {states.num_states} "
+        f"states is {needed}."
     )
 
 

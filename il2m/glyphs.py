@@ -17,9 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 VERSION = 1  # of what is rendered; part of the cache's name
 IMAGE_SIZE = 28
 TRAIN_FACES = tuple(
-    family + style
-    for family in ("DejaVuSans", "DejaVuSansMono")
-    for style in ("", "-Bold", "-Oblique", "-BoldOblique")
+    family + style for family in ("DejaVuSans", "DejaVuSansMono") for style in ("", "-Bold", "-Oblique", "-BoldOblique")
 )
 VAL_FACES = tuple("DejaVuSerif" + style for style in ("", "-Bold", "-Italic", "-BoldItalic"))
 

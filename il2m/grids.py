@@ -20,8 +20,8 @@ from papermill.inspection import inspect_notebook
 from il2m.datasets import absolute_source
 from il2m.errors import InputError
 from il2m.parameters import PARAMETERS, check_parameters, nearest
+from il2m.planning import Plan, plan_base, plan_fine_tuning
 from il2m.runs import but_distillation, short_hash
-from il2m.study import Plan, plan_base, plan_fine_tuning
 
 BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
     "01_base_training",
@@ -30,7 +30,7 @@ BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
     "04_rectification_ablation",
 )
 _GRID_KEYS = ("description", "parameters")
-_OF_THE_MACHINE = ("device", "num_threads")  # how the work is done, without a say in what comes out
+_NOT_PLANNED = ("device", "num_threads", "joint")  # without a say in what a base or a fine-tuning comes to be
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ def plan_jobs(given: dict[str, Any], notebooks: Path, out_dir: Path) -> list[Job
 
 
 def _plan_base(parameters: dict[str, Any]) -> Plan:
-    return plan_base(**{name: value for name, value in parameters.items() if name not in _OF_THE_MACHINE})
+    return plan_base(**{name: value for name, value in parameters.items() if name not in _NOT_PLANNED})
 
 
 def _plan_fine_tuning(parameters: dict[str, Any], base: Plan) -> Plan:
     from_the_base = ("base", "dataset")
-    kept = {name: v for name, v in parameters.items() if name not in (*_OF_THE_MACHINE, *from_the_base)}
+    kept = {name: v for name, v in parameters.items() if name not in (*_NOT_PLANNED, *from_the_base)}
     return plan_fine_tuning(**kept, base_plan=base)
 
 

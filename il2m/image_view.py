@@ -13,7 +13,7 @@ from il2m.datasets import Dataset
 from il2m.errors import InputError
 from il2m.image_files import ImageFiles, open_image, scoring_view
 from il2m.outcomes import RunOutcomes, kind_for
-from il2m.study import load_images
+from il2m.planning import load_images
 from il2m.views import Choice, Shown, class_titles
 
 _KEPT, _SHOWN = 7, 3  # exemplars, and images of each kind

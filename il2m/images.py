@@ -69,7 +69,7 @@ class ImageBatches:
         for block in blocks:
             x = self._normalised(_shift_and_flip(self.images[block], generator, max_shift, flip))
             y = self.labels[block]
-            ends = list(range(batch_size, len(block) - 1, batch_size)) + [len(block)]
+            ends = [*range(batch_size, len(block) - 1, batch_size), len(block)]
             for start, end in zip([0, *ends], ends, strict=False):
                 yield x[start:end], y[start:end]
 

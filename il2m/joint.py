@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from il2m.datasets import Dataset
-from il2m.image_files import image_batches
 from il2m.images import Normalisation
 from il2m.networks import build_network
 from il2m.parameters import check_parameters
+from il2m.planning import RESULT_VERSION, load_images, open_base
 from il2m.progress import Progress
 from il2m.runs import Run, write_state
 from il2m.scores import score_images
-from il2m.study import RESULT_VERSION, load_images, open_base, seed_for, set_machine
-from il2m.training import train
+from il2m.study import Stage, seed_for, set_machine
 
 
 def train_joint(
@@ -51,12 +49,11 @@ def train_joint(
     data = load_images(base, data_dir)
     set_machine(device, num_threads)
     sizes = [int(np.count_nonzero(data.train_labels < run.states.num_seen(state))) for state in missing]
-    progress = Progress("joint training", epochs * sum(sizes), run.folder)
-    try:
+    with Progress("joint training", epochs * sum(sizes), run.folder) as progress:
+        normalisation = Normalisation(**run.state(1).info["normalisation"])
+        stage = Stage(base.identity, data, run.states, normalisation, device, progress)
         for state in missing:
-            _train_joint_state(run, data, state, epochs, device, progress)
-    finally:
-        progress.close()
+            _train_joint_state(stage, run, state, epochs)
     return run
 
 
@@ -72,34 +69,16 @@ def find_joint(run: Run) -> Run | None:
     return max(same_base, key=lambda other: other.identity["joint_epochs"], default=None)
 
 
-def _train_joint_state(run: Run, data: Dataset, state: int, epochs: int, device: str, progress: Progress) -> None:
+def _train_joint_state(stage: Stage, run: Run, state: int, epochs: int) -> None:
     """Train from scratch on all classes up to ``state``, score the validation images and store the scores."""
-    settings, num_seen = run.base.identity, run.states.num_seen(state)
-    normalisation = Normalisation(**run.state(1).info["normalisation"])
+    settings, data, num_seen = stage.settings, stage.data, run.states.num_seen(state)
+    seed = seed_for(settings["train_seed"], state, "joint weights")
+    model = build_network(settings["network"], data.num_channels, num_seen, seed)
     chosen = np.flatnonzero(data.train_labels < num_seen)
-    seed = settings["train_seed"]
-    model = build_network(settings["network"], data.num_channels, num_seen, seed_for(seed, state, "joint weights"))
-    history = train(
-        model,
-        image_batches(data.train_images[chosen], data.train_labels[chosen], normalisation),
-        epochs=epochs,
-        batch_size=settings["batch_size"],
-        learning_rate=settings["learning_rate"],
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        schedule=settings["schedule"],
-        patience=settings.get("patience", 0),
-        max_shift=settings["max_shift"],
-        flip=settings["flip"],
-        summed_batches=settings.get("summed_batches", 1),
-        seed=seed_for(seed, state, "joint training"),
-        device=device,
-        precision=settings["precision"],
-        on_epoch=lambda epoch: progress.epoch_done(state, run.states.num_states, epochs, len(chosen), epoch),
-    )
-    seen_val = np.flatnonzero(data.val_labels < num_seen)
-    labels = data.val_labels[seen_val]
-    scores, _ = score_images(model, image_batches(data.val_images[seen_val], labels, normalisation))
-    arrays = {"val_indices": seen_val, "val_labels": labels, "val_scores": scores}
+    rate = settings["learning_rate"]
+    history = stage.fit(model, chosen, state=state, epochs=epochs, learning_rate=rate, purpose="joint training")
+    val = np.flatnonzero(data.val_labels < num_seen)
+    scores, _ = score_images(model, stage.val_batches(val))
+    arrays = {"val_indices": val, "val_labels": data.val_labels[val], "val_scores": scores}
     info: dict[str, Any] = {"history": [vars(epoch) for epoch in history]}
     write_state(run.folder, state, arrays, {}, info)

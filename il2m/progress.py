@@ -61,7 +61,10 @@ class Progress:
             }
             write_atomically(self._file, json.dumps(status))
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
         self._file.unlink(missing_ok=True)
 

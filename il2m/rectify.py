@@ -1,6 +1,6 @@
 """Rectification of past-class scores: the paper's Eq. 1, with its gate and its two factors one by one.
 
-    p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)      for past C_i, if the top-1 class is new
+``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROWS = 256  # rectified at a time: small enough to stay in the processor's cach
 
 @dataclass(frozen=True)
 class Factors:
-    """values: (C,) what each class's score is multiplied by. undefined: (C,) bool, classes whose ratio means nothing."""
+    """values: (C,) what each class's score is multiplied by. undefined: (C,) bool, whose ratio means nothing."""
 
     values: np.ndarray
     undefined: np.ndarray
@@ -62,8 +62,8 @@ def rectification_factors(
     if undefined == "raise" and bad.any():
         classes = np.flatnonzero(past)[bad]
         raise InputError(
-            f"state {statistics.state}: the rectification of class(es) {classes[:10].tolist()} is undefined (a mean score "
-            "is missing or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
+            f"state {statistics.state}: the rectification of class(es) {classes[:10].tolist()} is undefined (a mean "
+            "score is missing or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
         )
     left_alone = bad if undefined == "keep" else ~np.isfinite(values)
     all_values, all_undefined = np.ones(len(past)), np.zeros(len(past), dtype=bool)

@@ -4,8 +4,8 @@
     <out_dir>/fine_tuning-<hash>/  config.json (names its base), state_02/ ... state_SS/
     <folder>/                      imported scores: config.json, state_01/ ... state_SS/
 
-``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written; its
-``state.json`` lists each file's hash, so that a damaged or edited file is noticed.
+``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written;
+its ``state.json`` lists each file's hash, so that a damaged or edited file is noticed.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ class StateFolder:
         """``state.json``: the second memory, the training history and each file's hash; checked on first use."""
         try:
             info = json.loads((self.path / "state.json").read_text())
-            hashes = info["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            hashes, checksum = info["files"], info.pop("checksum")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(f"state.json can't be read ({error})") from None
+        if short_hash(info) != checksum:
+            raise self._damaged("state.json is not as it was written")
         for name, expected in hashes.items():
             file = self.path / name
             if not file.is_file():
@@ -74,8 +76,8 @@ class StateFolder:
 
     def _damaged(self, what: str) -> InputError:
         return InputError(
-            f"{self.path}: {what}. This state is damaged or was edited: delete this folder and those of later states, and "
-            "run the notebook that made it again (what came before is kept)."
+            f"{self.path}: {what}. This state is damaged or was edited: delete this folder and those of later states, "
+            "and run the notebook that made it again (what came before is kept)."
         )
 
     def array(self, name: str) -> np.ndarray:
@@ -116,7 +118,8 @@ def write_state(
                 staging / "model.safetensors",
             )
         hashes = {file.name: _file_hash(file) for file in sorted(staging.iterdir())}
-        (staging / "state.json").write_text(json.dumps({**info, "files": hashes}, indent=1))
+        info = json.loads(json.dumps({**info, "files": hashes}))  # as it will be read
+        (staging / "state.json").write_text(json.dumps({**info, "checksum": short_hash(info)}, indent=1))
         staging.chmod(0o755)
         os.rename(staging, target)
     except OSError:
@@ -154,7 +157,7 @@ class Run:
             ) from None
         if short_hash(identity) != expected:
             raise InputError(
-                f"{self.folder}/config.json was edited: its parameters are not those that made this run. Undo the edit, "
+                f"{self.folder}/config.json was edited: its parameters are not those that made this run. Undo the edit "
                 f"or delete the folder and run notebook {KINDS.get(self.kind, '')} again."
             )
         self.states = States(tuple(identity["state_sizes"]))
@@ -232,8 +235,8 @@ class Run:
             return self.base.state(1)
         if not self.has_state(state):
             raise InputError(
-                f"{self.folder}: state {state} is not finished; run notebook {KINDS.get(self.kind, '')} again, it goes on "
-                "from what is there."
+                f"{self.folder}: state {state} is not finished; run notebook {KINDS.get(self.kind, '')} again, it goes "
+                "on from what is there."
             )
         return self._folders.setdefault(state, StateFolder(state_path(self.folder, state)))
 
@@ -257,8 +260,8 @@ class Run:
 
 
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
-    """The runs in a study's folder that can be analysed, fine-tuned or imported, oldest first; only finished ones unless
-    told otherwise."""
+    """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
+    unless told otherwise."""
     folders = sorted(Path(out_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
     runs = [Run(path.parent) for path in folders if not path.parent.name.startswith(("base-", "joint-"))]
     return [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
@@ -275,7 +278,7 @@ def open_run(out_dir: str | Path, run: str = "") -> Run:
         found = Run(folder)
         if found.kind == "base" or found.missing_states:
             problem = "a base, not a fine-tuning run" if found.kind == "base" else (
-                f"not finished (states {found.missing_states} are missing: run notebook 02 again, it goes on from there)"
+                f"not finished (states {found.missing_states} are missing: run notebook 02 again, it goes on there)"
             )  # fmt: skip
             raise InputError(f"{folder} is {problem}.")
         return found

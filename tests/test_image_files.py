@@ -20,10 +20,11 @@ from il2m.glyphs import render_glyphs
 from il2m.image_files import FileBatches, find_unreadable, images_mean_std, open_image
 from il2m.images import Normalisation, channel_mean_std
 from il2m.lists import given_exemplars, load_folder
+from il2m.planning import plan_base, plan_fine_tuning
 from il2m.prepare import make_lists
 from il2m.results import results_table, series
 from il2m.states import States
-from il2m.study import fine_tune, plan_base, plan_fine_tuning, train_base
+from il2m.study import fine_tune, train_base
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
 CLASSES = ["apple", "bear", "bus", "camel", "clock", "wolf"]  # names that have real images, if these are here
@@ -97,6 +98,15 @@ def test_plain_batches_are_normalised_centre_crops_in_order(tree: Path):
     expected = (crop - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.5]
     np.testing.assert_allclose(images[place].permute(1, 2, 0).numpy(), expected, atol=1e-5)
     assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_image_files_are_looked_at_as_they_are_scored(tree: Path):
+    batches = batches_of(tree)
+    looked_at = np.stack(list(batches.files[:5]))
+    assert looked_at.shape == batches.files[:5].shape
+    assert looked_at.dtype == np.uint8
+    scored = next(batches.plain(batch_size=5))[0].permute(0, 2, 3, 1).numpy() * [0.2, 0.25, 0.5] + [0.5, 0.4, 0.3]
+    np.testing.assert_allclose(looked_at / 255, scored, atol=1e-5)
 
 
 def test_an_epoch_has_each_image_once_and_no_batch_of_one(tree: Path):

@@ -12,8 +12,9 @@ from il2m.comparison import collect_results, gap_table
 from il2m.errors import InputError
 from il2m.exemplars import held_out_places
 from il2m.joint import find_joint, find_joint_runs, train_joint
+from il2m.planning import plan_fine_tuning
 from il2m.results import results_table, run_description
-from il2m.study import fine_tune, plan_fine_tuning, train_base
+from il2m.study import fine_tune, train_base
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_joint_training_scores_all_classes_so_far(joint, base):
 
 def test_joint_training_sees_every_image_of_every_class_and_repeats(base, joint, monkeypatch, tmp_path):
     seen, real = [], study.train
-    monkeypatch.setattr("il2m.joint.train", lambda m, b, **kw: seen.append(b.labels.clone()) or real(m, b, **kw))
+    monkeypatch.setattr("il2m.study.train", lambda m, b, **kw: seen.append(b.labels.clone()) or real(m, b, **kw))
     shutil.copytree(base.folder, tmp_path / base.name)
     again = train_joint(out_dir=str(tmp_path), base=base.name, joint_epochs=1, device="cpu")
     assert [np.bincount(labels).tolist() for labels in seen] == [[12] * 4, [12] * 6]
@@ -58,7 +59,7 @@ def test_joint_training_sees_every_image_of_every_class_and_repeats(base, joint,
 
 
 def test_a_finished_joint_training_is_not_run_again(folder, base, joint, monkeypatch):
-    monkeypatch.setattr("il2m.joint.train", None)
+    monkeypatch.setattr("il2m.study.train", None)
     assert train_joint(out_dir=str(folder), base=base, joint_epochs=1, device="cpu").folder == joint.folder
 
 

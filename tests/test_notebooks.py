@@ -15,7 +15,8 @@ import pytest
 
 from il2m.grids import BASE, FINE_TUNING, NOTEBOOKS, find_notebooks, notebook_parameters
 from il2m.parameters import check_parameters
-from il2m.study import fine_tune, plan_base, plan_fine_tuning, train_base
+from il2m.planning import plan_base, plan_fine_tuning
+from il2m.study import fine_tune, train_base
 
 ALL = sorted(find_notebooks().glob("*.ipynb"))
 
@@ -60,6 +61,7 @@ def test_one_parameters_cell_of_plain_commented_literals(path: Path):
 )
 def test_defaults_are_those_of_the_library(notebook: str, functions: tuple):
     parameters = notebook_parameters(find_notebooks() / f"{notebook}.ipynb")
+    assert parameters.pop("joint", False) is False  # a switch of the notebook: joint.train_joint is called or not
     signatures = {
         name: parameter.default
         for function in functions

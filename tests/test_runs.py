@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TinyStudy
 
 from il2m.errors import InputError
-from il2m.runs import Run, find_runs, open_run, short_hash, twin_run, write_atomically, write_state
+from il2m.runs import Run, StateFolder, find_runs, open_run, short_hash, twin_run, write_atomically, write_state
 
 
 @pytest.fixture
@@ -256,3 +257,13 @@ def test_short_hash_is_of_the_content():
     assert short_hash({"a": 1, "b": [2]}) == short_hash({"b": [2], "a": 1})
     assert short_hash({"a": 1}) != short_hash({"a": 2})
     assert len(short_hash({})) == 10
+
+
+def test_edited_numbers_of_the_second_memory_are_noticed(tiny_study: TinyStudy, tmp_path: Path):
+    shutil.copytree(tiny_study.off.folder / "state_02", tmp_path / "state_02")
+    path = tmp_path / "state_02" / "state.json"
+    info = json.loads(path.read_text())
+    info["second_memory"]["raw"]["confidence"] += 1
+    path.write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"state.json is not as it was written.*delete this folder"):
+        StateFolder(path.parent).info  # noqa: B018

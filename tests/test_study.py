@@ -15,9 +15,10 @@ from il2m.errors import InputError
 from il2m.exemplars import herding_ranking
 from il2m.images import ImageBatches, Normalisation, channel_mean_std
 from il2m.networks import build_network
+from il2m.planning import plan_base, plan_fine_tuning
 from il2m.runs import Run
 from il2m.scores import score_images
-from il2m.study import fine_tune, plan_base, plan_fine_tuning, train_base
+from il2m.study import fine_tune, train_base
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:

@@ -194,6 +194,13 @@ class Run:
         return self.folder.name
 
     @property
+    def label(self) -> str:
+        """What tells this run from its twin in a figure."""
+        if self.kind == "imported":
+            return "imported scores"
+        return "distillation on" if self.identity.get("distillation") else "distillation off"
+
+    @property
     def identity(self) -> dict[str, Any]:
         return self.config["identity"]
 

@@ -22,7 +22,7 @@ from il2m.image_view import find_images, images
 from il2m.outcomes import Exponents, RunOutcomes
 from il2m.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
 from il2m.progress import is_headless, read_progress
-from il2m.runs import ANALYSED, Run
+from il2m.runs import ANALYSED, Run, labelled
 from il2m.views import VIEWS, Choice, Shown, View, class_titles
 
 AT_ONCE = 20_000_000  # images times classes that a change may compute while it is waited for
@@ -70,12 +70,7 @@ def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
                     f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
                     f"({_in_short(mine)} and {_in_short(first)}). Explore them one by one."
                 )
-    settings = ["distillation on" if run.identity.get("distillation") else "distillation off" for run in opened]
-    labels = settings if len(set(settings)) == len(opened) else [run.name for run in opened]
-    if len(set(labels)) < len(opened):
-        raise InputError(f"the same run was given twice: {', '.join(labels)}.")
-    pairs = sorted(zip(labels, opened, strict=True), key=lambda pair: settings[opened.index(pair[1])])
-    return [RunOutcomes(run, label) for label, run in pairs]
+    return [RunOutcomes(run, label) for label, run in labelled(opened).items()]
 
 
 def _in_short(values: Sequence[object]) -> str:

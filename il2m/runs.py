@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -308,3 +308,17 @@ def twin_run(run: Run) -> Run | None:
         if switched and but_distillation(other.identity) == but_distillation(run.identity):
             return other
     return None
+
+
+def labelled(runs: Iterable[Run]) -> dict[str, Run]:
+    """Runs under what tells them apart in a figure: their setting of distillation, off before on, or else their names.
+
+    Raises InputError if the same run is given twice.
+    """
+    runs = sorted(runs, key=lambda run: run.label)
+    labels = [run.label for run in runs]
+    if len(set(labels)) < len(runs):
+        labels = [run.name for run in runs]
+    if len(set(labels)) < len(runs):
+        raise InputError(f"the same run was given twice: {', '.join(labels)}.")
+    return dict(zip(labels, runs, strict=True))

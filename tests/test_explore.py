@@ -387,4 +387,4 @@ def test_scores_alone_are_explored_as_far_as_they_go(imported: Run):
     assert "IL2M can&#x27;t be computed: state 1 has no statistics" in page.status.value
     page.controls.view.value = "accuracy"
     expected = results_table(imported, methods=("FT",))["top1"].iloc[2]
-    assert page.shown["distillation off"].numbers.loc[2, "FT"] == expected
+    assert page.shown["imported scores"].numbers.loc[2, "FT"] == expected

@@ -10,7 +10,17 @@ import torch
 from conftest import TinyStudy
 
 from il2m.errors import InputError
-from il2m.runs import Run, StateFolder, find_runs, open_run, short_hash, twin_run, write_atomically, write_state
+from il2m.runs import (
+    Run,
+    StateFolder,
+    find_runs,
+    labelled,
+    open_run,
+    short_hash,
+    twin_run,
+    write_atomically,
+    write_state,
+)
 
 
 @pytest.fixture
@@ -267,3 +277,16 @@ def test_edited_numbers_of_the_second_memory_are_noticed(tiny_study: TinyStudy, 
     path.write_text(json.dumps(info))
     with pytest.raises(InputError, match=r"state.json is not as it was written.*delete this folder"):
         StateFolder(path.parent).info  # noqa: B018
+
+
+def test_runs_are_labelled_by_distillation_or_by_name(tiny_study: TinyStudy, tmp_path: Path):
+    assert labelled([tiny_study.on, tiny_study.off]) == {
+        "distillation off": tiny_study.off,
+        "distillation on": tiny_study.on,
+    }
+    for folder in (tiny_study.base.folder, tiny_study.off.folder):
+        shutil.copytree(folder, tmp_path / folder.name)
+    other = (tmp_path / tiny_study.off.name).rename(tmp_path / "fine_tuning-other")
+    assert list(labelled([tiny_study.off, Run(other)])) == [tiny_study.off.name, "fine_tuning-other"]
+    with pytest.raises(InputError, match="the same run was given twice"):
+        labelled([tiny_study.off, tiny_study.off])

@@ -110,6 +110,7 @@ class BiasExplorer(widgets.VBox):
         self.outcomes, self.views = list(outcomes), all_views(data_dir)
         self.methods, self.left_out = common_methods(outcomes)
         self.shown: dict[str, Shown] = {}
+        self.is_waiting = False  # for parts of the view that was chosen
         self.controls = make_controls(self.outcomes, self.methods, list(self.views))
         self.reset = widgets.Button(description="IL2M's own choice", tooltip="set exponents and gate to 1")
         self.save = widgets.Button(description="Save this view", tooltip="make links that save figure and numbers")
@@ -161,7 +162,7 @@ class BiasExplorer(widgets.VBox):
             try:
                 self._show(self.views[name], self.choice)
             except InputError as error:
-                self.shown, self.figure.value, self.numbers.value = {}, "", ""
+                self.shown, self.figure.value, self.numbers.value, self.is_waiting = {}, "", "", False
                 self._say(str(error))
 
     def _show(self, view: View, choice: Choice) -> None:
@@ -171,6 +172,7 @@ class BiasExplorer(widgets.VBox):
             for of, *key in missing:
                 of.outcome(*key)
             missing = []
+        self.is_waiting = bool(missing)
         self._worker.want(missing, self._likely_next(runs, choice))
         if not missing or view.by_state:
             self.shown = {of.label: view.show(of, choice) for of in runs}

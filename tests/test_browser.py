@@ -30,7 +30,11 @@ from il2m.grids import find_notebooks
 from il2m.outcomes import Exponents, RunOutcomes, accuracies
 from il2m.views import VIEWS, Choice
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
+IN_CI = os.environ.get("CI") == "true"
+if IN_CI:
+    import playwright.sync_api as sync_api
+else:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
 BROWSERS = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
 CHROMIUM = next(filter(None, BROWSERS), "")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -45,9 +49,7 @@ RUN_ALL = """async () => {
     app.commands.execute('notebook:run-all-cells');
 }"""
 
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM and os.environ.get("CI") != "true", reason="no chromium: apt-get install chromium"
-)
+pytestmark = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")

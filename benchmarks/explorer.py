@@ -1,0 +1,121 @@
+"""How long the explorer takes to show a control's change, and to open: times and memory of one run.
+
+    python benchmarks/explorer.py default runs/quickstart   # the finished default study, distillation off and on
+    python benchmarks/explorer.py large                     # makes 10 states of 100 classes, 50,000 images at the end
+    python benchmarks/explorer.py large FOLDER              # and measures them
+
+Drawing and its SVG are included; the browser's own time is not. A change is shown when the figure is whole; where it is
+computed beside the page the time until then is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from il2m.exchange import import_scores
+from il2m.explore import BiasExplorer, open_outcomes
+from il2m.runs import open_run, twin_run
+
+CHANGES = (
+    ("state", -1),
+    ("state", 0),
+    ("method", "IL2M-no-gate"),
+    ("method", "IL2M"),
+    ("top", 5),
+    ("top", 1),
+    ("class_name", "3"),
+    ("past", "by state"),
+    ("past", "together"),
+    ("score_kind", "softmax"),
+    ("score_kind", "raw"),
+)
+WHAT_IF = (("means", 0.5), ("confidence", 1.5), ("gate", 0.0), ("means", 1.2))
+
+
+def large_run(folder: Path, num_states: int = 10, classes: int = 100, images: int = 50, exemplars: int = 20) -> Path:
+    """Made-up scores of a biased classifier, of the size of ILSVRC's validation set, as a run folder."""
+    rng, files = np.random.default_rng(0), []
+    for state in range(1, num_states + 1):
+        seen, past = state * classes, (state - 1) * classes
+        arrays = {"state_sizes": [classes] * state}
+        for name, first, count in (("val", 0, images), ("new", past, 20), ("exemplar", 0, exemplars)):
+            labels = np.repeat(np.arange(first, past if name == "exemplar" else seen), count)
+            scores = rng.standard_normal((len(labels), seen), dtype=np.float32)
+            scores[np.arange(len(labels)), labels] += np.where(labels < past, 5, 7)
+            scores[:, past:] += 1
+            if len(labels):
+                arrays |= {f"{name}_scores": scores, f"{name}_labels": labels}
+        files.append(folder / f"state_{state}.npz")
+        np.savez(files[-1], **arrays)
+    run = import_scores(files, folder / "run")
+    for file in files:
+        file.unlink()
+    return run.folder
+
+
+def shown_after(page: BiasExplorer, name: str, value: object) -> tuple[float, float]:
+    """Seconds until the page answers a change, and until its figure is whole."""
+    start = time.perf_counter()
+    getattr(page.controls, name).value = value
+    answered = time.perf_counter() - start
+    while page.is_waiting:
+        time.sleep(0.002)
+    return answered, time.perf_counter() - start
+
+
+def measure(runs: list, settle_first: bool) -> None:
+    start_memory, start = peak_megabytes(), time.perf_counter()
+    page = BiasExplorer(open_outcomes(runs), data_dir="data")
+    while page.is_waiting:
+        time.sleep(0.002)
+    size = sum(of.run.state(of.num_states).array("val_scores").nbytes for of in page.outcomes) / 1e6
+    print(f"open: {time.perf_counter() - start:.2f} s, {peak_megabytes() - start_memory:.0f} MB; scores {size:.0f} MB")
+    if settle_first:
+        page.settle()
+        print(f"all methods at all states, beside the page: {time.perf_counter() - start:.1f} s")
+    last = page.controls.state.max
+    for view in page.views:
+        times = {f"to view {view}": shown_after(page, "view", view)}
+        for name, value in (*CHANGES, *(WHAT_IF if view == "what if" else ())):
+            times[f"{name} {value}"] = shown_after(page, name, last + value if name == "state" else value)
+        slowest = max(times, key=lambda change: times[change][1])
+        whole = [seconds for _, seconds in times.values()]
+        print(
+            f"{view:>18}: median {1000 * np.median(whole):4.0f} ms, slowest {1000 * max(whole):4.0f} ms ({slowest}); "
+            f"answered within {1000 * max(answered for answered, _ in times.values()):4.0f} ms"
+        )
+    print(f"peak memory over that of importing: {peak_megabytes() - start_memory:.0f} MB")
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["default", "large"])
+    parser.add_argument(
+        "folder", nargs="?", default="runs/quickstart", help="of the default study, or of the large run"
+    )
+    parser.add_argument("--settle", action="store_true", help="first wait for what is computed beside the page")
+    args = parser.parse_args()
+    if args.what == "default":
+        run = open_run(args.folder)
+        measure([found for found in (run, twin_run(run)) if found], args.settle)
+    elif (Path(args.folder) / "config.json").exists():
+        measure([args.folder], args.settle)
+    else:
+        folder = Path(tempfile.mkdtemp())
+        print(f"made {large_run(folder)}: give this folder to measure it")  # making it would spoil the peak of memory
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -78,9 +78,10 @@ class RunOutcomes:
         A method without softmax scores is taken on raw ones.
         """
         key = (state, method, kind_for(method, score_kind))
-        with self._lock:  # else a page and its background thread would compute the same twice
-            if key not in self._kept:
-                self._kept[key] = self._compute(*key)
+        if key not in self._kept:
+            with self._lock:  # else a page and its background thread would compute the same twice
+                if key not in self._kept:
+                    self._kept[key] = self._compute(*key)
         return self._kept[key]
 
     def _compute(self, state: int, method: str, score_kind: str) -> Outcome:

@@ -20,7 +20,7 @@ from il2m.errors import InputError
 from il2m.metrics import error_breakdown, share_new, state_confusion
 from il2m.outcomes import Exponents, Outcome, RunOutcomes, accuracies, kind_for
 
-EXPONENTS = np.arange(0, 2.01, 0.25)  # where the curves of the what-if view are computed
+EXPONENTS = np.array([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2])  # where the curves of the what-if view are computed
 _CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
 
 
@@ -233,7 +233,7 @@ def _curves(of: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
         chosen = getattr(choice.exponents, factor)
         title = {"means": "class means", "confidence": "confidence"}[factor]
         detail_plots.plot_what_if(EXPONENTS, curves, chosen, factor=title, ax=panel)
-    confidence.set_yticklabels([])
+    confidence.tick_params(labelleft=False)
     low, high = (f(*(panel.get_ylim()[i] for panel in (means, confidence))) for i, f in enumerate((min, max)))
     for panel in (means, confidence):
         panel.set_ylim(low, high)

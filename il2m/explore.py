@@ -133,7 +133,7 @@ class BiasExplorer(widgets.VBox):
             [play, c.state, c.method, *([c.run] if len(self.outcomes) > 1 else [])],
             [c.score_kind, c.top, c.past, c.class_name],
         )
-        lines = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
+        lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "flex-end"}) for row in rows]
         note = widgets.HTML(_left_out_html(self.left_out))
         saving = widgets.HBox([self.save, self.links])
         return [widgets.HTML(STYLE), *lines, self.what_if, self.status, self.figure, self.numbers, saving, note]
@@ -209,7 +209,7 @@ def make_controls(outcomes: Sequence[RunOutcomes], methods: Sequence[str], views
     """The controls that change what is shown, by name; each has a ``value``."""
     num_states, wide = outcomes[0].num_states, {"style": {"description_width": "initial"}}
     buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
-    exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, **wide)
+    exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, layout={"width": "340px"}, **wide)
     titles = class_titles(outcomes[0])
     return SimpleNamespace(
         view=buttons(options=views, description="View"),

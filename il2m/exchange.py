@@ -18,6 +18,7 @@ from il2m.authors import AuthorsFiles, check_labels, classes_of
 from il2m.errors import InputError
 from il2m.formats import write_image_list, write_scores
 from il2m.memory import reduce_scores, state_statistics
+from il2m.parameters import nearest
 from il2m.runs import Run, write_state
 from il2m.states import States
 
@@ -37,9 +38,11 @@ def import_scores(files: Sequence[str | Path], out: str | Path) -> Run:
     ``new_scores, new_labels`` of the new classes' training images and ``exemplar_scores, exemplar_labels`` (both are
     needed to rectify); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``,
     ``head_bias (C,)``.
-    Raises InputError for arrays that are missing or don't fit each other.
+    Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then.
     """
     states, by_state = _arrange([Path(file) for file in files])
+    for state, path in by_state.items():  # all of them, before anything is made
+        _checked(path, states, state)
     memory_size = max(len(_load(path, ["exemplar_labels"]).get("exemplar_labels", ())) for path in by_state.values())
     hashes = [_digest(path) for path in by_state.values()]
     run = _create(Path(out), Path(out).name, states, memory_size, hashes, missing_arrays(by_state))
@@ -56,9 +59,11 @@ def import_scores(files: Sequence[str | Path], out: str | Path) -> Run:
 
 
 def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
-    """Make a run folder of lists and scores in the authors' layout. Raises InputError as rectify_files does."""
+    """Make a run folder of lists and scores in the authors' layout. Raises InputError as rectify_files does, and for
+    scores beyond float32's range; nothing is made then."""
     files.check_present()
     states = files.states
+    _check_scores(files)
     every = [path for b in range(1, states.num_states + 1) for pair in files.pairs(b).values() for path in pair]
     missing = ["no features and no head weights: methods that need them are left out"]
     run = _create(Path(out), files.dataset, states, files.memory_size, [_digest(path) for path in every], missing)
@@ -79,6 +84,15 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
                 memory[name] = reduce_scores(arrays[f"{name}_scores"], images.labels)
         _store(run, state, arrays, memory, {})
     return run
+
+
+def _check_scores(files: AuthorsFiles) -> None:
+    """Read every list and score file once, before anything is made of them."""
+    for state in range(1, files.states.num_states + 1):
+        for part, (_, path) in files.pairs(state).items():
+            for scores, _ in files.blocks(state, part, files.labels(state, part)):
+                if np.abs(scores).max() > np.finfo(np.float32).max:
+                    raise InputError(f"{path}: scores are beyond float32's range.")
 
 
 def missing_arrays(by_state: Mapping[int, Path]) -> list[str]:
@@ -184,6 +198,8 @@ def _arrange(files: list[Path]) -> tuple[States, dict[int, Path]]:
     for file in files:
         if lacking := sorted({*REQUIRED} - _names(file)):
             raise InputError(f"{file}: no {', '.join(lacking)}; found {sorted(_names(file))}.")
+        if unknown := sorted(_names(file) - {*KNOWN}):
+            raise InputError("\n".join(f"{file}: unknown array {name!r}: {nearest(name, KNOWN)}" for name in unknown))
         arrays = _load(file, ["state_sizes", "val_scores"])
         found = np.atleast_1d(arrays["state_sizes"])
         if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or len(found) == 0 or found.min() < 1:
@@ -223,8 +239,13 @@ def _open(path: Path, take: Callable[[Any], Any]) -> Any:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return take(archive)
-    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or numpy meet first
-        raise InputError(f"{path}: not a readable .npz file of plain arrays ({error}).") from None
+    except (
+        Exception
+    ):  # a damaged archive raises whatever zipfile, zlib or numpy meet first; numpy's advice is to unpickle
+        raise InputError(
+            f"{path}: not a readable .npz file of plain arrays: it is damaged, holds Python objects, or is no .npz at "
+            "all. Write it again with numpy.savez."
+        ) from None
 
 
 def _checked(path: Path, states: States, state: int) -> dict[str, np.ndarray]:
@@ -238,8 +259,8 @@ def _checked(path: Path, states: States, state: int) -> dict[str, np.ndarray]:
                     f"{path}: {name} is {array.dtype} of shape {array.shape}; expected whole numbers (n,)."
                 )
             arrays[name] = array.astype(np.int64)
-        elif not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-            raise InputError(f"{path}: {name} holds values that are not finite numbers.")
+        elif not _is_finite(array):
+            raise InputError(f"{path}: {name} holds values that are not finite numbers (as float32).")
         else:
             arrays[name] = array.astype(np.float32)
     num_seen, num_features = (
@@ -248,6 +269,8 @@ def _checked(path: Path, states: States, state: int) -> dict[str, np.ndarray]:
     )
     if len(num_features) > 1:
         raise InputError(f"{path}: features and head have different widths: {sorted(num_features)}.")
+    if len(arrays["val_labels"]) == 0:
+        raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
     for name, part in PAIRS.items():
         labels, scores, features = (arrays.get(f"{name}_{what}") for what in ("labels", "scores", "features"))
         if labels is None and (scores is not None or features is not None):
@@ -266,6 +289,13 @@ def _checked(path: Path, states: States, state: int) -> dict[str, np.ndarray]:
     if ("head_weight" in arrays) != ("head_bias" in arrays):
         raise InputError(f"{path}: head_weight and head_bias are only of use together.")
     return arrays
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        return False
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        return bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def _create(folder: Path, dataset: str, states: States, memory_size: int, hashes: list[str], missing: list[str]) -> Run:

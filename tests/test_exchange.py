@@ -164,6 +164,9 @@ def test_what_cannot_be_computed_is_said(npz: list[Path], tmp_path: Path, capsys
         (2, {"val_scores": np.zeros(20)}, r"val_scores has shape \(20,\)"),
         (2, {"val_scores": np.zeros((19, 4))}, r"state 2: val_scores has shape \(19, 4\); expected \(20, 4\)"),
         (2, {"val_scores": np.full((20, 4), np.nan)}, "val_scores holds values that are not finite numbers"),
+        (2, {"val_scores": np.full((20, 4), 1e300)}, "val_scores holds values that are not finite numbers"),
+        (3, {"val_labels": np.zeros(0, dtype=int), "val_scores": np.zeros((0, 6))}, "state 3: val_labels is empty"),
+        (3, {"new_score": np.zeros((24, 6))}, r"method 3\.npz: unknown array 'new_score': did you mean 'new_scores'\?"),
         (2, {"val_labels": np.full(20, 4)}, r"val_labels: state 2: 20 labels are out of range.*expected 0\.\.3"),
         (2, {"val_labels": np.zeros(20)}, "val_labels is float64"),
         (
@@ -182,6 +185,7 @@ def test_what_is_wrong_with_npz_is_named(npz: list[Path], tmp_path: Path, state:
     change(npz[state - 1], **arrays)
     with pytest.raises(InputError, match=message):
         import_scores(npz, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "so that corrected files are not refused"
 
 
 def test_files_that_are_no_npz_or_not_all_there(npz: list[Path], tmp_path: Path):
@@ -193,8 +197,12 @@ def test_files_that_are_no_npz_or_not_all_there(npz: list[Path], tmp_path: Path)
     with pytest.raises(InputError, match=r"method 2\.npz: not a readable \.npz"):
         import_scores(npz, tmp_path / "run")
     np.savez(npz[1], val_scores=np.array([{}], dtype=object), val_labels=[0], state_sizes=[2, 2])
-    with pytest.raises(InputError, match="of plain arrays"):
+    with pytest.raises(InputError, match=r"not a readable \.npz file of plain arrays: .*holds Python objects"):
         import_scores(npz, tmp_path / "run")
+    npz[1].write_text("no archive")
+    with pytest.raises(InputError, match=r"or is no \.npz at all") as error:
+        import_scores(npz, tmp_path / "run")
+    assert "allow_pickle" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -247,6 +255,20 @@ def test_what_is_wrong_with_files_is_named(files: AuthorsFiles, state, part, whi
     edit(files.pairs(state)[part][which], **lines)
     with pytest.raises(InputError, match=message):
         rectify_files(files)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("1 2 3 4 5", "line 3: 5 scores; expected 6"), ("1 2 3 4 5 1e99", "beyond float32's range")]
+)
+def test_rejected_files_make_no_run(files: AuthorsFiles, tmp_path: Path, line: str, message: str):
+    path = files.pairs(3)["val"][1]
+    good = path.read_text()
+    edit(path, line_3=line)
+    with pytest.raises(InputError, match=message):
+        import_authors_files(files, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    path.write_text(good)
+    assert import_authors_files(files, tmp_path / "run").missing_states == []
 
 
 def test_empty_files_and_crlf_and_repeated_images(files: AuthorsFiles):

@@ -159,6 +159,8 @@ def authors_files(
             f"S = {num_states}, P = {','.join(map(str, sizes))}: expected the number of states, and the classes per "
             "state (one number, or one for each of the S states)."
         )
+    if memory_size < 1:
+        raise InputError(f"K = {memory_size}: expected the size of the memory, a whole number of at least 1.")
     states = States(tuple(sizes) * (num_states if len(sizes) == 1 else 1))
     return AuthorsFiles(Path(lists), Path(scores), Path(first_scores), dataset, states, memory_size)
 

@@ -104,16 +104,20 @@ def replacing(path: str | Path, mode: str) -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    with tempfile.NamedTemporaryFile(
-        mode, dir=path.parent, prefix=path.name, suffix=".tmp", delete=False, **text
-    ) as file:
-        try:
+    try:
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed before it takes the other's place
+            mode, dir=path.parent, prefix=path.name, suffix=".tmp", delete=False, **text
+        )
+    except OSError as error:  # it names a file that nobody asked for
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    try:
+        with file:
             yield file
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except BaseException:
+        os.unlink(file.name)
+        raise
 
 
 def repeated_images(images: np.ndarray) -> list[str]:
@@ -214,12 +218,7 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
     Raises InputError when the file can't be read, has no such name, or gives it something else than numbers.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file.") from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+    lines = _read_text(path).splitlines()
     names = [line.partition(":")[0].strip() for line in lines]
     if name not in names:
         known = [known for known in names if known]
@@ -240,11 +239,21 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
     return mean, std
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file.") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+
+
 def check_new_name(path: str | Path, name: str) -> None:
-    """Raise InputError if ``name`` has its line in the file already, or can't be written there."""
+    """Raise InputError if ``name`` has its line in the file already, or can't be written there, or for a file that is
+    no text."""
     if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
         raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
-    text = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+    text = _read_text(Path(path)) if Path(path).exists() else ""
     if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
         raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
 
@@ -253,7 +262,7 @@ def append_mean_std(path: str | Path, name: str, mean: Iterable[float], std: Ite
     """Add ``name`` and its values to the file. Raises InputError as check_new_name does."""
     check_new_name(path, name)
     path = Path(path)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = _read_text(path) if path.exists() else ""
     # plain decimals: the authors' script looks for digits, a point and digits
     mean, std = (", ".join(np.format_float_positional(value, trim="0") for value in values) for values in (mean, std))
     with replacing(path, "w") as file:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import TinyStudy
 
 from il2m.cli import main
 
@@ -31,3 +33,45 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     assert end.value.code == 0
     assert "run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["run", str(GRID), "--workers", "-1"], "argument --workers: '-1': expected a whole number of at least 1"),
+        (["check", "a.lst", "--workers", "0"], "argument --workers: '0': expected a whole number of at least 1"),
+        (["rectify", "l", "s", "f", "d", "0", "10", "20"], "argument S: '0': expected a whole number of at least 1"),
+        (["rectify", "l", "s", "f", "d", "5", "10", "-2"], "argument K: '-2': expected a whole number of at least 1"),
+        (["rectify", "l", "s", "f", "d", "5", "1,x", "2"], "argument P: '1,x': expected whole numbers, separated by"),
+    ],
+)
+def test_numbers_are_asked_for_in_words(command: list[str], message: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_paths_that_can_not_be_written_are_named(
+    tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture, taken: bool
+):
+    (tmp_path / "file").touch()
+    path = str(tmp_path / "file" if taken else tmp_path / "file" / "below")
+    assert main(["export-scores", str(tiny_study.off.folder), str(tmp_path / "exported")]) == 0
+    arguments = capsys.readouterr().out.splitlines()[-1].split()
+    arrays = {"state_sizes": [2], "val_scores": np.eye(2), "val_labels": [0, 1]}
+    np.savez(tmp_path / "state.npz", **arrays)
+    json_path = str(tmp_path) if taken else path  # a folder, or below a file
+    for command in (
+        ["rectify", *arguments, "--json", json_path],
+        ["rectify", *arguments, "--out", path],
+        ["import-scores", str(tmp_path / "state.npz"), "--out", path],
+        ["export-scores", str(tiny_study.off.folder), path],
+    ):
+        assert main(command) == 2, command
+        error = capsys.readouterr().err
+        named = tmp_path if command[-1] == str(tmp_path) else tmp_path / "file"
+        assert error.startswith(f"il2m: {named}"), error
+        assert error.endswith(("directory\n", "File exists\n")), error
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["exported", "file", "state.npz"]

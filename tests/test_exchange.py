@@ -305,6 +305,8 @@ def test_states_that_do_not_fit_the_files(exported: AuthorsFiles):
     for num_states, sizes in ((0, (2,)), (3, (2, 2)), (3, (0,))):
         with pytest.raises(InputError, match="expected the number of states"):
             authors_files(*roots, num_states, sizes, 12)
+    with pytest.raises(InputError, match="K = 0: expected the size of the memory, a whole number of at least 1"):
+        authors_files(*roots, 3, (2,), 0)
     with pytest.raises(InputError, match=r"out of range.*expected 0\.\.0"):
         rectify_files(authors_files(*roots, 3, (1,), 12))
 

@@ -17,6 +17,7 @@ from il2m.formats import (
     read_mean_std,
     read_scores,
     repeated_images,
+    replacing,
     write_image_list,
     write_scores,
 )
@@ -228,3 +229,19 @@ def test_a_name_is_not_written_twice_and_must_be_plain(tmp_path: Path):
         with pytest.raises(InputError, match="expected a printable name"):
             append_mean_std(path, name, [0.1], [0.2])
     assert path.read_text() == "mine:mean=[0.5];std=[0.25]\n"
+
+
+def test_values_are_not_added_to_a_file_that_is_no_text(tmp_path: Path):
+    path = write(tmp_path / "picture.png", b"\x89PNG\xff\xfe")
+    with pytest.raises(InputError, match=r"picture\.png: not a text file"):
+        append_mean_std(path, "mine", [0.5], [0.1])
+    assert path.read_bytes() == b"\x89PNG\xff\xfe"
+
+
+def test_a_file_that_can_not_take_its_place_leaves_nothing(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder"), replacing(tmp_path / "folder", "w") as file:
+        file.write("content")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "new.txt", "w") as file:
+        file.write(str(1 / 0))
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]

@@ -109,3 +109,4 @@ def test_every_parameter_of_a_stage_is_in_the_table_and_its_default_passes(stage
 def test_nearest():
     assert nearest("cifar", ["glyphs", "cifar100"]) == "did you mean 'cifar100'?"
     assert nearest("?", ["b", "a"]) == "known are: a, b"
+    assert nearest(1, ["b", "a"]) == "known are: a, b", "a grid may have a number for a name"

@@ -12,7 +12,7 @@ from il2m.networks import build_network
 from il2m.parameters import check_parameters
 from il2m.planning import RESULT_VERSION, load_images, open_base
 from il2m.progress import Progress
-from il2m.runs import Run, write_state
+from il2m.runs import Run, open_readable, write_state
 from il2m.scores import score_images
 from il2m.study import Stage, seed_for, set_machine
 
@@ -58,15 +58,9 @@ def train_joint(
 
 
 def find_joint_runs(out_dir: str | Path) -> list[Run]:
-    """The finished joint trainings in a study's folder."""
-    runs = [Run(path.parent) for path in sorted(Path(out_dir).glob("joint-*/config.json"))]
+    """The finished joint trainings in a study's folder; warns of damaged ones."""
+    runs = open_readable(path.parent for path in sorted(Path(out_dir).glob("joint-*/config.json")))
     return [run for run in runs if not run.missing_states]
-
-
-def find_joint(run: Run) -> Run | None:
-    """The finished joint training beside ``run``, of the same base; the one of most epochs if there are several."""
-    same_base = [r for r in find_joint_runs(run.folder.parent) if r.identity["base"] == run.base.identity]
-    return max(same_base, key=lambda other: other.identity["joint_epochs"], default=None)
 
 
 def _train_joint_state(stage: Stage, run: Run, state: int, epochs: int) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -148,17 +149,19 @@ class Run:
         self.folder = Path(folder)
         try:
             self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
-            identity, expected = self.config["identity"], self.config["hash"]
+            identity, expected, checksum = self.config["identity"], self.config["hash"], self.config.pop("checksum")
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
             ) from None
-        if short_hash(identity) != expected:
+        if short_hash(identity) != expected or short_hash(self.config) != checksum:
+            again = f"run notebook {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
+            what = "parameters" if short_hash(identity) != expected else "notes"
             raise InputError(
-                f"{self.folder}/config.json was edited: its parameters are not those that made this run. Undo the edit "
-                f"or delete the folder and run notebook {KINDS.get(self.kind, '')} again."
+                f"{self.folder}/config.json was edited: its {what} are not those that made this run. Undo the edit "
+                f"or delete the folder and {again} again."
             )
         self.states = States(tuple(identity["state_sizes"]))
 
@@ -166,7 +169,8 @@ class Run:
     def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
         """Open the run of that identity in ``out_dir``, making its folder if it is new.
 
-        identity: all that shapes the result. notes: kept beside it, without a say in the hash.
+        identity: all that shapes the result. notes: kept beside it, without a say in the hash, but checked
+        as well when they are read.
         """
         return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
 
@@ -175,6 +179,8 @@ class Run:
         """The same in a folder of a given name. Raises InputError if that holds a run of another identity."""
         if not (folder / "config.json").exists():
             config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
+            config = json.loads(json.dumps(config))  # as it will be read
+            config["checksum"] = short_hash(config)
             write_atomically(folder / "config.json", json.dumps(config, indent=1))
         run = cls(folder)
         if run.config["hash"] != short_hash(identity):
@@ -268,10 +274,26 @@ class Run:
 
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
     """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
-    unless told otherwise."""
-    folders = sorted(Path(out_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    runs = [Run(path.parent) for path in folders if not path.parent.name.startswith(("base-", "joint-"))]
+    unless told otherwise. Warns of damaged ones, and leaves them out."""
+    configs = sorted(Path(out_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    folders = [path.parent for path in configs if not path.parent.name.startswith(("base-", "joint-"))]
+    runs = open_readable(folders)
     return [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
+
+
+def open_readable(folders: Iterable[Path]) -> list[Run]:
+    """The runs in these folders. Warns of damaged ones, and passes over what is no run (others have a config.json)."""
+    runs = []
+    for folder in folders:
+        try:
+            run = Run(folder)
+            run.base  # noqa: B018 - it is checked when it is read
+            runs.append(run)
+        except InputError as error:
+            named = folder.name.startswith(tuple(f"{kind}-" for kind in KINDS))
+            if named or any(folder.glob("state_[0-9][0-9]")):
+                warnings.warn(f"left out {folder.name}: {error}", stacklevel=3)
+    return runs
 
 
 def open_run(out_dir: str | Path, run: str = "") -> Run:

@@ -47,8 +47,8 @@ class TinyStudy:
     on: Run  # and with
 
 
-def rewrite_state_info(path: Path, info: dict[str, Any]) -> None:
-    """Write a ``state.json`` as if the library had: for runs that store less, or other statistics, than these do."""
+def rewrite_checked(path: Path, info: dict[str, Any]) -> None:
+    """Write a ``state.json`` or ``config.json`` as if the library had: for runs that hold other things than these."""
     info = {name: value for name, value in info.items() if name != "checksum"}
     path.write_text(json.dumps({**info, "checksum": short_hash(info)}))
 

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import rewrite_state_info
+from conftest import rewrite_checked
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
@@ -188,7 +188,7 @@ def without(run, folder, *files):
         for file in files:
             if info["files"].pop(file, None):
                 (path.parent / file).unlink()
-        rewrite_state_info(path, info)
+        rewrite_checked(path, info)
     return Run(folder / run.folder.name)
 
 
@@ -331,7 +331,7 @@ def test_undefined_classes_and_the_images_they_touch_are_counted(tiny_study, tmp
         memory["confidence"] = 1.0
         if state == 3:
             memory["current_means"][1] = -0.5
-        rewrite_state_info(path, info)
+        rewrite_checked(path, info)
     table = factorial_table(Run(run.folder)).set_index("score_kind").loc["raw"]
     scores, labels = stored(run, 3, "val_scores", "val_labels")
     for _, row in table.iterrows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TinyStudy
+from conftest import TinyStudy, rewrite_checked
 from PIL import Image
 
 from il2m import explore, page
@@ -370,7 +371,7 @@ def test_without_images_the_rest_works(tiny_study: TinyStudy, tmp_path: Path):
     study = tmp_path / "study"
     shutil.copytree(tiny_study.out_dir, study)
     config = study / tiny_study.off.name / "config.json"
-    config.write_text(config.read_text().replace(tiny_study.off.config["source"], str(tmp_path / "gone.npz")))
+    rewrite_checked(config, json.loads(config.read_text()) | {"source": str(tmp_path / "gone.npz")})
     page = BiasExplorer(open_outcomes([config.parent]))
     page.controls.view.value = "images"
     assert "its images are not at hand" in page.status.value

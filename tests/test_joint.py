@@ -11,7 +11,7 @@ from il2m.ablation import METHODS
 from il2m.comparison import collect_results, gap_table
 from il2m.errors import InputError
 from il2m.exemplars import held_out_places
-from il2m.joint import find_joint, find_joint_runs, train_joint
+from il2m.joint import find_joint_runs, train_joint
 from il2m.planning import plan_fine_tuning
 from il2m.results import results_table, run_description
 from il2m.study import fine_tune, train_base
@@ -68,11 +68,6 @@ def test_joint_training_takes_the_bases_epochs_by_default(folder, base, joint):
     assert run.identity["joint_epochs"] == base.identity["base_epochs"] == 2
     assert len(run.state(2).info["history"]) == 2
     assert {found.name for found in find_joint_runs(folder)} == {run.name, joint.name}
-    assert find_joint(base).name == run.name  # the one of most epochs
-
-
-def test_joint_training_of_another_base_is_not_taken(joint, tiny_study):
-    assert find_joint(tiny_study.off) is None
 
 
 @pytest.mark.parametrize("epochs", [-1, 0.5])

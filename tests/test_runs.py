@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyStudy
+from conftest import TinyStudy, rewrite_checked
 
 from il2m.errors import InputError
 from il2m.runs import (
@@ -162,12 +162,23 @@ def test_an_edited_config(off, name, value):
     assert "run notebook 02_fine_tuning again" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["base", "dataset", "source", "class_names"])
+def test_an_edited_or_lost_note_of_a_config(off, name):
+    whole = json.loads((off / "config.json").read_text())
+    for config in ({**whole, name: "other"}, {key: value for key, value in whole.items() if key != name}):
+        (off / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=r"config\.json was edited: its notes are not those that made this run"):
+            Run(off)
+    rewrite_checked(off / "config.json", whole)
+    assert Run(off).config[name]
+
+
 def test_a_config_that_names_another_base(tiny_study, copied, off):
     other = copied / "base-other"
     shutil.copytree(copied / tiny_study.base.name, other)
     identity = {**tiny_study.base.identity, "train_seed": 9}
-    edit_json(other / "config.json", lambda config: config.update(identity=identity, hash=short_hash(identity)))
-    edit_json(off / "config.json", lambda config: config.update(base="base-other"))
+    for folder, changed in ((other, {"identity": identity, "hash": short_hash(identity)}), (off, {"base": other.name})):
+        rewrite_checked(folder / "config.json", json.loads((folder / "config.json").read_text()) | changed)
     with pytest.raises(InputError, match=r"config\.json was edited: .*base-other is not the base that this run"):
         Run(off).state(1)
 
@@ -205,6 +216,38 @@ def test_open_run_of_what_is_not_there(tiny_study, off, tmp_path):
         open_run(off.parent, off.name)
     with pytest.raises(InputError, match=r"no finished fine-tuning run in .*: run notebooks 01 and 02 first"):
         open_run(tmp_path / "empty")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("content", ['{"hidden_size": 768}', "[]", "no json"])
+def test_what_is_no_run_is_passed_over(tiny_study, copied, content):
+    (copied / "bert").mkdir()
+    (copied / "bert" / "config.json").write_text(content)
+    assert {run.name for run in find_runs(copied)} == {tiny_study.off.name, tiny_study.on.name}
+    assert open_run(copied).name == tiny_study.off.name
+    assert twin_run(open_run(copied, tiny_study.off.name)).name == tiny_study.on.name
+    with pytest.raises(InputError, match=r"bert/config\.json can't be read"):
+        open_run(copied, "bert")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"identity": {}, "hash": "0", "checksum": "0"}'])
+def test_damaged_runs_are_left_out_with_a_warning(tiny_study, copied, off, content):
+    (off / "config.json").write_text(content)
+    shutil.copytree(off, copied / "imported scores")
+    with pytest.warns(UserWarning, match=r"config\.json") as warned:
+        assert [run.name for run in find_runs(copied)] == [tiny_study.on.name]
+    messages = sorted(str(warning.message) for warning in warned)
+    assert [text.partition(":")[0] for text in messages] == [f"left out {off.name}", "left out imported scores"]
+    with pytest.warns(UserWarning, match=r"left out .*config\.json"):
+        assert twin_run(open_run(copied, tiny_study.on.name)) is None
+    with pytest.raises(InputError, match=r"config\.json"):
+        open_run(copied, off.name)
+
+
+def test_runs_whose_base_is_gone_are_left_out_with_a_warning(tiny_study, copied, off):
+    shutil.rmtree(copied / tiny_study.base.name)
+    with pytest.warns(UserWarning, match=r"left out fine_tuning-.*: .*its base .* is gone"):
+        assert find_runs(copied) == []
 
 
 def test_twins_differ_in_distillation_only(tiny_study, copied):

@@ -10,7 +10,7 @@ study: .venv/.installed
 test: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab --notebook-dir notebooks

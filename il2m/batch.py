@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from il2m.grids import ABLATION, Job, find_notebooks, plan_jobs, read_grid, read_overrides
 from il2m.progress import read_progress
 from il2m.results import FILE_NAME, save_results, summary
+from il2m.runs import Run
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def run_study(
     )
     failed = _execute(waiting, notebooks, workers) if waiting else {}
     results = [out / job.run / FILE_NAME for job in jobs if job.notebook == ABLATION and job.name not in failed]
-    tables = [pd.read_parquet(path) for path in results]
+    tables = [pd.read_parquet(path) for path in results]  # written, or checked to be readable, a moment ago
     for table in tables:
         print("\n" + summary(table))
     print(f"\nexecuted notebooks: {out / 'notebooks'}")
@@ -71,14 +73,16 @@ def run_study(
 
 def _is_done(job: Job, notebooks: Path) -> bool:
     """True if the executed notebook is there, made with these parameters by this code."""
-    if not job.output.is_file():
+    folder = Path(job.parameters["out_dir"]) / job.run
+    try:
+        metadata = nbformat.read(job.output, as_version=4).metadata
+        made_so = metadata["papermill"]["parameters"] == job.parameters
+        made_by = metadata["il2m_code"] == _code_hash(notebooks / f"{job.notebook}.ipynb")
+        if job.notebook == ABLATION:
+            pd.read_parquet(folder / FILE_NAME)
+        return made_so and made_by and not Run(folder).missing_states
+    except Exception:  # missing or damaged, in whatever way: to be made again
         return False
-    if job.notebook == ABLATION and not (Path(job.parameters["out_dir"]) / job.run / FILE_NAME).is_file():
-        return False
-    metadata = nbformat.read(job.output, as_version=4).metadata
-    return metadata["papermill"]["parameters"] == job.parameters and metadata.get("il2m_code") == _code_hash(
-        notebooks / f"{job.notebook}.ipynb"
-    )
 
 
 def _code_hash(notebook: Path) -> str:
@@ -173,5 +177,12 @@ def run_job(job: Job, notebooks: Path, earlier: Mapping[str, Outcome] = MappingP
         return Outcome(seconds)
     if staging.exists():
         os.replace(staging, failed_copy)
-    error = (result.stderr.strip() or f"papermill ended with exit code {result.returncode}").splitlines()[-1]
+    error = _last_error(result.stderr) or f"papermill ended with exit code {result.returncode}"
     return Outcome(seconds, f"failed: {error} (see {failed_copy})")
+
+
+def _last_error(text: str) -> str:
+    """The message of the last exception in what a process printed; it may have several lines."""
+    lines = text.strip().splitlines()
+    starts = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
+    return "\n".join(lines[starts[-1] if starts else -1 :])

@@ -26,7 +26,8 @@ from il2m.runs import Run, find_runs
 
 SEEDS = ["order_seed", "train_seed"]
 SETTINGS = [  # what else tells runs apart
-    "dataset", "num_states", "memory_size", "exemplar_selection", "held_out", "balanced_epochs", "distillation",
+    "dataset", "num_states", "setting", "memory_size", "exemplar_selection", "held_out", "balanced_epochs",
+    "distillation",
 ]  # fmt: skip
 LEVEL = 0.05
 FEWEST_PAIRS = 6  # 2 / 2^6 is the first of the smallest two-sided p-values to lie below LEVEL
@@ -185,10 +186,10 @@ def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFra
 
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
-    """G_IL of every run and method (raw scores) against the joint training of the same seeds: ``run, method, gap`` and
+    """G_IL of every run and method (raw scores) against the joint training of the same base: ``run, method, gap`` and
     settings and seeds. Empty without rows of method ``joint``."""
     raw = results[(results["score_kind"] == "raw") & (results["state"] > 1)]
-    shared = ["dataset", "num_states", *SEEDS, "state"]
+    shared = ["base", "state"]
     joint = raw.loc[raw["method"] == "joint", [*shared, "top1"]].drop_duplicates(shared)
     both = raw[raw["method"] != "joint"].merge(joint.rename(columns={"top1": "joint"}), on=shared)
     keys = ["run", *_settings(results), *SEEDS, "method"]

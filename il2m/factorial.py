@@ -95,10 +95,12 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for score_kind, group in used.groupby("score_kind", sort=False):
         top1 = {tuple(row[list(names)]): row["top1"] for _, row in group.iterrows()}
+        if len(top1) == 1:
+            continue  # fine-tuning alone: the run has no second memory
         plain, full = top1[True, False, False], top1[True, True, True]
         without = {"gate": (False, True, True), "means": (True, False, True), "confidence": (True, True, False)}
         alone = {"gate": plain, "means": top1[False, True, False], "confidence": top1[False, False, True]}
         for name in names:
             row = {"score_kind": score_kind, "factor": name}
             rows.append(row | {"alone": alone[name] - plain, "last": full - top1[without[name]]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["score_kind", "factor", "alone", "last"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,12 @@ BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
     "04_rectification_ablation",
 )
 _GRID_KEYS = ("description", "parameters")
-_NOT_PLANNED = ("device", "num_threads", "joint")  # without a say in what a base or a fine-tuning comes to be
+_CHOSEN_HERE = {
+    "out_dir": "use --out",
+    "base": "each run gets its own",
+    "run": "each run is analysed",
+}
+_NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in what a base or a fine-tuning comes to be
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,15 @@ class Job:
     @property
     def name(self) -> str:
         return self.output.stem
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number, as Python does; YAML 1.1 asks for 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def find_notebooks() -> Path:
@@ -74,7 +89,7 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
 def read_grid(path: Path) -> dict[str, Any]:
     """The ``parameters`` of a grid file, as written. Raises InputError if the file is not a grid."""
     try:
-        grid = yaml.safe_load(path.read_text())
+        grid = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise InputError(f"can't read the grid {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -95,7 +110,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"-p {text!r}: expected name=value, for example -p memory_size=100")
         try:
-            overrides[name.strip()] = yaml.safe_load(value)
+            overrides[name.strip()] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise InputError(f"-p {text!r}: the value is not valid YAML: {error}") from None
     return overrides
@@ -113,6 +128,12 @@ def plan_jobs(given: dict[str, Any], notebooks: Path, out_dir: Path) -> list[Job
     swept = {name: values for name, values in swept.items() if len(values) > 1}  # a notebook may itself ask for several
     swept |= {name: _values(name, value) for name, value in given.items()}
     _check(swept, known)
+    for name, instead in _CHOSEN_HERE.items():
+        if name in given:
+            raise InputError(f"{name} can't be given to a whole study: {instead}.")
+    for name, values in swept.items():
+        if len(values) > 1 and not (name in defaults[BASE] or name in defaults[FINE_TUNING]):
+            raise InputError(f"{name} = {values}: it only says how runs are shown, and can't be swept; give one value.")
     jobs: dict[str, Job] = {}
 
     def add(notebook: str, run: str, parameters: dict[str, Any], **order: tuple[str, ...]) -> str:

@@ -72,6 +72,10 @@ def plan_base(
     state's training images.
     """
     given = check_parameters(dict(locals()))
+    if order_seed is None:
+        raise InputError(
+            "order_seed = None: expected a whole number of at least 0, so that the class order can be had again."
+        )
     images = load_dataset(dataset, data_dir, image_size=image_size, num_workers=num_workers)
     states, order = _states_and_order(images, num_states, state_sizes, order_seed, class_order)
     images = images.in_learning_order(order)
@@ -94,7 +98,7 @@ def plan_base(
     notes = {
         "dataset": images.name,
         "source": absolute_source(dataset, Path.cwd()),
-        "order_seed": order_seed,
+        "order_seed": None if class_order else order_seed,  # what drew the class order
         "class_names": list(images.class_names),
     }
     return Plan(Path(out_dir), "base", identity, notes, images, states)

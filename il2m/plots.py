@@ -69,6 +69,13 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.subplots()[1] if ax is None else ax
 
 
+def _nothing(ax: Axes, what: str) -> Axes:
+    """An empty picture that says so: a study of one state has no past classes."""
+    ax.text(0.5, 0.5, f"no {what}", ha="center", va="center", transform=ax.transAxes)
+    ax.set_axis_off()
+    return ax
+
+
 def _states_axis(ax: Axes) -> None:
     ax.set_xlabel("state")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -139,6 +146,8 @@ def plot_class_means(
     initial, current, state_of_class: (past classes,).
     """
     ax = _axes(ax)
+    if len(initial) == 0:
+        return _nothing(ax, "past classes")
     points = ax.scatter(initial, current, c=state_of_class, cmap="viridis", s=22, zorder=3)
     low = min(np.nanmin(initial), np.nanmin(current), 0)
     high = max(np.nanmax(initial), np.nanmax(current))
@@ -279,6 +288,8 @@ def plot_history(losses: Mapping[str, Sequence[float]], *, ax: Axes | None = Non
 def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
     """A contact sheet: label -> images (n, h, w, c) uint8, one row per label."""
     ax = _axes(ax)
+    if not rows:
+        return _nothing(ax, "images")
     height, width, channels = next(iter(rows.values())).shape[1:]
     gap = 2
     most = max(len(images) for images in rows.values())

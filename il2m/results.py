@@ -24,7 +24,7 @@ from il2m.metrics import (
 )
 from il2m.parameters import SCORE_KINDS
 from il2m.rectify import METHODS
-from il2m.runs import Run
+from il2m.runs import Run, short_hash
 from il2m.scores import own_and_top
 
 FILE_NAME = "results.parquet"
@@ -111,7 +111,8 @@ def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: 
 def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table.
 
-    ``memory_size`` is K; for a fixed number per class, the images held at the last state.
+    ``memory_size`` is K; for a fixed number per class, the images held at the last state. ``setting`` is a hash of all
+    that shapes the run but its seeds and whether it distils: runs of one setting are repetitions of each other.
     """
     settings = run.identity
     memory_size = settings.get("memory_size")
@@ -119,6 +120,8 @@ def run_description(run: Run) -> dict[str, object]:
         memory_size = settings.get("exemplars_per_class", 0) * run.states.num_past(run.states.num_states)
     return {
         "run": run.name,
+        "base": run.base.name,
+        "setting": _setting(run),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
         "memory_size": memory_size,
@@ -129,6 +132,19 @@ def run_description(run: Run) -> dict[str, object]:
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
     }
+
+
+def _setting(run: Run) -> str:
+    if run.kind == "imported":
+        return run.name  # what made its scores is not known
+    settings = {name: value for name, value in run.identity.items() if name not in ("train_seed", "distillation")}
+    for name, default in (("temperature", 2.0), ("distillation_weight", 1.0)):
+        if settings.get(name) == default:
+            del settings[name]  # as in the twin that does not distil
+    drawn = run.config["order_seed"] is not None
+    left_out = ("train_seed", "class_order") if drawn else ("train_seed",)
+    settings["base"] = {name: value for name, value in run.base.identity.items() if name not in left_out}
+    return short_hash(settings)
 
 
 def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: str = "raw") -> list[float]:

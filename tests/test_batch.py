@@ -53,3 +53,11 @@ def test_parameters_reach_the_notebook(notebooks: Path, tmp_path: Path):
     assert batch.run_job(job, notebooks).failure == ""
     executed = nbformat.read(job.output, as_version=4)
     assert executed.cells[-1].outputs[0].text == "thing\n"
+
+
+def test_an_error_of_several_lines_is_told_whole():
+    message = "InputError: 2 broken images:\n  a.png\nReplace them."
+    printed = "Traceback ...\n  x\npapermill.exceptions.PapermillExecutionError: \n---\n" + message
+    assert batch._last_error(printed) == message
+    assert batch._last_error("Killed") == "Killed"
+    assert batch._last_error("") == ""

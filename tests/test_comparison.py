@@ -33,6 +33,7 @@ def make_results(*, seeds=SEEDS, distillation=(False, True), shift=-0.02, **sett
     for (order_seed, train_seed), distils in itertools.product(seeds, distillation):
         about = {
             "run": f"run-{order_seed}{train_seed}{distils:d}{len(settings)}", "dataset": "toy", "num_states": 3,
+            "base": f"base-{order_seed}{train_seed}",
             "memory_size": 60, "exemplar_selection": "random", "distillation": distils,
             "order_seed": order_seed, "train_seed": train_seed, **settings,
         }  # fmt: skip

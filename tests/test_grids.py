@@ -125,3 +125,26 @@ def test_overrides_are_yaml():
     }  # fmt: skip
     with pytest.raises(InputError, match="expected name=value"):
         read_overrides(["epochs"])
+
+
+def test_numbers_with_an_exponent_are_numbers():
+    assert read_overrides(["weight_decay=1e-4", "learning_rate=2.5E-1"]) == {
+        "weight_decay": 1e-4,
+        "learning_rate": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"out_dir": "/elsewhere"}, "out_dir can't be given to a whole study: use --out"),
+        ({"base": "base-x"}, "base can't be given to a whole study"),
+        ({"run": "x"}, "run can't be given to a whole study"),
+        ({"undefined": ["keep", "raise"]}, "undefined = .*can't be swept"),
+        ({"order_seed": None}, "order_seed = None: expected a whole number"),
+    ],
+)
+def test_what_a_study_chooses_itself_can_not_be_given(tiny_grid: dict, tmp_path: Path, given: dict, expected: str):
+    parameters = {name: value for name, value in tiny_grid.items() if name != "out_dir"} | given
+    with pytest.raises(InputError, match=expected):
+        plan_jobs(parameters, find_notebooks(), tmp_path)

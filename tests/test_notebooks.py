@@ -12,12 +12,27 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TinyStudy
 
-from il2m.grids import BASE, FINE_TUNING, NOTEBOOKS, find_notebooks, notebook_parameters
+from il2m import ablation, batch
+from il2m.exchange import import_scores
+from il2m.grids import (
+    BASE,
+    FINE_TUNING,
+    NOTEBOOKS,
+    Job,
+    find_notebooks,
+    notebook_parameters,
+    plan_jobs,
+    read_grid,
+    read_overrides,
+)
 from il2m.parameters import check_parameters
 from il2m.planning import plan_base, plan_fine_tuning
+from il2m.rectify import METHODS
 from il2m.study import fine_tune, train_base
 
+pytestmark = pytest.mark.xdist_group("notebooks")  # they share one executed study
 ALL = sorted(find_notebooks().glob("*.ipynb"))
 
 
@@ -61,7 +76,7 @@ def test_one_parameters_cell_of_plain_commented_literals(path: Path):
 )
 def test_defaults_are_those_of_the_library(notebook: str, functions: tuple):
     parameters = notebook_parameters(find_notebooks() / f"{notebook}.ipynb")
-    assert parameters.pop("joint", False) is False  # a switch of the notebook: joint.train_joint is called or not
+    assert parameters.pop("joint_epochs", 0) == 0  # of joint.train_joint, which the notebook calls only if asked
     signatures = {
         name: parameter.default
         for function in functions
@@ -116,7 +131,9 @@ def test_results_have_a_row_per_run_state_and_method(executed: tuple[Path, list[
     table = pd.read_parquet(executed[0] / "results.parquet")
     assert table["run"].nunique() == 2
     assert sorted(table["distillation"].unique()) == [False, True]
-    assert len(table) == 2 * 3 * table["method"].nunique() * 2
+    raw, softmax = (set(table.loc[table["score_kind"] == kind, "method"]) for kind in ("raw", "softmax"))
+    assert softmax == set(METHODS) < raw == set(ablation.METHODS) - {"BiC"}  # no exemplar was held out for it
+    assert len(table) == 2 * 3 * (len(raw) + len(softmax))
     assert table["top1"].between(0, 1).all()
     assert np.isnan(table.loc[table["state"] == 1, "top1_past"]).all()
 
@@ -128,3 +145,56 @@ def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
     assert result.returncode == 0, result.stderr
     assert "7 notebooks, 7 of them already done" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["a notebook", "results", "a state"])
+def test_what_was_damaged_is_not_taken_for_done(executed: tuple[Path, list[str], str], damage: str):
+    out, _, _ = executed
+    job = next(job for job in planned(executed) if job.notebook == NOTEBOOKS[3])
+    assert batch._is_done(job, find_notebooks())
+    target = {
+        "a notebook": job.output,
+        "results": out / job.run / "results.parquet",
+        "a state": out / job.run / "state_03",
+    }[damage]
+    kept = target.rename(target.with_name("kept"))
+    if damage != "a state":
+        target.write_text("{")
+    assert not batch._is_done(job, find_notebooks())
+    if damage != "a state":
+        target.unlink()
+    kept.rename(target)
+    assert batch._is_done(job, find_notebooks())
+
+
+def planned(executed: tuple[Path, list[str], str]) -> list[Job]:
+    out, command, _ = executed
+    overrides = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
+    return plan_jobs(read_grid(out.parent / "tiny.yaml") | read_overrides(overrides), find_notebooks(), out)
+
+
+def test_a_study_of_one_state_runs_through(tiny_npz: Path, tmp_path: Path):
+    grid = tmp_path / "one.yaml"
+    grid.write_text("parameters: {num_states: 1, base_epochs: 2, epochs: 2, batch_size: 8, distillation: false}")
+    command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(tmp_path / "study")]
+    result = subprocess.run([*command, "-p", f"dataset={tiny_npz}"], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 of 4 notebooks done" in result.stdout
+    executed = (tmp_path / "study" / "notebooks").glob("04*.ipynb")
+    assert "One state only: no class is past" in next(executed).read_text()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS[2:])
+def test_analyses_open_scores_that_came_with_nothing_else(notebook: str, tiny_study: TinyStudy, tmp_path: Path):
+    files = []
+    for state in (1, 2, 3):
+        stored = tiny_study.off.state(state)
+        files.append(tmp_path / f"{state}.npz")
+        arrays = {name: stored.array(name) for name in ("val_scores", "val_labels")}
+        np.savez(files[-1], **arrays, state_sizes=tiny_study.off.states.sizes[:state])
+    run = import_scores(files, tmp_path / "run")
+    command = [sys.executable, "-m", "papermill", f"{notebook}.ipynb", str(tmp_path / "executed.ipynb")]
+    command += ["-p", "out_dir", str(tmp_path), "-p", "run", run.name, "--no-progress-bar", "--log-level", "ERROR"]
+    result = subprocess.run(command, cwd=find_notebooks(), capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "can't be computed" in (tmp_path / "executed.ipynb").read_text()

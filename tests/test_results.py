@@ -21,6 +21,8 @@ from il2m.results import (
 
 COLUMNS = [
     "run",
+    "base",
+    "setting",
     "dataset",
     "num_states",
     "memory_size",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from il2m.errors import InputError
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="name=value",
         help="set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated",
     )
-    run.add_argument("--workers", type=_positive, metavar="N", help="jobs side by side (default: one per CPU core)")
+    run.add_argument("--workers", type=_at_least(1), metavar="N", help="jobs side by side (default: one per CPU core)")
     run.set_defaults(command=_run)
 
     lists = commands.add_parser("lists", help="write image lists in the authors' layout")
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     lists.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of all lists")
     lists.add_argument("--name", required=True, help="the dataset's name there")
-    lists.add_argument("-S", "--states", type=_positive, default=10, metavar="S", help="number of states (default: 10)")
+    lists.add_argument(
+        "-S", "--states", type=_at_least(1), default=10, metavar="S", help="number of states (default: 10)"
+    )
     lists.add_argument(
         "--state-sizes", type=_whole_numbers, default=(), metavar="N,N,...", help="classes of each state"
     )
@@ -112,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_images(command: argparse.ArgumentParser) -> None:
     command.add_argument("--root", default="", metavar="DIR", help="where relative paths start (default: here)")
-    command.add_argument("--workers", type=_positive, default=2, metavar="N", help="processes that decode (default: 2)")
+    command.add_argument(
+        "--workers", type=_at_least(0), default=2, metavar="N", help="processes that decode (default: 2; 0: this one)"
+    )
 
 
 def _add_authors_files(command: argparse.ArgumentParser) -> None:
@@ -120,15 +124,18 @@ def _add_authors_files(command: argparse.ArgumentParser) -> None:
     command.add_argument("scores", type=Path, help="folder of all scores")
     command.add_argument("first_batch_scores", type=Path, help="folder of the first state's scores")
     command.add_argument("dataset", help="the dataset's name in these folders")
-    command.add_argument("S", type=_positive, help="number of states, the first one included")
+    command.add_argument("S", type=_at_least(1), help="number of states, the first one included")
     command.add_argument("P", type=_whole_numbers, help="classes per state; or of each state, for example 50,10,10")
-    command.add_argument("K", type=_positive, help="size of the memory")
+    command.add_argument("K", type=_at_least(1), help="size of the memory")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
-    return int(text)
+def _at_least(low: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {low}")
+        return int(text)
+
+    return convert
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

@@ -184,15 +184,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files if key in (*NPZ_KEYS, "class_names")}
-    except ValueError as error:
+    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or numpy meet first
         if "Object arrays" in str(error):
             raise InputError(
                 f"{path}: holds arrays of Python objects, as numpy makes of images of differing size. All images must "
                 "have one size and be saved as one uint8 array."
             ) from None
-        raise InputError(f"{path}: not a readable .npz file ({error}).") from None
-    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or numpy meet first
-        raise InputError(f"{path}: not a readable .npz file ({error}).") from None
+        raise InputError(
+            f"{path}: not a readable .npz file: it is damaged, or no .npz at all. Write it again with numpy.savez."
+        ) from None
 
 
 def _cached_glyphs(data_dir: Path) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from il2m.errors import InputError
 from il2m.formats import write_image_list, write_scores
 from il2m.memory import reduce_scores, state_statistics
 from il2m.parameters import nearest
-from il2m.runs import Run, write_state
+from il2m.runs import ANALYSED, Run, write_state
 from il2m.states import States
 
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
@@ -120,8 +120,12 @@ def export_scores(run: Run, out: str | Path) -> AuthorsFiles:
     """Write a run's lists and scores in the authors' layout under ``out``: ``images_list_files``, ``scores`` and
     ``scores_first_batch``; returns where they lie, and the arguments for the authors' ``il2m.py``.
 
-    Images are named by their place, ``train/000012.png``. Raises InputError if training images' scores can't be had.
+    Images are named by their place, ``train/000012.png``. Raises InputError if training images' scores can't be had,
+    and for a base.
     """
+    if run.kind not in ANALYSED:
+        what = "base" if run.kind == "base" else f"{run.kind} training"
+        raise InputError(f"{run.folder} is a {what}, not a fine-tuning run: only runs of all states can be exported.")
     out, states = Path(out), run.states
     settings = run.identity
     memory_size = settings.get("memory_size") or settings.get("exemplars_per_class", 0) * states.num_past(

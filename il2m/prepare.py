@@ -84,6 +84,11 @@ def _labelled_paths(
                 )
         names = tuple(str(label) for label in range(num_classes))
         return (_rooted(train.images, root), train.labels), (_rooted(val.images, root), val.labels), names
+    if len(sources) != 1:
+        raise InputError(
+            f"{len(sources)} sources ({', '.join(sources)}): expected one (a folder, a dataset), or two lists, of "
+            "training and of validation images."
+        )
     source = sources[0].removeprefix("folder:")
     if os.path.isdir(source):
         data = load_folder(Path(source), data_dir=Path(data_dir))

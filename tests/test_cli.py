@@ -39,7 +39,7 @@ def test_help_names_the_commands(capsys):
     ("command", "message"),
     [
         (["run", str(GRID), "--workers", "-1"], "argument --workers: '-1': expected a whole number of at least 1"),
-        (["check", "a.lst", "--workers", "0"], "argument --workers: '0': expected a whole number of at least 1"),
+        (["check", "a.lst", "--workers", "-1"], "argument --workers: '-1': expected a whole number of at least 0"),
         (["rectify", "l", "s", "f", "d", "0", "10", "20"], "argument S: '0': expected a whole number of at least 1"),
         (["rectify", "l", "s", "f", "d", "5", "10", "-2"], "argument K: '-2': expected a whole number of at least 1"),
         (["rectify", "l", "s", "f", "d", "5", "1,x", "2"], "argument P: '1,x': expected whole numbers, separated by"),
@@ -75,3 +75,9 @@ def test_paths_that_can_not_be_written_are_named(
         assert error.startswith(f"il2m: {named}"), error
         assert error.endswith(("directory\n", "File exists\n")), error
     assert sorted(found.name for found in tmp_path.iterdir()) == ["exported", "file", "state.npz"]
+
+
+def test_lists_of_too_many_sources(tmp_path: Path, capsys: pytest.CaptureFixture):
+    command = ["lists", "a.lst", "b.lst", "c.lst", "--out", str(tmp_path), "--name", "n", "-K", "10"]
+    assert main(command) == 2
+    assert "3 sources (a.lst, b.lst, c.lst): expected one (a folder, a dataset), or two" in capsys.readouterr().err

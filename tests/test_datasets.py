@@ -145,6 +145,15 @@ def test_damaged_archive(tmp_path, tiny_npz, damage):
         load_dataset(str(path), tmp_path)
 
 
+@pytest.mark.parametrize("content", ["no archive", b"\x80\x04]."])
+def test_a_file_that_is_no_npz_is_not_answered_with_advice_to_unpickle_it(tmp_path, content):
+    path = tmp_path / "notes.npz"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"notes\.npz: not a readable \.npz file: .* no \.npz at all") as error:
+        load_dataset(str(path), tmp_path)
+    assert "pickle" not in str(error.value)
+
+
 def test_unknown_dataset(tmp_path):
     with pytest.raises(
         InputError, match=r"unknown dataset 'cifar-100': did you mean 'cifar100'\? .*path of an \.npz file"

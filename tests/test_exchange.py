@@ -298,6 +298,12 @@ def test_undefined_means_are_counted_or_raised(files: AuthorsFiles):
     assert "rectified all the same" in rectify_files(files, undefined="as-published").notes[-1]
 
 
+def test_a_base_is_not_exported(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["export-scores", str(tiny_study.base.folder), str(tmp_path / "out")]) == 2
+    assert f"{tiny_study.base.folder} is a base, not a fine-tuning run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_states_that_do_not_fit_the_files(exported: AuthorsFiles):
     roots = (exported.lists, exported.scores, exported.first_scores, exported.dataset)
     unequal = authors_files(*roots, 3, (2, 2, 2), 12)

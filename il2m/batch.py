@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,8 +28,7 @@ from tqdm import tqdm
 
 from il2m.grids import ABLATION, Job, find_notebooks, plan_jobs, read_grid, read_overrides
 from il2m.progress import read_progress
-from il2m.results import FILE_NAME, save_results, summary
-from il2m.runs import Run
+from il2m.runs import RESULTS_FILE, Run
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def run_study(
     started = time.monotonic()
     notebooks = find_notebooks()
     out = (out_dir or notebooks.parent / "runs" / grid.stem).absolute()
-    jobs = plan_jobs(read_grid(grid) | read_overrides(overrides), notebooks, out)
+    # planning reads the data and needs torch: done in a process of its own, its memory is free for the jobs
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        jobs = child.submit(plan_jobs, read_grid(grid) | read_overrides(overrides), notebooks, out).result()
     waiting = [job for job in jobs if not _is_done(job, notebooks)]
     workers = workers or len(os.sched_getaffinity(0))
     print(
@@ -57,8 +60,11 @@ def run_study(
         f"side, in {out}",
         flush=True,
     )
+    out.mkdir(parents=True, exist_ok=True)
     failed = _execute(waiting, notebooks, workers) if waiting else {}
-    results = [out / job.run / FILE_NAME for job in jobs if job.notebook == ABLATION and job.name not in failed]
+    from il2m.results import save_results, summary  # imports torch: not while jobs need the memory
+
+    results = [out / job.run / RESULTS_FILE for job in jobs if job.notebook == ABLATION and job.name not in failed]
     tables = [pd.read_parquet(path) for path in results]  # written, or checked to be readable, a moment ago
     for table in tables:
         print("\n" + summary(table))
@@ -79,7 +85,7 @@ def _is_done(job: Job, notebooks: Path) -> bool:
         made_so = metadata["papermill"]["parameters"] == job.parameters
         made_by = metadata["il2m_code"] == _code_hash(notebooks / f"{job.notebook}.ipynb")
         if job.notebook == ABLATION:
-            pd.read_parquet(folder / FILE_NAME)
+            pd.read_parquet(folder / RESULTS_FILE)
         return made_so and made_by and not Run(folder).missing_states
     except Exception:  # missing or damaged, in whatever way: to be made again
         return False

@@ -12,17 +12,18 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import yaml
 from papermill.inspection import inspect_notebook
 
-from il2m.datasets import absolute_source
 from il2m.errors import InputError
 from il2m.parameters import PARAMETERS, check_parameters, nearest
-from il2m.planning import Plan, plan_base, plan_fine_tuning
 from il2m.runs import but_distillation, short_hash
+
+if TYPE_CHECKING:
+    from il2m.planning import Plan
 
 BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
     "01_base_training",
@@ -161,10 +162,14 @@ def plan_jobs(given: dict[str, Any], notebooks: Path, out_dir: Path) -> list[Job
 
 
 def _plan_base(parameters: dict[str, Any]) -> Plan:
+    from il2m.planning import plan_base  # imports torch
+
     return plan_base(**{name: value for name, value in parameters.items() if name not in _NOT_PLANNED})
 
 
 def _plan_fine_tuning(parameters: dict[str, Any], base: Plan) -> Plan:
+    from il2m.planning import plan_fine_tuning  # imports torch
+
     from_the_base = ("base", "dataset")
     kept = {name: v for name, v in parameters.items() if name not in (*_NOT_PLANNED, *from_the_base)}
     return plan_fine_tuning(**kept, base_plan=base)
@@ -194,6 +199,8 @@ def _check(swept: dict[str, Sequence[Any]], known: set[str]) -> None:
 
 def _absolute(parameters: dict[str, Any], start: Path) -> dict[str, Any]:
     """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
+    from il2m.datasets import absolute_source  # imports torch
+
     paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
     absolute = {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
     if "dataset" in parameters:

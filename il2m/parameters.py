@@ -110,7 +110,6 @@ PARAMETERS: dict[str, Parameter] = {
     "distillation_weight": _number(0),
     "held_out": _number(0, 0.5),
     "balanced_epochs": _integer(0),
-    "joint": _SWITCH,
     "joint_epochs": _integer(0),
     "base_epochs": _integer(1),
     "epochs": _integer(1),

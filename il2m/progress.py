@@ -7,13 +7,16 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from IPython import get_ipython
 from tqdm.auto import tqdm as notebook_or_terminal_tqdm
 from tqdm.std import tqdm as terminal_tqdm
 
 from il2m.runs import write_atomically
-from il2m.training import Epoch
+
+if TYPE_CHECKING:
+    from il2m.training import Epoch  # imports torch, which those who only read progress can do without
 
 FILE_NAME = "progress.json"
 

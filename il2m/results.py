@@ -24,10 +24,8 @@ from il2m.metrics import (
 )
 from il2m.parameters import SCORE_KINDS
 from il2m.rectify import METHODS
-from il2m.runs import Run, short_hash
+from il2m.runs import RESULTS_FILE, Run, short_hash
 from il2m.scores import own_and_top
-
-FILE_NAME = "results.parquet"
 
 
 def results_table(
@@ -193,8 +191,8 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str
 
 def save_results(table: pd.DataFrame, folder: Path) -> Path:
     """Write ``results.parquet`` into ``folder``, all or nothing; returns its path."""
-    target = folder / FILE_NAME
-    staging = folder / f".{FILE_NAME}.{os.getpid()}"
+    target = folder / RESULTS_FILE
+    staging = folder / f".{RESULTS_FILE}.{os.getpid()}"
     table.to_parquet(staging, index=False)
     os.replace(staging, target)
     return target

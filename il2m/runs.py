@@ -19,17 +19,19 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from il2m.errors import InputError
 from il2m.memory import ClassStatistics
 from il2m.states import States
 
+if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is on disk
+    import torch
+
 ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
+RESULTS_FILE = "results.parquet"
 KINDS = {
     "base": "01_base_training",
     "fine_tuning": "02_fine_tuning",
@@ -91,6 +93,8 @@ class StateFolder:
         """The model's weights, to put into a network of the same shape."""
         if "model.safetensors" not in self.info["files"]:
             raise InputError(f"{self.path}: no model was stored.")
+        from safetensors.torch import load_file  # imports torch
+
         return load_file(self.path / "model.safetensors")
 
 
@@ -114,6 +118,8 @@ def write_state(
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array, allow_pickle=False)
         if weights:
+            from safetensors.torch import save_file  # imports torch
+
             save_file(
                 {name: value.cpu().contiguous() for name, value in weights.items()},
                 staging / "model.safetensors",

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from il2m.parameters import nearest
 
 MEAN_STD_FILE = "datasets_mean_std.txt"
 _BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time
+_PARSERS = min(4, os.cpu_count() or 1)  # blocks parsed side by side: the parser lets other threads run
 _TEXT = np.dtypes.StringDType()
 
 
@@ -136,19 +139,13 @@ def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
     path = Path(path)
     first_line, found = 1, False
     try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                block += file.readline()
-                if b"\r" in block:
-                    block = block.replace(b"\r\n", b"\n")
-                lines = block.split(b"\n")
-                scores = _parse_scores(block, lines, num_classes)
-                if scores is None:
-                    scores = _parse_line_by_line(lines, num_classes, path, first_line)
-                if len(scores):
-                    found = True
-                    yield scores
-                first_line += len(lines) - 1
+        for lines, scores in _parsed_blocks(path, num_classes):
+            if scores is None:
+                scores = _parse_line_by_line(lines, num_classes, path, first_line)
+            if len(scores):
+                found = True
+                yield scores
+            first_line += len(lines) - 1
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}).") from None
     if not found:
@@ -157,8 +154,27 @@ def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
         )
 
 
-def _parse_scores(block: bytes, lines: list[bytes], num_classes: int) -> np.ndarray | None:
-    """The scores of a block of lines, (m, num_classes); None if anything in it is not plain, or not as it should be."""
+def _parsed_blocks(path: Path, num_classes: int) -> Iterator[tuple[list[bytes], np.ndarray | None]]:
+    """Each block's lines, and its scores if they were plain to parse; a few blocks are parsed ahead, side by side."""
+    with ThreadPoolExecutor(_PARSERS) as pool, path.open("rb") as file:
+        ahead: deque[Future] = deque()
+        while block := file.read(_BLOCK_BYTES):
+            ahead.append(pool.submit(_parse_scores, block + file.readline(), num_classes))
+            if len(ahead) > 2 * _PARSERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _parse_scores(block: bytes, num_classes: int) -> tuple[list[bytes], np.ndarray | None]:
+    """A block's lines and its scores, (m, num_classes); None if anything is not plain, or not as it should be."""
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n")
+    lines = block.split(b"\n")
+    return lines, _parse_plain(block, lines, num_classes)
+
+
+def _parse_plain(block: bytes, lines: list[bytes], num_classes: int) -> np.ndarray | None:
     if b"\r" in block or b"\t" in block or any(line.count(b" ") != num_classes - 1 for line in lines if line):
         return None
     # one number per line is the parser's fastest case; a blank too many makes an empty line, which it passes over

@@ -120,10 +120,8 @@ def write_state(
         if weights:
             from safetensors.torch import save_file  # imports torch
 
-            save_file(
-                {name: value.cpu().contiguous() for name, value in weights.items()},
-                staging / "model.safetensors",
-            )
+            tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
+            save_file(tensors, staging / "model.safetensors")
         hashes = {file.name: _file_hash(file) for file in sorted(staging.iterdir())}
         info = json.loads(json.dumps({**info, "files": hashes}))  # as it will be read
         (staging / "state.json").write_text(json.dumps({**info, "checksum": short_hash(info)}, indent=1))

@@ -355,6 +355,16 @@ def test_runs_of_other_classes(tiny_study: TinyStudy, imported: Run):
         bias_explorer(tiny_study.off, imported)
 
 
+def test_runs_of_classes_with_other_names(tiny_study: TinyStudy, tmp_path: Path):
+    for run in (tiny_study.base, tiny_study.off):
+        shutil.copytree(run.folder, tmp_path / run.name)
+    path = tmp_path / tiny_study.off.name / "config.json"
+    config = json.loads(path.read_text())
+    rewrite_checked(path, {**config, "class_names": [*config["class_names"][:-1], "another"]})
+    with pytest.raises(InputError, match="can't be compared: their classes differ"):
+        bias_explorer(tiny_study.on, path.parent)
+
+
 def test_a_run_that_is_still_trained(tiny_study: TinyStudy, tmp_path: Path):
     study = tmp_path / "study"
     shutil.copytree(tiny_study.out_dir, study)

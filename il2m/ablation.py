@@ -48,6 +48,8 @@ def _features(run: Run, state: int) -> np.ndarray:
 
 
 def _prior_thresholding(run: Run, state: int) -> np.ndarray:
+    """The prior is that of the state's first training; a balanced second stage (balanced_epochs) has a flat one, which
+    this leaves out of account."""
     return methods.threshold_by_prior(validation_scores(run, state), training_counts(run, state))
 
 

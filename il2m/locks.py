@@ -1,0 +1,80 @@
+"""Locks between processes and threads, so that two that ask for the same work do it once.
+
+A lock is an empty file that stays where it is; who holds it is known to the kernel only (``flock``). It is free again
+when its holder lets go or dies, be it by SIGKILL, so there are no stale locks to remove by hand.
+
+How far this goes where several machines share a file system:
+
+- NFS 4: Linux turns ``flock`` into a lock at the server, and the same holds. Of a machine that crashed or lost its
+  network the server keeps the locks until its lease ends (often 90 seconds).
+- NFS 3 does the same through lockd, without leases: of a machine that crashed it keeps them until that one is up again.
+- Mounted so that locks stay local (NFS ``nolock`` or ``local_lock``, Lustre ``localflock``): processes of one machine
+  exclude each other, machines do not.
+- No locks at all: a warning, and the work is done unlocked. (Marker files would do instead, but outlive a machine.)
+
+Without a lock nothing is corrupted: what is finished appears in one rename. Work may only be done twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+POLL_SECONDS = 0.2
+_NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+class WaitingStopped(Exception):
+    """``stop()`` became true while a lock was waited for; it is not held."""
+
+
+@contextmanager
+def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Hold the lock of the file ``path``, which is made with its parents; wait while another process or thread has it.
+
+    waiting_for: what the other is at, as in "waiting: another process is training base-0123456789", which is said once.
+    stop: asked while waiting. Raises WaitingStopped once it is true, and RuntimeError if this thread has the lock.
+    """
+    lock = FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
+    try:
+        _acquire(lock, waiting_for, stop)
+    except Timeout:
+        raise WaitingStopped(f"stopped waiting for {path}") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        warnings.warn(f"{path.parent} can't be locked ({error.strerror}): other processes may do the same work "
+                      "at the same time", stacklevel=3)  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, waiting_for: str, stop: Callable[[], bool] | None) -> None:
+    try:
+        lock.acquire(timeout=2 * POLL_SECONDS, cancel_check=stop)  # is_locked may have it for an instant
+    except Timeout:
+        if not (stop and stop()):
+            print(f"waiting: another process is {waiting_for}", flush=True)
+        lock.acquire(cancel_check=stop)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out."""
+    if not path.exists():
+        return False
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # no locks on this file system, or no right to write there
+        return False
+    lock.release()
+    return False

@@ -21,8 +21,9 @@ from il2m.ablation import METHODS
 from il2m.errors import InputError
 from il2m.joint import find_joint_runs
 from il2m.metrics import aggregated_gap
-from il2m.results import results_table
-from il2m.runs import Run, find_runs
+from il2m.rectify import METHODS as METHODS_OF_IL2M
+from il2m.results import results_table, run_description
+from il2m.runs import RESULTS_FILE, Run, find_runs
 
 SEEDS = ["order_seed", "train_seed"]
 SETTINGS = [  # what else tells runs apart
@@ -101,17 +102,24 @@ def paired_difference(differences: np.ndarray, *, seed: int = 0) -> PairedDiffer
     """
     differences = np.asarray(differences, dtype=np.float64)
     estimate = float(differences.mean())
+    low, high = mean_interval(differences, seed=seed)
     if len(differences) == 1:
-        return PairedDifference(estimate, math.nan, math.nan, 1.0, 1)
-    if np.ptp(differences) == 0:
-        low = high = estimate
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # few pairs make some resamples constant
-            found = bootstrap((differences,), np.mean, method="BCa", confidence_level=1 - LEVEL, rng=seed)
-        low, high = map(float, found.confidence_interval)
+        return PairedDifference(estimate, low, high, 1.0, 1)
     test = permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=seed)
     return PairedDifference(estimate, low, high, float(test.pvalue), len(differences))
+
+
+def mean_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % BCa bootstrap interval of the mean of ``values`` (n,), n >= 1; NaN for a single one."""
+    if len(values) == 1:
+        return math.nan, math.nan
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few values make some resamples constant
+        found = bootstrap((values,), np.mean, method="BCa", confidence_level=1 - LEVEL, rng=seed)
+    low, high = map(float, found.confidence_interval)
+    return low, high
 
 
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
@@ -120,8 +128,28 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     results: rows of results.parquet. Runs of one state have none.
     """
     keys = ["run", *_settings(results), *SEEDS, "method", "score_kind"]
+    keys += [name for name in ("recipe",) if name in results.columns]
     incremental = results[results["state"] > 1]
     return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
+
+
+def values_over_seeds(
+    results: pd.DataFrame, by: str, methods: Sequence[str], *, column: str = "top1"
+) -> dict[str, dict[Any, np.ndarray]]:
+    """Mean ``column`` over states 2..S (raw scores) of every run: method -> value of ``by``, rising -> (runs,)."""
+    means = mean_results(results).query("score_kind == 'raw'")
+    return {
+        method: {value: group[column].to_numpy() for value, group in means[means["method"] == method].groupby(by)}
+        for method in methods
+    }
+
+
+def best_methods(results: pd.DataFrame, *, most: int, column: str = "top1") -> list[str]:
+    """FT, IL2M and the best others that are no oracle nor joint training, by mean ``column``: ``most`` at most."""
+    means = mean_results(results).query("score_kind == 'raw'").groupby("method")[column].mean()
+    others = means[~means.index.str.contains("oracle|joint") & ~means.index.isin(METHODS_OF_IL2M)]
+    first = [method for method in ("FT", "IL2M") if method in means.index]
+    return first + others.nlargest(most - len(first)).index.tolist()
 
 
 def differences(
@@ -201,15 +229,17 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def systems_table(results: pd.DataFrame) -> pd.DataFrame:
-    """The field's known systems as this study's combinations (SYSTEMS): one row per data set and system that has runs.
+    """The field's known systems as this study's combinations (SYSTEMS): one row per system that has runs, apart by data
+    set, recipe (network, epochs, ...), S and K.
 
-    Columns: ``dataset, num_states, memory_size, system``, what it is made of, mean over seeds and states 2..S of
+    Columns: these (as far as ``results`` has them), ``system``, what it is made of, mean over seeds and states 2..S of
     ``top1`` and ``top5``, ``gap`` (mean G_IL over the runs that have a joint training) and ``num_runs``. They share
     this study's network, head and schedule, so that they differ in method alone; figures of the original papers had
     others.
     """
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
+    apart = [name for name in ("dataset", "recipe", "num_states", "memory_size") if name in results.columns]
     never = pd.Series(0, index=means.index)
     is_balanced, is_held_out = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
     rows = []
@@ -217,13 +247,11 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
         chosen = (means["method"] == parts["method"]) & (means["distillation"] == parts["distillation"])
         chosen &= (is_balanced == parts.get("balanced", False)) & (is_held_out == parts.get("held out", False))
         chosen &= means["exemplar_selection"] == parts.get("exemplar_selection", "random")
-        for key, group in means[chosen].groupby(["dataset", "num_states", "memory_size"], sort=False):
-            row = dict(zip(("dataset", "num_states", "memory_size"), key, strict=True))
-            row |= {"system": system, "made of": _made_of(parts)}
+        for key, group in means[chosen].groupby(apart, sort=False):
+            row = dict(zip(apart, key, strict=True)) | {"system": system, "made of": _made_of(parts)}
             row |= {column: group[column].mean() for column in ("top1", "top5", "gap")}
             rows.append(row | {"num_runs": len(group)})
-    setting = ["dataset", "num_states", "memory_size"]
-    return pd.DataFrame(rows, columns=[*setting, "system", "made of", "top1", "top5", "gap", "num_runs"])
+    return pd.DataFrame(rows, columns=[*apart, "system", "made of", "top1", "top5", "gap", "num_runs"])
 
 
 def _made_of(parts: Mapping[str, Any]) -> str:
@@ -238,26 +266,36 @@ def _settings(results: pd.DataFrame) -> list[str]:
     return [name for name in SETTINGS if name in results.columns]
 
 
-def collect_results(
-    out_dir: str | Path,
-    *,
-    methods: Sequence[str] = METHODS,
-    undefined: str = "keep",
-    known: Sequence[pd.DataFrame] = (),
-) -> pd.DataFrame:
+def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
     trainings (method ``joint``).
 
-    known: results tables of some of the runs, which are then not computed again. Raises InputError if there are no
-    runs.
+    What notebook 04 stored beside a run is read and not computed again; ``undefined`` is for the others. A copy of a
+    run counts as one with it. Raises InputError if there are no runs.
     """
-    runs = find_runs(out_dir)
+    runs = {run.config["hash"]: run for run in find_runs(out_dir)}
     if not runs:
         raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
-    tables, names = list(known), {name for table in known for name in table["run"]}
-    tables += [results_table(run, methods=methods, undefined=undefined) for run in runs if run.name not in names]
+    tables = []
+    for run in runs.values():
+        table = _stored_results(run)
+        tables.append(results_table(run, methods=METHODS, undefined=undefined) if table is None else table)
     tables += [joint_results(joint) for joint in find_joint_runs(out_dir)]
     return pd.concat(tables, ignore_index=True)
+
+
+def _stored_results(run: Run) -> pd.DataFrame | None:
+    """The table beside the run, if it can be read and describes this run as this library does."""
+    try:
+        table = pd.read_parquet(run.folder / RESULTS_FILE)
+        about = run_description(run)
+        described = table[list(about)].drop_duplicates().to_dict("records")
+    except (OSError, ValueError, KeyError):  # ValueError: pyarrow's errors
+        return None
+    same = len(described) == 1 and all(
+        described[0][name] == value or (value is None and pd.isna(described[0][name])) for name, value in about.items()
+    )
+    return table if same and table["state"].nunique() == run.states.num_states else None
 
 
 def joint_results(joint: Run) -> pd.DataFrame:

@@ -11,13 +11,16 @@ from il2m.comparison import (
     FINDINGS,
     SYSTEMS,
     PairedDifference,
+    best_methods,
     compare_methods,
     differences,
     findings_table,
     gap_table,
+    mean_interval,
     mean_results,
     paired_difference,
     systems_table,
+    values_over_seeds,
 )
 from il2m.errors import InputError
 
@@ -240,3 +243,44 @@ def test_a_study_of_one_state_has_tables_without_rows():
         empty, full = table(one_state), table(results)
         assert len(empty) == 0
         assert list(empty.columns) == list(full.columns)
+
+
+# over settings
+
+
+def test_other_recipes_in_the_same_folder_make_systems_of_their_own():
+    small, large = make_results(recipe="small"), make_results(recipe="large", shift=0.3)
+    large["run"] += "-large"
+    table = systems_table(pd.concat([small, large])).set_index(["recipe", "system"])
+    assert (table["num_runs"] == 6).all()
+    assert table.loc[("small", "WA"), "top1"] == pytest.approx(0.48, abs=0.01)
+    assert table.loc[("large", "WA"), "top1"] == pytest.approx(0.80, abs=0.01)
+
+
+def test_values_over_seeds_are_by_method_and_value():
+    results = pd.concat([make_results(memory_size=60), make_results(memory_size=30, seeds=SEEDS[:2], shift=0)])
+    off = results[~results["distillation"]]
+    values = values_over_seeds(off, "memory_size", ["FT", "WA"])
+    assert list(values) == ["FT", "WA"]
+    assert list(values["WA"]) == [30, 60]
+    assert [len(found) for found in values["WA"].values()] == [2, 6]
+    means = mean_results(off).query("method == 'WA' and memory_size == 60")["top1"]
+    assert_allclose(np.sort(values["WA"][60]), np.sort(means))
+
+
+def test_best_methods_begin_with_what_the_study_is_about():
+    results = make_results()
+    oracle = results[results["method"] == "WA"].assign(method="NCM-oracle", top1=1.0)
+    results = pd.concat([results, oracle, joint_rows()])
+    assert best_methods(results, most=3) == ["FT", "IL2M", "WA"]
+    assert best_methods(results, most=2) == ["FT", "IL2M"]
+    assert best_methods(results[results["method"] == "WA"], most=3) == ["WA"]
+
+
+def test_the_interval_of_a_mean():
+    values = np.random.default_rng(3).normal(0.4, 0.02, size=12)
+    low, high = mean_interval(values)
+    found = paired_difference(values)
+    assert (low, high) == (found.low, found.high)
+    assert low < values.mean() < high
+    assert np.isnan(mean_interval(values[:1])).all()

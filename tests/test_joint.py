@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 
@@ -13,7 +14,7 @@ from il2m.errors import InputError
 from il2m.exemplars import held_out_places
 from il2m.joint import find_joint_runs, train_joint
 from il2m.planning import plan_fine_tuning
-from il2m.results import results_table, run_description
+from il2m.results import results_table, run_description, save_results
 from il2m.study import fine_tune, train_base
 
 
@@ -165,12 +166,44 @@ def test_collected_results_hold_every_run_and_method(folder, base, joint, tiny_f
     assert set(gap_table(table).query("run == @run.name")["method"]) == set(METHODS)
 
 
-def test_results_that_are_known_are_not_computed_again(folder, base, tiny_fine_tuning_parameters):
+@pytest.fixture
+def stored(folder, base, tiny_fine_tuning_parameters):
+    """A run with results of which each number is -1 beside it, as no computation gives them; gone afterwards."""
     run = tune(folder, base, tiny_fine_tuning_parameters)
-    known = results_table(run, methods=("FT",)).assign(top1=-1.0)
-    table = collect_results(folder, known=[known]).query("run == @run.name")
+    yield run, save_results(results_table(run, methods=("FT",)).assign(top1=-1.0), run.folder)
+    (run.folder / "results.parquet").unlink()
+
+
+def test_results_that_are_stored_are_not_computed_again(folder, stored):
+    table = collect_results(folder).query("run == @stored[0].name")
     assert set(table["method"]) == {"FT"}
     assert set(table["top1"]) == {-1.0}
+
+
+@pytest.mark.parametrize("damage", ["no parquet", "of another run", "a column less", "a state less"])
+def test_stored_results_that_are_not_the_runs_are_computed(damage, folder, stored):
+    run, path = stored
+    table = pd.read_parquet(path)
+    if damage == "no parquet":
+        path.write_text("no parquet")
+    elif damage == "of another run":
+        save_results(table.assign(setting="another"), run.folder)
+    elif damage == "a column less":
+        save_results(table.drop(columns="recipe"), run.folder)
+    else:
+        save_results(table[table["state"] < 3], run.folder)
+    found = collect_results(folder).query("run == @run.name")
+    assert set(found["method"]) == set(METHODS) - {"BiC"}
+    assert found["top1"].between(0, 1).all()
+
+
+def test_a_copied_run_counts_once(folder, base, tiny_fine_tuning_parameters, tmp_path):
+    tune(folder, base, tiny_fine_tuning_parameters)
+    study = tmp_path / "study"
+    shutil.copytree(folder, study)
+    run = next(study.glob("fine_tuning-*"))
+    shutil.copytree(run, study / "copy")
+    assert collect_results(study)["run"].nunique() == collect_results(folder)["run"].nunique()
 
 
 def test_an_empty_folder_has_no_results(tmp_path):

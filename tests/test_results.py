@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,15 +17,19 @@ from il2m.results import (
     confusion_by_state,
     means_table,
     results_table,
+    run_description,
+    run_recipe,
     save_results,
     series,
     summary,
 )
+from il2m.runs import Run
 
 COLUMNS = [
     "run",
     "base",
     "setting",
+    "recipe",
     "dataset",
     "num_states",
     "memory_size",
@@ -53,6 +60,56 @@ def test_table_has_one_row_per_state_method_and_score_kind(tiny_study: TinyStudy
     assert set(table["run"]) == {tiny_study.off.name}
     assert set(table["memory_size"]) == {12}
     assert set(table["num_classes"]) == {2, 4, 6}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_study: TinyStudy):
+    """A function: a run as the tiny study's, but for some of its settings or its base's; nothing is trained."""
+
+    def make(base: dict[str, Any] | None = None, **changed: Any) -> Run:
+        base_identity = tiny_study.base.identity | (base or {})
+        notes = {name: tiny_study.base.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
+        parent = Run.create(tmp_path, "base", base_identity, **notes)
+        identity = tiny_study.off.identity | {"base": base_identity, "state_sizes": base_identity["state_sizes"]}
+        return Run.create(tmp_path, "fine_tuning", identity | changed, base=parent.name, **notes)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"memory_size": 18},
+        {"exemplar_selection": "herding"},
+        {"distillation": True, "temperature": 2.0, "distillation_weight": 1.0},
+        {"train_seed": 5},
+        {"held_out": 0.2},
+        {"balanced_epochs": 3},
+        {"base": {"train_seed": 5, "class_order": [5, 4, 3, 2, 1, 0]}},
+        {"base": {"state_sizes": [3, 3]}},
+    ],
+    ids=lambda changed: ", ".join(changed),
+)
+def test_what_has_a_column_of_its_own_is_not_part_of_the_recipe(changed: dict[str, Any], make_run):
+    assert run_recipe(make_run(**changed)) == run_recipe(make_run())
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({"epochs": 9}, {"epochs": 9}),
+        ({"temperature": 3.0, "distillation": True}, {"temperature": 3.0}),
+        ({"base": {"network": "resnet8"}}, {"base_network": "resnet8"}),
+        ({"base": {"base_epochs": 9}}, {"base_epochs": 9}),
+        ({"base": {"state_sizes": [4, 2]}}, {"state_sizes": [4, 2]}),
+        ({"exemplars_per_class": 2}, {"memory": "images per class"}),
+    ],
+    ids=lambda value: ", ".join(value),
+)
+def test_all_else_is(changed: dict[str, Any], shown: dict[str, Any], make_run):
+    plain, found = run_recipe(make_run()), run_recipe(make_run(**changed))
+    assert {name: value for name, value in found.items() if plain.get(name) != value} == shown
+    assert run_description(make_run(**changed))["recipe"] != run_description(make_run())["recipe"]
 
 
 def test_rows_say_what_the_scores_say(tiny_study: TinyStudy):

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from il2m.datasets import Dataset
 from il2m.images import Normalisation
 from il2m.networks import build_network
 from il2m.parameters import check_parameters
 from il2m.planning import RESULT_VERSION, load_images, open_base
 from il2m.progress import Progress
-from il2m.runs import Run, open_readable, write_state
+from il2m.runs import Run, open_readable
 from il2m.scores import score_images
-from il2m.study import Stage, seed_for, set_machine
+from il2m.study import Stage, missing_states, seed_for, set_machine
 
 
 def train_joint(
@@ -43,17 +44,13 @@ def train_joint(
     }
     notes = {name: base.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
     run = Run.create(Path(out_dir), "joint", identity, base=base.name, **notes)
-    missing = run.missing_states
-    if not missing:
+    if not run.missing_states:
         return run
     data = load_images(base, data_dir)
     set_machine(device, num_threads)
-    sizes = [int(np.count_nonzero(data.train_labels < run.states.num_seen(state))) for state in missing]
-    with Progress("joint training", epochs * sum(sizes), run.folder) as progress:
-        normalisation = Normalisation(**run.state(1).info["normalisation"])
-        stage = Stage(base.identity, data, run.states, normalisation, device, progress)
-        for state in missing:
-            _train_joint_state(stage, run, state, epochs)
+    with missing_states(run) as missing:
+        if missing:
+            _train_joint_states(run, data, missing, epochs, device)
     return run
 
 
@@ -61,6 +58,15 @@ def find_joint_runs(out_dir: str | Path) -> list[Run]:
     """The finished joint trainings in a study's folder; warns of damaged ones."""
     runs = open_readable(path.parent for path in sorted(Path(out_dir).glob("joint-*/config.json")))
     return [run for run in runs if not run.missing_states]
+
+
+def _train_joint_states(run: Run, data: Dataset, missing: list[int], epochs: int, device: str) -> None:
+    num_images = sum(int(np.count_nonzero(data.train_labels < run.states.num_seen(state))) for state in missing)
+    with Progress("joint training", epochs * num_images, run.folder) as progress:
+        normalisation = Normalisation(**run.state(1).info["normalisation"])
+        stage = Stage(run.folder, run.base.identity, data, run.states, normalisation, device, progress)
+        for state in missing:
+            _train_joint_state(stage, run, state, epochs)
 
 
 def _train_joint_state(stage: Stage, run: Run, state: int, epochs: int) -> None:
@@ -75,4 +81,4 @@ def _train_joint_state(stage: Stage, run: Run, state: int, epochs: int) -> None:
     scores, _ = score_images(model, stage.val_batches(val))
     arrays = {"val_indices": val, "val_labels": data.val_labels[val], "val_scores": scores}
     info: dict[str, Any] = {"history": [vars(epoch) for epoch in history]}
-    write_state(run.folder, state, arrays, {}, info)
+    stage.store(state, arrays, {}, info)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+RUN_LOCK = ".lock"  # in a run's folder: held while its states are trained
 POLL_SECONDS = 0.2
 _NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 

@@ -43,7 +43,16 @@ class Progress:
         self._started = self._written = time.monotonic()
         bar = terminal_tqdm if is_headless() else notebook_or_terminal_tqdm
         self._bar = bar(total=total_images, unit="img", unit_scale=True, desc=title, disable=is_headless())
-        self._title, self._total, self._done = title, total_images, 0
+        self._title, self._total, self._done, self._resumed = title, total_images, 0, 0
+
+    def resumed(self, num_images: int) -> None:
+        """Count images of epochs that a checkpoint held: done, but not now, so that the rate leaves them out."""
+        self._done += num_images
+        self._resumed += num_images
+        if not self._bar.disable:
+            for count in ("initial", "n", "last_print_n"):  # what tqdm takes its rate from
+                setattr(self._bar, count, getattr(self._bar, count) + num_images)
+            self._bar.refresh()
 
     def epoch_done(self, state: int, num_states: int, epochs: int, num_images: int, epoch: Epoch) -> None:
         self._done += num_images
@@ -53,7 +62,7 @@ class Progress:
         now = time.monotonic()
         if now - self._written >= 0.5 or self._done == self._total:
             self._written = now
-            rate = self._done / (now - self._started)
+            rate = (self._done - self._resumed) / (now - self._started)
             left = (self._total - self._done) / rate
             status = {
                 "stage": self._title,

@@ -1,10 +1,16 @@
-"""The two training stages, base training and fine-tuning; they meet on disk, and resume where they stopped."""
+"""The two training stages, base training and fine-tuning; they meet on disk, and resume where they stopped.
+
+Finished states are kept, and of a state that was interrupted the epochs up to its last checkpoint (see training.py).
+A run is locked while it is trained: of two processes that ask for it, one waits and takes what the other has made.
+"""
 
 from __future__ import annotations
 
-import time
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +21,13 @@ from il2m.errors import InputError
 from il2m.exemplars import exemplars_per_past_class, held_out_places, rank_classes
 from il2m.image_files import check_readable, image_batches, images_mean_std
 from il2m.images import ImageBatches, Normalisation
+from il2m.locks import RUN_LOCK, locked
 from il2m.memory import QUANTITIES, reduce_scores, state_statistics
 from il2m.networks import Classifier, build_network, with_head
 from il2m.parameters import check_parameters
-from il2m.planning import plan_base, plan_fine_tuning
+from il2m.planning import Plan, plan_base, plan_fine_tuning
 from il2m.progress import Progress
-from il2m.runs import Run, StateFolder, write_state
+from il2m.runs import Run, StateFolder, state_path, write_state
 from il2m.scores import mean_by_class, score_images, score_training_images
 from il2m.states import States
 from il2m.training import Epoch, train
@@ -30,6 +37,7 @@ from il2m.training import Epoch, train
 class Stage:
     """What the states of one run share while they are trained: ``settings`` are the parameters of their training."""
 
+    folder: Path  # of the run
     settings: dict[str, Any]
     data: Dataset  # in learning order
     states: States
@@ -56,7 +64,10 @@ class Stage:
         purpose: str,
         teacher: Classifier | None = None,
     ) -> list[Epoch]:
-        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed."""
+        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed.
+
+        Goes on after the last checkpoint if this training was interrupted before.
+        """
         settings = self.settings
         return train(
             model,
@@ -77,8 +88,25 @@ class Stage:
             distillation_weight=settings.get("distillation_weight", 0.0),
             device=self.device,
             precision=settings["precision"],
+            checkpoint=state_path(self.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint"),
+            on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
             on_epoch=lambda epoch: self.progress.epoch_done(state, self.states.num_states, epochs, len(indices), epoch),
         )
+
+    def store(
+        self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
+    ) -> None:
+        """Write the finished state, and remove the checkpoints of its trainings."""
+        write_state(self.folder, state, arrays, weights, info)
+        for checkpoint in self.folder.glob(f"{state_path(self.folder, state).name}.*"):
+            checkpoint.unlink(missing_ok=True)
+
+
+@contextmanager
+def missing_states(run: Run) -> Iterator[list[int]]:
+    """Hold the run's lock, and get the states to train: none if another process trained them in the meantime."""
+    with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
+        yield run.missing_states
 
 
 def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any) -> Run:
@@ -90,10 +118,16 @@ def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any)
     check_parameters({"device": device, "num_threads": num_threads})
     plan = plan_base(**parameters)
     run = Run.create(plan.out_dir, plan.kind, plan.identity, **plan.notes)
-    if run.has_state(1):
-        run.state(1).info  # noqa: B018 - reading it checks the files
-        return run
-    set_machine(device, num_threads)
+    if run.missing_states:
+        set_machine(device, num_threads)
+        with missing_states(run) as missing:
+            if missing:
+                _train_base_state(plan, run, device)
+    run.state(1).info  # noqa: B018 - reading it checks the files
+    return run
+
+
+def _train_base_state(plan: Plan, run: Run, device: str) -> None:
     settings, data = run.identity, plan.dataset
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
     check_readable(data, plan.out_dir)
@@ -102,40 +136,42 @@ def train_base(*, device: str = "auto", num_threads: int = 1, **parameters: Any)
     seed = seed_for(settings["train_seed"], 1, "weights")
     model = build_network(settings["network"], data.num_channels, plan.states.num_seen(1), seed)
     with Progress("base training", len(new) * epochs, run.folder) as progress:
-        stage = Stage(settings, data, plan.states, normalisation, device, progress)
-        start = time.perf_counter()
+        stage = Stage(run.folder, settings, data, plan.states, normalisation, device, progress)
         rate = settings["learning_rate"]
         history = stage.fit(model, new, state=1, epochs=epochs, learning_rate=rate, purpose="training")
-        _score_and_store(stage, run, 1, model, new, new[:0], new[:0], history, time.perf_counter() - start)
-    return run
+        _score_and_store(stage, 1, model, new, new[:0], new[:0], history, _seconds(history, new))
 
 
 def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) -> Run:
     """Notebook 02's stage: states 2..S, each from the previous state's weights, on new images and exemplars.
 
-    parameters: those of plan_fine_tuning. Finished states are kept: what was interrupted goes on with the next state.
+    parameters: those of plan_fine_tuning. Finished states are kept; one that was interrupted goes on there.
     """
     check_parameters({"device": device, "num_threads": num_threads})
     plan = plan_fine_tuning(**parameters)
     run = Run.create(plan.out_dir, plan.kind, plan.identity, **plan.notes)
-    settings, data, states = run.identity, plan.dataset, plan.states
-    missing = run.missing_states
-    for state in set(range(1, states.num_states + 1)) - set(missing):
+    for state in set(range(1, plan.states.num_states + 1)) - set(run.missing_states):
         run.state(state).info  # noqa: B018 - reading it checks the files
-    if not missing:
-        return run
-    set_machine(device, num_threads)
+    if run.missing_states:
+        set_machine(device, num_threads)
+        with missing_states(run) as missing:
+            if missing:
+                _fine_tune_states(plan, run, missing, device)
+    return run
+
+
+def _fine_tune_states(plan: Plan, run: Run, missing: list[int], device: str) -> None:
+    settings, data, states = run.identity, plan.dataset, plan.states
     title = "fine-tuning" + (" with distillation" if settings["distillation"] else "")
     num_images = sum(_images_to_train_on(settings, states, data, state) for state in missing)
     with Progress(title, num_images, run.folder) as progress:
         normalisation = Normalisation(**run.state(1).info["normalisation"])
-        stage = Stage(settings, data, states, normalisation, device, progress)
+        stage = Stage(run.folder, settings, data, states, normalisation, device, progress)
         for state in missing:
             kept = plan.exemplars.get(state)
             if kept is None:
                 kept = _choose_exemplars(settings, states, state, run.state(state - 1))
             _fine_tune_state(stage, run, state, kept)
-    return run
 
 
 def _fine_tune_state(stage: Stage, run: Run, state: int, kept: np.ndarray) -> None:
@@ -151,10 +187,10 @@ def _fine_tune_state(stage: Stage, run: Run, state: int, kept: np.ndarray) -> No
     trained_on = trained_on[~np.isin(trained_on, held_out)]
     rate = settings["learning_rate"] / state
     of_state = {"state": state, "teacher": teacher}
-    start = time.perf_counter()
     history = stage.fit(
         model, trained_on, epochs=settings["epochs"], learning_rate=rate, purpose="training", **of_state
     )
+    seconds = _seconds(history, trained_on)
     if epochs := settings.get("balanced_epochs"):
         selection, num_kept = settings["exemplar_selection"], _num_kept(settings, states, state)
         features = score_images(model, stage.batches(new))[1] if selection == "herding" else None
@@ -162,8 +198,14 @@ def _fine_tune_state(stage: Stage, run: Run, state: int, kept: np.ndarray) -> No
         balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
         balanced = balanced[~np.isin(balanced, held_out)]
         purpose = "balanced training"
-        history += stage.fit(model, balanced, epochs=epochs, learning_rate=rate / 10, purpose=purpose, **of_state)
-    _score_and_store(stage, run, state, model, new, kept, held_out, history, time.perf_counter() - start)
+        more = stage.fit(model, balanced, epochs=epochs, learning_rate=rate / 10, purpose=purpose, **of_state)
+        history, seconds = history + more, seconds + _seconds(more, balanced)
+    _score_and_store(stage, state, model, new, kept, held_out, history, seconds)
+
+
+def _seconds(history: list[Epoch], indices: np.ndarray) -> float:
+    """Time that a training on the images at ``indices`` took, before and after an interruption."""
+    return sum(len(indices) / epoch.images_per_second for epoch in history)
 
 
 def set_machine(device: str, num_threads: int) -> None:
@@ -239,7 +281,6 @@ def _load_model(run: Run, state: int, num_channels: int) -> Classifier:
 
 def _score_and_store(
     stage: Stage,
-    run: Run,
     state: int,
     model: Classifier,
     new: np.ndarray,
@@ -296,4 +337,4 @@ def _score_and_store(
         "history": [vars(epoch) for epoch in history],
         "training_seconds": seconds,
     }
-    write_state(run.folder, state, arrays, model.state_dict(), info)
+    stage.store(state, arrays, model.state_dict(), info)

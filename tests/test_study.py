@@ -260,7 +260,7 @@ class TestResuming:
         with pytest.raises(KeyboardInterrupt):
             fine_tune(out_dir=str(with_base), **parameters)
         folder = with_base / tiny_study.on.name
-        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "state_02"]
+        assert sorted(p.name for p in folder.iterdir()) == [".lock", "config.json", "state_02"]
         kept = snapshot(folder / "state_02")
         monkeypatch.setattr(il2m.study, "train", real_train)
         run = fine_tune(out_dir=str(with_base), **parameters)
@@ -287,7 +287,7 @@ class TestResuming:
         with pytest.raises(InputError, match="training diverged"):
             train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"learning_rate": 1e30})
         (folder,) = tmp_path.iterdir()
-        assert [p.name for p in folder.iterdir()] == ["config.json"]
+        assert sorted(p.name for p in folder.iterdir()) == [".lock", "config.json"]
 
 
 class TestRefusing:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,51 @@ def rewrite_checked(path: Path, info: dict[str, Any]) -> None:
     """Write a ``state.json`` or ``config.json`` as if the library had: for runs that hold other things than these."""
     info = {name: value for name, value in info.items() if name != "checksum"}
     path.write_text(json.dumps({**info, "checksum": short_hash(info)}))
+
+
+STALLING = """
+import sys, time
+import torch
+from il2m import training
+
+torch.set_num_threads(1)
+training.CHECKPOINT_SECONDS = 0
+seen, real_loss = [], training._Training._loss
+
+def loss(self, images, labels):
+    seen.append(1)
+    if len(seen) == int(sys.argv[1]):
+        print("stalled", flush=True)
+        sys.stdin.readline()
+    return real_loss(self, images, labels)
+
+training._Training._loss = loss
+"""
+
+
+@pytest.fixture
+def start_stalling() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts processes that run Python code, stop before the forward pass of a given batch until they get a line, and
+    store a checkpoint after every epoch."""
+    processes = []
+
+    def start(code: str, *, batch: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", STALLING + code, str(batch)]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        processes.append(subprocess.Popen(command, text=True, cwd=Path(__file__).parent, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def kill_when_stalled(process: subprocess.Popen) -> None:
+    """SIGKILL, in the middle of an epoch."""
+    assert process.stdout.readline() == "stalled\n", process.stderr.read()
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture

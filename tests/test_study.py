@@ -1,24 +1,32 @@
 """The two training stages on tiny images: what they store, reuse, resume, repeat and refuse."""
 
 import hashlib
+import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import kill_when_stalled
 
 import il2m.study
 from il2m.datasets import Dataset, load_dataset
 from il2m.errors import InputError
 from il2m.exemplars import herding_ranking
 from il2m.images import ImageBatches, Normalisation, channel_mean_std
+from il2m.joint import train_joint
+from il2m.locks import RUN_LOCK, locked
 from il2m.networks import build_network
 from il2m.planning import plan_base, plan_fine_tuning
+from il2m.progress import FILE_NAME, Progress
 from il2m.runs import Run
 from il2m.scores import score_images
 from il2m.study import fine_tune, train_base
+from il2m.training import Epoch
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
@@ -54,6 +62,19 @@ def no_training(monkeypatch) -> None:
         raise AssertionError("trained, though all was finished")
 
     monkeypatch.setattr(il2m.study, "train", train)
+
+
+@pytest.fixture
+def told_epochs(monkeypatch) -> list[tuple[int, int]]:
+    """(state, epoch) of what is trained in this process."""
+    told, real = [], Progress.epoch_done
+
+    def epoch_done(self, state: int, num_states: int, epochs: int, num_images: int, epoch: Epoch) -> None:
+        told.append((state, epoch.epoch))
+        real(self, state, num_states, epochs, num_images, epoch)
+
+    monkeypatch.setattr(Progress, "epoch_done", epoch_done)
+    return told
 
 
 class TestWhatIsStored:
@@ -283,11 +304,142 @@ class TestResuming:
         with pytest.raises(InputError, match=r"state_01: new_features\.npy is missing"):
             train_base(out_dir=str(with_base), **tiny_study.base_parameters)
 
+    @pytest.mark.parametrize(
+        ("changed", "batch", "left", "trained"),
+        [  # an epoch of either state is 5 batches, a balanced one of state 2 is 3
+            ({"distillation": True}, 17, ["state_03.training.checkpoint"], [(3, 2)]),
+            (
+                {"distillation": True, "balanced_epochs": 3, "exemplar_selection": "herding"},
+                15,
+                ["state_02.balanced_training.checkpoint", "state_02.training.checkpoint"],
+                [(2, 2), (2, 3), (3, 1), (3, 2), (3, 1), (3, 2), (3, 3)],
+            ),
+        ],
+    )
+    def test_after_being_killed_in_the_middle_of_an_epoch(
+        self, with_base, tiny_study, start_stalling, told_epochs, tmp_path, changed, batch, left, trained
+    ):
+        """By SIGKILL; finished epochs are not trained again, the end is the same, and no checkpoint stays."""
+        parameters = tiny_study.fine_tuning_parameters | changed
+        undisturbed = tmp_path / "undisturbed"
+        shutil.copytree(tiny_study.base.folder, undisturbed / tiny_study.base.name)
+        expected = fine_tune(out_dir=str(undisturbed), **parameters)
+        code = f"from il2m.study import fine_tune\nfine_tune(out_dir={str(with_base)!r}, **{parameters!r})"
+        kill_when_stalled(start_stalling(code, batch=batch))
+        folder = with_base / expected.name
+        assert sorted(path.name for path in folder.glob("*.checkpoint")) == left
+        told_epochs.clear()
+        run = fine_tune(out_dir=str(with_base), **parameters)
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json", "state_02", "state_03"]
+        for state in (2, 3):
+            assert stored_hashes(run, state) == stored_hashes(expected, state)
+            losses = [[epoch["loss"] for epoch in r.state(state).info["history"]] for r in (run, expected)]
+            assert losses[0] == losses[1]
+        assert told_epochs == trained
+        assert run.state(3).info["training_seconds"] > 0
+
+    def test_after_an_interruption_while_scoring(
+        self, tmp_path, tiny_base_parameters, tiny_study, monkeypatch, told_epochs
+    ):
+        """Nothing is trained again, if much would have been lost."""
+        monkeypatch.setattr(il2m.training, "CHECKPOINT_SECONDS", 0)
+        real_scores = il2m.study.score_images
+
+        def score_images(*args: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(il2m.study, "score_images", score_images)
+        with pytest.raises(KeyboardInterrupt):
+            train_base(out_dir=str(tmp_path), **tiny_base_parameters)
+        assert told_epochs == [(1, 1), (1, 2)]
+        monkeypatch.setattr(il2m.study, "score_images", real_scores)
+        run = train_base(out_dir=str(tmp_path), **tiny_base_parameters)
+        assert told_epochs == [(1, 1), (1, 2)]
+        assert stored_hashes(run, 1) == stored_hashes(tiny_study.base, 1)
+        assert list(run.folder.glob("*.checkpoint")) == []
+
     def test_training_that_diverges_leaves_no_state(self, tmp_path, tiny_base_parameters):
         with pytest.raises(InputError, match="training diverged"):
             train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"learning_rate": 1e30})
         (folder,) = tmp_path.iterdir()
         assert sorted(p.name for p in folder.iterdir()) == [".lock", "config.json"]
+
+
+class TestTwoAtOnce:
+    def test_two_processes_train_a_stage_once(self, tmp_path, tiny_base_parameters, tiny_study, start_stalling):
+        """The second is told to wait while the first is in the middle of an epoch, and takes what that has made."""
+        code = f"""
+from il2m.progress import Progress
+from il2m.study import train_base
+real = Progress.epoch_done
+def epoch_done(self, *args):
+    print("epoch", args[-1].epoch, flush=True)
+    real(self, *args)
+Progress.epoch_done = epoch_done
+run = train_base(out_dir={str(tmp_path)!r}, **{tiny_base_parameters!r})
+print("missing", run.missing_states)
+"""
+        first, second = start_stalling(code, batch=2), start_stalling(code, batch=2)
+        lines = {process: process.stdout.readline() for process in (first, second)}  # each stalls, or waits
+        waiting = f"waiting: another process is training {tiny_study.base.name}\n"
+        assert sorted(lines.values()) == ["stalled\n", waiting]
+        trains, waits = sorted((first, second), key=lambda process: lines[process])
+        said = {process: process.communicate("go on\n") for process in (trains, waits)}
+        assert said[trains] == ("epoch 1\nepoch 2\nmissing []\n", "")
+        assert said[waits] == ("missing []\n", "")
+        assert first.returncode == second.returncode == 0
+        run = Run(tmp_path / tiny_study.base.name)
+        assert stored_hashes(run, 1) == stored_hashes(tiny_study.base, 1)
+
+    @pytest.mark.parametrize("stage", ["base", "fine-tuning", "joint"])
+    def test_what_another_finished_meanwhile_is_not_trained_again(
+        self, with_base, tiny_study, told_epochs, capsys, stage
+    ):
+        base, out_dir = tiny_study.base, str(with_base)
+        function, parameters = {
+            "base": (train_base, tiny_study.base_parameters | {"train_seed": 1}),
+            "fine-tuning": (fine_tune, tiny_study.fine_tuning_parameters),
+            "joint": (train_joint, {"base": base.name, "joint_epochs": 1, "device": "cpu"}),
+        }[stage]
+        finished = function(out_dir=out_dir, **parameters)
+        aside, runs = with_base.parent / "aside", []
+        finished.folder.rename(aside)
+        told_epochs.clear()
+        thread = threading.Thread(target=lambda: runs.append(function(out_dir=out_dir, **parameters)))
+        with locked(finished.folder / RUN_LOCK, waiting_for="testing"):
+            thread.start()
+            wait_for(lambda: capsys.readouterr().out == f"waiting: another process is training {finished.name}\n")
+            for state in aside.glob("state_*"):
+                state.rename(finished.folder / state.name)
+        thread.join(timeout=60)
+        assert [run.missing_states for run in runs] == [[]]
+        assert told_epochs == []
+
+    def test_a_finished_stage_is_not_locked(self, with_base, tiny_study):
+        with locked(with_base / tiny_study.base.name / RUN_LOCK, waiting_for="testing"):
+            train_base(out_dir=str(with_base), **tiny_study.base_parameters)
+
+
+def test_progress_does_not_take_epochs_of_a_checkpoint_for_trained_now(tmp_path, monkeypatch):
+    """100 images done before, and 50 of the other 100 in 10 seconds: 5 per second, and 10 seconds left."""
+    now = [0.0]
+    monkeypatch.setattr("il2m.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("il2m.progress.is_headless", lambda: False)
+    with Progress("testing", 200, tmp_path) as progress:
+        progress.resumed(100)
+        now[0] = 10.0
+        progress.epoch_done(1, 1, 4, 50, Epoch(epoch=3, loss=1.0, learning_rate=0.1, images_per_second=5.0))
+        status = json.loads((tmp_path / FILE_NAME).read_text())
+        bar = progress._bar.format_dict
+    assert (status["images_per_second"], status["seconds_left"], status["share_done"]) == (5.0, 10.0, 0.75)
+    assert (bar["n"], bar["initial"], bar["total"]) == (150, 100, 200)
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
 
 
 class TestRefusing:

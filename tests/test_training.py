@@ -1,12 +1,18 @@
 """The epoch loop."""
 
 import copy
+import inspect
 import math
+import time
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import kill_when_stalled
 
+from il2m import training
 from il2m.errors import InputError
 from il2m.images import ImageBatches, channel_mean_std
 from il2m.networks import Classifier, build_network, with_head
@@ -249,3 +255,167 @@ def test_batches_left_at_the_end_of_an_epoch_make_a_step_too(few):
     train(more, few, **settings, summed_batches=100)
     assert equal(weights(four), weights(more))
     assert not equal(weights(four), weights(new_model()))
+
+
+VARIANTS = {
+    "step": {"flip": True},
+    "plateau": {"schedule": "plateau", "patience": 0, "learning_rate": 0.4},
+    "distillation": {"distillation_weight": 2.0},
+    "summed batches": {"summed_batches": 4},
+    "bf16": {"precision": "bf16"},
+}
+
+
+def run_variant(variant: str, batches: ImageBatches, **more) -> tuple[Classifier, list[Epoch]]:
+    """A training of 6 epochs from scratch."""
+    model = new_model()
+    teacher = build_network("small", 1, 4, seed=1) if variant == "distillation" else None
+    return model, train(model, batches, teacher=teacher, **SETTINGS | {"epochs": 6} | VARIANTS[variant] | more)
+
+
+def without_time(history: list[Epoch]) -> list[tuple]:
+    return [(epoch.epoch, epoch.loss, epoch.learning_rate) for epoch in history]
+
+
+@pytest.fixture
+def every_epoch(monkeypatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+
+
+def interrupt_after(last_epoch: int):
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.epoch == last_epoch:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_interrupted_training_ends_as_an_undisturbed_one(batches, tmp_path, every_epoch, variant, stop):
+    undisturbed, expected = run_variant(variant, batches)
+    path = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        run_variant(variant, batches, checkpoint=path, on_epoch=interrupt_after(stop))
+    resumed, told = [], []
+    model, history = run_variant(variant, batches, checkpoint=path, on_resume=resumed.extend, on_epoch=told.append)
+    assert equal(weights(model), weights(undisturbed))
+    assert without_time(history) == without_time(expected)
+    assert [epoch.epoch for epoch in resumed] == list(range(1, stop + 1))
+    assert [epoch.epoch for epoch in told] == list(range(stop + 1, 7))
+    if variant == "plateau":
+        assert len(set(rates(expected))) > 1, "the schedule has something to remember"
+
+
+def test_a_training_killed_in_the_middle_of_an_epoch(batches, tmp_path, every_epoch, start_stalling):
+    """By SIGKILL, in the middle of epoch 4: 9 batches are an epoch."""
+    undisturbed, expected = run_variant("step", batches)
+    code = f"""
+from pathlib import Path
+from conftest import make_tiny_arrays
+from il2m.images import ImageBatches, channel_mean_std
+from il2m.networks import build_network
+arrays = make_tiny_arrays()
+images = arrays["x_train"][..., None]
+batches = ImageBatches(images, arrays["y_train"], channel_mean_std(images))
+settings = {SETTINGS | {"epochs": 6} | VARIANTS["step"]}
+path = Path({str(tmp_path / "checkpoint")!r})
+training.train(build_network("small", 1, 6, seed=0), batches, checkpoint=path, **settings)
+"""
+    kill_when_stalled(start_stalling(code, batch=3 * 9 + 5))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    resumed = []
+    model, history = run_variant("step", batches, checkpoint=tmp_path / "checkpoint", on_resume=resumed.extend)
+    assert len(resumed) == 3
+    assert equal(weights(model), weights(undisturbed))
+    assert without_time(history) == without_time(expected)
+
+
+def test_a_finished_training_whose_model_was_not_stored_is_not_trained_again(batches, tmp_path, every_epoch):
+    path, told = tmp_path / "checkpoint", []
+    first, history = run_variant("step", batches, checkpoint=path)
+    again, same = run_variant("step", batches, checkpoint=path, on_epoch=told.append)
+    assert told == []
+    assert same == history
+    assert equal(weights(first), weights(again))
+
+
+@pytest.mark.parametrize(("epochs", "stored"), [(2, []), (3, [3]), (8, [3, 6, 8]), (9, [3, 6, 9])])
+def test_checkpoints_are_stored_every_30_seconds_and_at_the_end(few, tmp_path, monkeypatch, epochs, stored):
+    """Epochs of 12 seconds by a clock of our own; the end is stored only if so much would be lost."""
+    seconds, real_epoch, real_write, written = [], training._Training.run_epoch, training.write_checkpoint, []
+
+    def run_epoch(self, batches):
+        seconds.append(12)
+        return real_epoch(self, batches)
+
+    def write(path, identity, state):
+        written.append(len(state["history"]))
+        real_write(path, identity, state)
+
+    clock = SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: sum(seconds))
+    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(training._Training, "run_epoch", run_epoch)
+    monkeypatch.setattr(training, "write_checkpoint", write)
+    train(new_model(), few, checkpoint=tmp_path / "checkpoint", **SETTINGS | {"epochs": epochs})
+    assert written == stored
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"] * bool(stored)
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda content: content[:-100], lambda content: b""])
+def test_a_damaged_checkpoint_is_left_aside(batches, tmp_path, every_epoch, damage):
+    path, told = tmp_path / "checkpoint", []
+    undisturbed, expected = run_variant("step", batches)
+    with pytest.raises(KeyboardInterrupt):
+        run_variant("step", batches, checkpoint=path, on_epoch=interrupt_after(4))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"checkpoint is damaged: this training starts again at epoch 1"):
+        model, _ = run_variant("step", batches, checkpoint=path, on_epoch=told.append)
+    assert without_time(told) == without_time(expected)
+    assert equal(weights(model), weights(undisturbed))
+
+
+OTHERS = {
+    "epochs": 7, "batch_size": 9, "learning_rate": 0.06, "momentum": 0.8, "weight_decay": 0.0, "schedule": "plateau",
+    "patience": 6, "max_shift": 2, "flip": True, "seed": 1, "temperature": 3.0, "distillation_weight": 0.5,
+    "summed_batches": 2, "precision": "bf16", "teacher": build_network("small", 1, 5, seed=0),
+    "model": build_network("small", 1, 6, seed=1), "batches": slice(60),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", sorted(OTHERS))
+def test_a_checkpoint_of_another_training_is_left_aside(batches, tmp_path, every_epoch, changed):
+    given = SETTINGS | {"model": new_model(), "batches": batches, "epochs": 3, "checkpoint": tmp_path / "checkpoint"}
+    train(**given)
+    other = subset(batches, OTHERS[changed]) if changed == "batches" else copy.deepcopy(OTHERS[changed])
+    told = []
+    with pytest.warns(UserWarning, match="checkpoint is of another training, or of another version of torch"):
+        train(**given | {"model": new_model(), changed: other, "on_epoch": told.append})
+    assert told[0].epoch == 1
+
+
+def test_all_that_shapes_a_training_is_told_apart():
+    no_say = {"device", "checkpoint", "on_resume", "on_epoch"}
+    assert set(inspect.signature(train).parameters) - no_say == set(OTHERS)
+
+
+def test_a_checkpoint_of_another_version_of_torch_is_left_aside(batches, tmp_path, every_epoch, monkeypatch):
+    run_variant("step", batches, checkpoint=tmp_path / "checkpoint")
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    with pytest.warns(UserWarning, match="another version of torch"):
+        run_variant("step", batches, checkpoint=tmp_path / "checkpoint")
+
+
+def test_the_same_training_elsewhere_is_gone_on_with_without_a_warning(batches, tmp_path, every_epoch):
+    """device is where, not what: a job may go on on another machine."""
+    run_variant("step", batches, checkpoint=tmp_path / "checkpoint", device="cpu")
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_variant("step", batches, checkpoint=tmp_path / "checkpoint", device="auto", on_epoch=told.append)
+    assert told == []

@@ -266,6 +266,12 @@ VARIANTS = {
 }
 
 
+@pytest.fixture
+def some(batches) -> ImageBatches:
+    """24 images: three batches, for tests of many trainings."""
+    return subset(batches, torch.arange(24))
+
+
 def run_variant(variant: str, batches: ImageBatches, **more) -> tuple[Classifier, list[Epoch]]:
     """A training of 6 epochs from scratch."""
     model = new_model()
@@ -292,13 +298,13 @@ def interrupt_after(last_epoch: int):
 
 @pytest.mark.parametrize("stop", [1, 4])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_interrupted_training_ends_as_an_undisturbed_one(batches, tmp_path, every_epoch, variant, stop):
-    undisturbed, expected = run_variant(variant, batches)
+def test_an_interrupted_training_ends_as_an_undisturbed_one(some, tmp_path, every_epoch, variant, stop):
+    undisturbed, expected = run_variant(variant, some)
     path = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        run_variant(variant, batches, checkpoint=path, on_epoch=interrupt_after(stop))
+        run_variant(variant, some, checkpoint=path, on_epoch=interrupt_after(stop))
     resumed, told = [], []
-    model, history = run_variant(variant, batches, checkpoint=path, on_resume=resumed.extend, on_epoch=told.append)
+    model, history = run_variant(variant, some, checkpoint=path, on_resume=resumed.extend, on_epoch=told.append)
     assert equal(weights(model), weights(undisturbed))
     assert without_time(history) == without_time(expected)
     assert [epoch.epoch for epoch in resumed] == list(range(1, stop + 1))
@@ -331,10 +337,10 @@ training.train(build_network("small", 1, 6, seed=0), batches, checkpoint=path, *
     assert without_time(history) == without_time(expected)
 
 
-def test_a_finished_training_whose_model_was_not_stored_is_not_trained_again(batches, tmp_path, every_epoch):
+def test_a_finished_training_whose_model_was_not_stored_is_not_trained_again(some, tmp_path, every_epoch):
     path, told = tmp_path / "checkpoint", []
-    first, history = run_variant("step", batches, checkpoint=path)
-    again, same = run_variant("step", batches, checkpoint=path, on_epoch=told.append)
+    first, history = run_variant("step", some, checkpoint=path)
+    again, same = run_variant("step", some, checkpoint=path, on_epoch=told.append)
     assert told == []
     assert same == history
     assert equal(weights(first), weights(again))
@@ -368,14 +374,14 @@ def flip_a_bit(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, lambda content: content[:-100], lambda content: b""])
-def test_a_damaged_checkpoint_is_left_aside(batches, tmp_path, every_epoch, damage):
+def test_a_damaged_checkpoint_is_left_aside(some, tmp_path, every_epoch, damage):
     path, told = tmp_path / "checkpoint", []
-    undisturbed, expected = run_variant("step", batches)
+    undisturbed, expected = run_variant("step", some)
     with pytest.raises(KeyboardInterrupt):
-        run_variant("step", batches, checkpoint=path, on_epoch=interrupt_after(4))
+        run_variant("step", some, checkpoint=path, on_epoch=interrupt_after(4))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=r"checkpoint is damaged: this training starts again at epoch 1"):
-        model, _ = run_variant("step", batches, checkpoint=path, on_epoch=told.append)
+        model, _ = run_variant("step", some, checkpoint=path, on_epoch=told.append)
     assert without_time(told) == without_time(expected)
     assert equal(weights(model), weights(undisturbed))
 
@@ -384,15 +390,15 @@ OTHERS = {
     "epochs": 7, "batch_size": 9, "learning_rate": 0.06, "momentum": 0.8, "weight_decay": 0.0, "schedule": "plateau",
     "patience": 6, "max_shift": 2, "flip": True, "seed": 1, "temperature": 3.0, "distillation_weight": 0.5,
     "summed_batches": 2, "precision": "bf16", "teacher": build_network("small", 1, 5, seed=0),
-    "model": build_network("small", 1, 6, seed=1), "batches": slice(60),
+    "model": build_network("small", 1, 6, seed=1), "batches": slice(20),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("changed", sorted(OTHERS))
-def test_a_checkpoint_of_another_training_is_left_aside(batches, tmp_path, every_epoch, changed):
-    given = SETTINGS | {"model": new_model(), "batches": batches, "epochs": 3, "checkpoint": tmp_path / "checkpoint"}
+def test_a_checkpoint_of_another_training_is_left_aside(some, tmp_path, every_epoch, changed):
+    given = SETTINGS | {"model": new_model(), "batches": some, "epochs": 3, "checkpoint": tmp_path / "checkpoint"}
     train(**given)
-    other = subset(batches, OTHERS[changed]) if changed == "batches" else copy.deepcopy(OTHERS[changed])
+    other = subset(some, OTHERS[changed]) if changed == "batches" else copy.deepcopy(OTHERS[changed])
     told = []
     with pytest.warns(UserWarning, match="checkpoint is of another training, or of another version of torch"):
         train(**given | {"model": new_model(), changed: other, "on_epoch": told.append})
@@ -404,18 +410,18 @@ def test_all_that_shapes_a_training_is_told_apart():
     assert set(inspect.signature(train).parameters) - no_say == set(OTHERS)
 
 
-def test_a_checkpoint_of_another_version_of_torch_is_left_aside(batches, tmp_path, every_epoch, monkeypatch):
-    run_variant("step", batches, checkpoint=tmp_path / "checkpoint")
+def test_a_checkpoint_of_another_version_of_torch_is_left_aside(some, tmp_path, every_epoch, monkeypatch):
+    run_variant("step", some, checkpoint=tmp_path / "checkpoint")
     monkeypatch.setattr(torch, "__version__", "0.0")
     with pytest.warns(UserWarning, match="another version of torch"):
-        run_variant("step", batches, checkpoint=tmp_path / "checkpoint")
+        run_variant("step", some, checkpoint=tmp_path / "checkpoint")
 
 
-def test_the_same_training_elsewhere_is_gone_on_with_without_a_warning(batches, tmp_path, every_epoch):
+def test_the_same_training_elsewhere_is_gone_on_with_without_a_warning(some, tmp_path, every_epoch):
     """device is where, not what: a job may go on on another machine."""
-    run_variant("step", batches, checkpoint=tmp_path / "checkpoint", device="cpu")
+    run_variant("step", some, checkpoint=tmp_path / "checkpoint", device="cpu")
     told = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_variant("step", batches, checkpoint=tmp_path / "checkpoint", device="auto", on_epoch=told.append)
+        run_variant("step", some, checkpoint=tmp_path / "checkpoint", device="auto", on_epoch=told.append)
     assert told == []

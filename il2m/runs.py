@@ -5,7 +5,8 @@
     <folder>/                      imported scores: config.json, state_01/ ... state_SS/
 
 ``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written;
-its ``state.json`` lists each file's hash, so that a damaged or edited file is noticed.
+its ``state.json`` lists each file's hash, so that a damaged or edited file is noticed. While a state is trained, its
+run holds ``.lock`` (see locks.py) and may have ``state_SS.<training>.checkpoint`` (see checkpoints.py).
 """
 
 from __future__ import annotations
@@ -32,11 +33,7 @@ if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is
 
 ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
 RESULTS_FILE = "results.parquet"
-KINDS = {
-    "base": "01_base_training",
-    "fine_tuning": "02_fine_tuning",
-    "joint": "02_fine_tuning",
-}  # kind of run -> the notebook that makes it
+KINDS = {"base": "01_base_training", "fine_tuning": "02_fine_tuning", "joint": "02_fine_tuning"}  # -> its notebook
 
 
 def short_hash(value: Any) -> str:

@@ -43,8 +43,8 @@ def edit_json(path: Path, change) -> None:
 
 def test_layout(tiny_study):
     off = tiny_study.off.folder
-    assert {p.name for p in tiny_study.base.folder.iterdir()} == {"config.json", "state_01"}
-    assert {p.name for p in off.iterdir()} == {"config.json", "state_02", "state_03"}
+    assert {p.name for p in tiny_study.base.folder.iterdir()} == {".lock", "config.json", "state_01"}
+    assert {p.name for p in off.iterdir()} == {".lock", "config.json", "state_02", "state_03"}
     stored = {p.name for p in (off / "state_02").iterdir()}
     of_images = {
         f"{group}_{what}.npy" for group in ("val", "new", "exemplar") for what in ("indices", "labels", "features")

@@ -31,6 +31,7 @@ SETTINGS = [  # what else tells runs apart
     "distillation",
 ]  # fmt: skip
 LEVEL = 0.05
+VERDICTS = ("reproduced", "not reproduced", "undecided")
 FEWEST_PAIRS = 6  # 2 / 2^6 is the first of the smallest two-sided p-values to lie below LEVEL
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -133,21 +134,39 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
 
 
-def values_over_seeds(
+def over_seeds(
     results: pd.DataFrame, by: str, methods: Sequence[str], *, column: str = "top1"
-) -> dict[str, dict[Any, np.ndarray]]:
-    """Mean ``column`` over states 2..S (raw scores) of every run: method -> value of ``by``, rising -> (runs,)."""
+) -> tuple[dict[str, dict[Any, np.ndarray]], dict[str, dict[Any, tuple[float, float]]]]:
+    """Mean ``column`` over states 2..S (raw scores) of every run, method -> value of ``by``, rising -> (runs,); and the
+    intervals of their means, in the same order."""
     means = mean_results(results).query("score_kind == 'raw'")
-    return {
+    values = {
         method: {value: group[column].to_numpy() for value, group in means[means["method"] == method].groupby(by)}
         for method in methods
     }
+    values = {method: found for method, found in values.items() if found}
+    return values, {m: {value: mean_interval(of) for value, of in found.items()} for m, found in values.items()}
+
+
+def against(
+    results: pd.DataFrame, reference: str, *, column: str = "top1"
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
+    """Paired differences of all methods but oracles to ``reference``: method -> (pairs,); and their intervals."""
+    methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
+    pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
+    points = {name: found["difference"].to_numpy() for name, found in pairs.items() if len(found)}
+    return points, {name: mean_interval(found) for name, found in points.items()}
+
+
+def is_bound(method: str) -> bool:
+    """Whether a method is none that could be used, but a bound: it knows more than a memory holds."""
+    return method == "joint" or method.endswith("oracle")
 
 
 def best_methods(results: pd.DataFrame, *, most: int, column: str = "top1") -> list[str]:
     """FT, IL2M and the best others that are no oracle nor joint training, by mean ``column``: ``most`` at most."""
     means = mean_results(results).query("score_kind == 'raw'").groupby("method")[column].mean()
-    others = means[~means.index.str.contains("oracle|joint") & ~means.index.isin(METHODS_OF_IL2M)]
+    others = means[[not is_bound(name) and name not in METHODS_OF_IL2M for name in means.index]]
     first = [method for method in ("FT", "IL2M") if method in means.index]
     return first + others.nlargest(most - len(first)).index.tolist()
 

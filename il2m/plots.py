@@ -247,6 +247,38 @@ def plot_differences(
     return ax
 
 
+def plot_over_seeds(
+    values: Mapping[str, Mapping[float, Sequence[float]]],
+    intervals: Mapping[str, Mapping[float, tuple[float, float]]],
+    *,
+    xlabel: str,
+    ylabel: str = "mean top-1 over states 2..S",
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
+    mean on a line, its interval upright.
+
+    values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high).
+    """
+    ax = _axes(ax)
+    settings = sorted({setting for by_setting in values.values() for setting in by_setting})
+    for i, (method, by_setting) in enumerate(values.items()):
+        places = np.array([settings.index(setting) for setting in by_setting]) + 0.07 * (i - (len(values) - 1) / 2)
+        colour = METHOD_COLOURS.get(method, "#444444")
+        ax.plot(places, [np.mean(found) for found in by_setting.values()], "-", color=colour, linewidth=2, label=method)
+        for place, (setting, found) in zip(places, by_setting.items(), strict=True):
+            ax.plot(np.full(len(found), place), found, "o", color=colour, alpha=0.45, markersize=4)
+            ax.plot([place, place], intervals[method][setting], color=colour, linewidth=2)
+            ax.plot(place, np.mean(found), "_", color=colour, markersize=12, markeredgewidth=2)
+    ax.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.grid(axis="x", visible=False)
+    ax.legend()
+    return ax
+
+
 def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Top-1 on the classes of each state (rows) by the model of each state (columns), NaN blank. matrix: (S, S)."""
     ax = _axes(ax)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
+from il2m.errors import InputError
 from il2m.runs import write_atomically
 
+REPORT = "05_report"
 _TEMPLATES = Path(__file__).parent / "templates"
 # of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
 _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
@@ -31,6 +35,60 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     resources = {"page_title": title, "page_style": _style()}
     text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
     write_atomically(page, text)
+
+
+def check_study(folder: Path) -> None:
+    """Raises InputError if the folder holds neither runs nor plans."""
+    if not (any(folder.glob("*/config.json")) or any(folder.glob("plans/*.json"))):
+        what = "holds no runs and no plans" if folder.is_dir() else "is no folder"
+        raise InputError(f"{folder} {what}: expected a study's folder, as il2m run --out makes it.")
+
+
+def build_report(out_dir: str | Path) -> Path:
+    """Make the report of a study's folder, however far it is: the pages of executed and failed notebooks that have
+    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned.
+
+    Raises InputError if the folder is no study, or if the report's notebook fails.
+    """
+    from il2m.job_process import execute_notebook
+    from il2m.jobs import find_notebooks
+
+    folder = Path(out_dir).absolute()
+    check_study(folder)
+    write_missing_pages(folder / "notebooks")
+    report = folder / "notebooks" / f"{REPORT}.ipynb"
+    report.parent.mkdir(exist_ok=True)
+    staging = report.with_name(f".{REPORT}.{os.getpid()}.ipynb")
+    page, failed = staging.with_suffix(".html"), report.with_suffix(".failed.ipynb")
+    try:
+        notebook, parameters = find_notebooks() / f"{REPORT}.ipynb", {"out_dir": str(folder)}
+        failure = execute_notebook(notebook, staging, parameters, title=f"Report: {folder.name}", hide_code=True)
+        if failure:
+            if staging.is_file():
+                os.replace(staging, failed)
+            raise InputError(f"the report of {folder} could not be made: {failure} (see {failed})")
+        os.replace(staging, report)
+        os.replace(page, folder / "index.html")
+        failed.unlink(missing_ok=True)
+    finally:
+        staging.unlink(missing_ok=True)
+        page.unlink(missing_ok=True)
+    return folder / "index.html"
+
+
+def write_missing_pages(folder: Path) -> None:
+    """Make the pages of executed and failed notebooks in ``folder`` that have none, or an older one. What can't be
+    read is passed over: its job will be run again."""
+    for notebook in sorted(folder.glob("0[1-4]_*.ipynb")):
+        page = notebook.with_suffix(".html")
+        if notebook.stem.endswith(".running") or _is_newer(page, notebook):
+            continue
+        with contextlib.suppress(Exception):  # damaged, in whatever way
+            write_page(notebook, page, title=notebook.stem, hide_code=False)
+
+
+def _is_newer(page: Path, notebook: Path) -> bool:
+    return page.is_file() and page.stat().st_mtime_ns >= notebook.stat().st_mtime_ns
 
 
 def _style() -> str:

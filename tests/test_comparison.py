@@ -11,6 +11,7 @@ from il2m.comparison import (
     FINDINGS,
     SYSTEMS,
     PairedDifference,
+    against,
     best_methods,
     compare_methods,
     differences,
@@ -18,9 +19,9 @@ from il2m.comparison import (
     gap_table,
     mean_interval,
     mean_results,
+    over_seeds,
     paired_difference,
     systems_table,
-    values_over_seeds,
 )
 from il2m.errors import InputError
 
@@ -257,15 +258,29 @@ def test_other_recipes_in_the_same_folder_make_systems_of_their_own():
     assert table.loc[("large", "WA"), "top1"] == pytest.approx(0.80, abs=0.01)
 
 
-def test_values_over_seeds_are_by_method_and_value():
+def test_values_and_intervals_over_seeds_are_by_method_and_value():
     results = pd.concat([make_results(memory_size=60), make_results(memory_size=30, seeds=SEEDS[:2], shift=0)])
     off = results[~results["distillation"]]
-    values = values_over_seeds(off, "memory_size", ["FT", "WA"])
-    assert list(values) == ["FT", "WA"]
-    assert list(values["WA"]) == [30, 60]
+    values, intervals = over_seeds(off, "memory_size", ["FT", "WA", "BiC"])
+    assert list(values) == list(intervals) == ["FT", "WA"]  # there is no BiC here
+    assert list(values["WA"]) == list(intervals["WA"]) == [30, 60]
     assert [len(found) for found in values["WA"].values()] == [2, 6]
     means = mean_results(off).query("method == 'WA' and memory_size == 60")["top1"]
     assert_allclose(np.sort(values["WA"][60]), np.sort(means))
+    assert intervals["WA"][60] == mean_interval(values["WA"][60])
+
+
+def test_differences_against_a_reference_leave_oracles_out():
+    results = make_results(distillation=(False,))
+    oracle = results[results["method"] == "WA"].assign(method="NCM-oracle")
+    points, intervals = against(pd.concat([results, oracle]), "FT")
+    assert list(points) == list(intervals) == ["IL2M", "IL2M-means", "WA"]
+    table = compare_methods(results).set_index("method")
+    for method, found in points.items():
+        assert len(found) == 6
+        assert found.mean() == pytest.approx(table.loc[method, "estimate"])
+        assert intervals[method] == (table.loc[method, "low"], table.loc[method, "high"])
+    assert against(results[results["method"] != "FT"], "FT") == ({}, {})
 
 
 def test_best_methods_begin_with_what_the_study_is_about():

@@ -107,6 +107,23 @@ def test_differences_are_points_a_mean_and_an_interval():
     np.testing.assert_array_equal(ax.get_yticks(), [1, 0])  # read from the top
 
 
+def test_over_seeds_draws_every_seed_its_mean_and_its_interval():
+    values = {"FT": {50: [0.3, 0.5], 200: [0.6, 0.6]}, "WA": {200: [0.7]}}
+    intervals = {"FT": {50: (0.3, 0.5), 200: (0.6, 0.6)}, "WA": {200: (np.nan, np.nan)}}
+    ax = plots.plot_over_seeds(values, intervals, xlabel="K")
+    means = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in means] == ["FT", "WA"]
+    np.testing.assert_allclose(means[0].get_ydata(), [0.4, 0.6])
+    np.testing.assert_allclose(means[0].get_xdata(), [0, 1], atol=0.1)
+    np.testing.assert_allclose(means[1].get_xdata(), [1], atol=0.1)  # at 200, as its label says
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "200"]
+    points, interval, mean = ax.lines[1:4]
+    np.testing.assert_allclose(points.get_ydata(), [0.3, 0.5])
+    np.testing.assert_allclose(interval.get_ydata(), [0.3, 0.5])
+    np.testing.assert_allclose(mean.get_ydata(), [0.4])
+    assert {line.get_color() for line in ax.lines} == {plots.METHOD_COLOURS["FT"], plots.METHOD_COLOURS["WA"]}
+
+
 def test_accuracy_matrix_leaves_what_is_not_known_blank():
     ax = plots.plot_accuracy_matrix(np.array([[0.75, 0.25], [np.nan, 1.0]]))
     assert [text.get_text() for text in ax.texts] == ["75%", "25%", "100%"]

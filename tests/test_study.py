@@ -353,10 +353,12 @@ class TestResuming:
             train_base(out_dir=str(tmp_path), **tiny_base_parameters)
         assert told_epochs == [(1, 1), (1, 2)]
         monkeypatch.setattr(il2m.study, "score_images", real_scores)
+        (folder,) = tmp_path.iterdir()
+        (folder / "state_01.training.checkpoint1x.tmp").touch()  # of a process that was killed while it wrote
         run = train_base(out_dir=str(tmp_path), **tiny_base_parameters)
         assert told_epochs == [(1, 1), (1, 2)]
         assert stored_hashes(run, 1) == stored_hashes(tiny_study.base, 1)
-        assert list(run.folder.glob("*.checkpoint")) == []
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json", "state_01"]
 
     def test_training_that_diverges_leaves_no_state(self, tmp_path, tiny_base_parameters):
         with pytest.raises(InputError, match="training diverged"):

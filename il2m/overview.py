@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import urllib.parse
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +12,17 @@ import numpy as np
 import pandas as pd
 
 from il2m import comparison
-from il2m.jobs import NOTEBOOKS
-from il2m.records import STATUSES, jobs_table, read_plans
+from il2m.comparison import FINDINGS
+from il2m.records import jobs_table, read_plans
 from il2m.report import check_study
-from il2m.results import run_description, run_recipe
+from il2m.results import run_recipe
 from il2m.runs import Run, find_runs, short_hash
-from il2m.tables import Link
 
-STAGES = dict(zip(("base", "fine-tuning", "analysis", "ablation"), NOTEBOOKS, strict=True))
 _APART = [  # what tells groups of runs apart, beside their seeds
     "dataset", "recipe", "num_states", "memory_size", "exemplar_selection", "held_out", "balanced_epochs",
     "distillation",
 ]  # fmt: skip
-_MOST_GROUPS, _MOST_ROWS = 8, 60  # beyond them a page is not read any more
+_MOST_GROUPS = 8  # beyond them a page is not read any more
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,11 @@ def _all_groups(study: Study, shown: Sequence[str]) -> dict[str, pd.DataFrame]:
         return {}
     results = study.results[(study.results["state"] > 1) & (study.results["method"] != "joint")]
     keys = [name for name in _APART if name not in shown]
-    return {
+    found = {
         in_words(dict(zip(keys, key, strict=True)), study.recipes): rows
         for key, rows in results.groupby(keys, dropna=False)
     }
+    return dict(sorted(found.items(), key=lambda item: item[0].count(",")))  # the plainest first
 
 
 _NAMES = {"memory_size": "K", "num_states": "S"}
@@ -138,15 +135,13 @@ def seeds_in_words(study: Study) -> str:
         return "No run is finished yet, so there is nothing to compare."
     runs = study.results[study.results["method"] != "joint"].drop_duplicates("run")
     orders, trains = (runs[name].nunique(dropna=False) for name in comparison.SEEDS)
-    sentence = (
-        f"{_count(len(runs), 'finished run')}, {_count(orders, 'class order')}, {_count(trains, 'training seed')}."
-    )
+    sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}."
     smallest = comparison.FEWEST_PAIRS
     few = f" With fewer than {smallest} pairs of seeds no test can settle anything: see such rows as a first look."
     return sentence + (few if orders * trains < smallest else "")
 
 
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
@@ -154,12 +149,16 @@ def _count(number: int, thing: str) -> str:
 
 
 def findings(study: Study) -> pd.DataFrame:
-    """comparison.findings_table of every group of runs, with ``setting`` in words."""
+    """comparison.findings_table of every group of runs, with ``setting`` in words: finding by finding."""
     tables = [
         comparison.findings_table(rows.drop(columns="setting")).assign(setting=words)
         for words, rows in _all_groups(study, ["distillation"]).items()
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["finding"])
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        return pd.DataFrame(columns=["finding"])
+    found = pd.concat(tables, ignore_index=True)
+    return found.sort_values("finding", key=lambda names: names.map(list(FINDINGS).index), kind="stable")
 
 
 def verdicts(found: pd.DataFrame) -> pd.DataFrame:
@@ -174,26 +173,28 @@ def verdicts(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def with_intervals(found: pd.DataFrame) -> pd.DataFrame:
-    """Estimate and interval in one column of text, in points, for a person."""
-    texts = []
+def findings_in_words(found: pd.DataFrame) -> pd.DataFrame:
+    """One row per finding and setting, for a person: each finding named once, estimate and interval in points."""
+    rows = []
     for row in found.itertuples():
         interval = "" if np.isnan(row.low) else f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-        texts.append(f"{100 * row.estimate:+.1f}{interval}")
-    pairs = {"p_value": "p", "num_pairs": "pairs"}
-    return found.assign(**{"difference (95 % interval), points": texts}).rename(columns=pairs)
+        about = {"finding": row.finding, "setting": row.setting, "points (95 % interval)": f"{100 * row.estimate:+.1f}"}
+        about["points (95 % interval)"] += interval
+        rows.append(about | {"p": row.p_value, "pairs": row.num_pairs, "verdict": row.verdict})
+    table = pd.DataFrame(rows)
+    return table.assign(finding=table["finding"].mask(table["finding"].duplicated(), "")) if rows else table
 
 
 def systems(study: Study) -> pd.DataFrame:
-    """comparison.systems_table, with what the runs share in words."""
+    """comparison.systems_table, with what the runs share in words; without G_IL where nothing was trained jointly."""
     if study.results is None:
         return pd.DataFrame()
     table = comparison.systems_table(study.results)
-    words = [in_words(row, study.recipes) for row in table[["recipe", "num_states", "memory_size"]].to_dict("records")]
+    apart = ["recipe", "num_states", "memory_size"]
+    words = [in_words(row, study.recipes) for row in table[apart].to_dict("records")]
     table.insert(0, "setting", words)
-    return table.drop(columns=["dataset", "recipe", "num_states", "memory_size"]).rename(
-        columns={"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs"}
-    )
+    table = table.drop(columns=["dataset", *apart]).sort_values("setting", kind="stable").dropna(axis=1, how="all")
+    return table.rename(columns={"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs"})
 
 
 def distillation_effects(
@@ -234,116 +235,3 @@ def gains_in_words(rows: pd.DataFrame, by: str) -> str:
     pairs = comparison.differences(rows, {"method": "IL2M"}, {"method": "FT"})
     points = {str(value): group["difference"].to_numpy() for value, group in pairs.groupby(by)}
     return f"IL2M against fine-tuning: {span_in_words(points)}"
-
-
-# how far the study is
-
-
-def plans_table(study: Study) -> pd.DataFrame:
-    """One row per grid that was run into the folder."""
-    rows = [
-        {"grid": plan["grid"], "asks for": plan["description"], "made": plan["made"], "jobs": len(plan["jobs"])}
-        | {"command": shlex.join(plan["command"])}
-        for plan in study.plans
-    ]
-    return pd.DataFrame(rows)
-
-
-def stages_table(study: Study) -> pd.DataFrame:
-    """One row per stage: how many jobs are done, under way, failed, blocked and missing, and how long they took."""
-    rows = []
-    for stage, notebook in STAGES.items():
-        jobs = study.jobs[study.jobs["notebook"] == notebook]
-        counts = jobs["status"].value_counts()
-        row = {"stage": stage, "planned": len(jobs)} | {name: int(counts.get(name, 0)) for name in STATUSES}
-        rows.append(
-            row | {"seconds, median": f"{jobs['seconds'].median():.0f}" if jobs["seconds"].notna().any() else ""}
-        )
-    return pd.DataFrame(rows)
-
-
-def unfinished_table(study: Study, *statuses: str) -> pd.DataFrame:
-    """The jobs that stand so: what they are, why, and a link to the notebook that failed; the first of many."""
-    jobs = study.jobs[study.jobs["status"].isin(statuses)]
-    rows = [
-        {"job": _page_link(study.folder, job.notebook, job.run, text=job.job), "grid": job.grid, "of": job.swept}
-        | {"status": job.status, "why": job.reason}
-        for job in jobs.head(_MOST_ROWS).itertuples()
-    ]
-    if len(jobs) > _MOST_ROWS:
-        rows.append({"job": f"... and {len(jobs) - _MOST_ROWS} more: il2m status {shlex.quote(str(study.folder))}"})
-    return pd.DataFrame(rows).dropna(axis="columns", how="all").replace({np.nan: ""})
-
-
-def progress_in_words(study: Study) -> str:
-    """How far the study is, as a sentence."""
-    if not study.plans:
-        finished = sum(not run.missing_states for run in study.runs)
-        return (
-            f"No grid was run into this folder: its {_count(len(study.runs), 'run')} came by hand, {finished} finished."
-            " What else was meant to be run can't be known."
-        )
-    counts = study.jobs["status"].value_counts()
-    others = [f"{counts[name]} {name}" for name in STATUSES if name != "done" and counts.get(name, 0)]
-    done = f"{counts.get('done', 0)} of {_count(len(study.jobs), 'planned notebook')} done"
-    again = " The commands above, given again, do only what is not done." if others else ""
-    return f"{', '.join([done, *others])}.{again}"
-
-
-# all runs
-
-
-def _page_link(folder: Path, notebook: str, run: str, *, text: str = "") -> Link | str:
-    """To the page of an executed notebook, or else of one that failed; where there is none, plain text."""
-    for ending, note in ((".html", ""), (".failed.html", " (failed)")):
-        address = f"notebooks/{notebook}-{run}{ending}"
-        if (folder / address).is_file():
-            return Link((text or "open") + note, urllib.parse.quote(address))
-    return text
-
-
-def runs_table(study: Study) -> pd.DataFrame:
-    """One row per run, finished or not: settings, mean top-1 and top-5 over states 2..S of FT and IL2M, and links to
-    the pages of its notebooks."""
-    means = {}
-    if study.results is not None:
-        raw = comparison.mean_results(study.results).query("score_kind == 'raw'")
-        means = raw.set_index(["run", "method"])[["top1", "top5"]].to_dict("index")
-    rows = []
-    for run in study.runs:
-        about = run_description(run)
-        row = {"run": in_words(about | {"distillation": False}, study.recipes).removesuffix(", distillation off")}
-        row |= {"distillation": "on" if about["distillation"] else "off"}
-        row |= {name.replace("_", " "): _seed(about[name]) for name in comparison.SEEDS}
-        for method in ("FT", "IL2M"):
-            found = means.get((run.name, method), {})
-            row |= {f"{method} top-1": found.get("top1", np.nan), f"{method} top-5": found.get("top5", np.nan)}
-        row["state"] = f"states {_list(run.missing_states)} missing" if run.missing_states else "finished"
-        for stage, notebook in STAGES.items():
-            row[stage] = _page_link(study.folder, notebook, run.base.name if stage == "base" else run.name)
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.sort_values(list(table.columns[:4]), ignore_index=True) if rows else table
-
-
-def _seed(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-# where it was made
-
-
-def environments_table(environments: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Environments (label -> provenance.environment()) side by side, one row per thing, packages last."""
-    columns = {}
-    for label, made in environments.items():
-        git = made["git"]
-        commit = f"{git['commit']}{' and changes' if git['changed'] else ''}" if git["commit"] else "unknown"
-        about = {name: made[name] for name in ("python", "platform", "cpu", "cores", "memory_gb")}
-        about |= {"gpus": ", ".join(made["gpus"]) or "none", "commit": commit}
-        columns[label] = {name: str(value) for name, value in (about | made["packages"]).items()}
-    return pd.DataFrame(columns).rename_axis("").reset_index()

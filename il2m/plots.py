@@ -275,7 +275,7 @@ def plot_over_seeds(
     ax.set_ylabel(ylabel)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.grid(axis="x", visible=False)
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(values), columnspacing=1, handlelength=1.4)
     return ax
 
 

@@ -20,13 +20,14 @@ class Link:
 
 
 def show(table: pd.DataFrame, *, caption: str = "") -> HTML:
-    """A table as HTML: numbers to three decimals, text escaped, Links as links; nothing for a table without rows."""
+    """A table as HTML: numbers to three decimals, text escaped, Links (or lists of them) as links; nothing for a table
+    without rows."""
     if table.empty:
         return HTML("")
-    is_number = {name: pd.api.types.is_numeric_dtype(table[name]) for name in table.columns}
-    head = "".join(_cell("th", html.escape(str(name)), is_number[name]) for name in table.columns)
+    kinds = {name: _kind(table[name]) for name in table.columns}
+    head = "".join(f"<th{kinds[name]}>{html.escape(str(name))}</th>" for name in table.columns)
     body = "".join(
-        f"<tr>{''.join(_cell('td', _content(value), is_number[name]) for name, value in row.items())}</tr>"
+        f"<tr>{''.join(f'<td{kinds[name]}>{_content(value)}</td>' for name, value in row.items())}</tr>"
         for row in table.to_dict("records")
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
@@ -38,11 +39,16 @@ def say(text: str) -> HTML:
     return HTML(f"<p>{html.escape(text)}</p>" if text else "")
 
 
-def _cell(element: str, content: str, is_number: bool) -> str:
-    return f"<{element}>{content}</{element}>" if is_number else f'<{element} class="words">{content}</{element}>'
+def _kind(column: pd.Series) -> str:
+    """The class of a column's cells: numbers are set to the right, texts to the left, long ones in several lines."""
+    if pd.api.types.is_numeric_dtype(column):
+        return ""
+    return ' class="words long"' if column.map(lambda value: len(str(value)) > 40).any() else ' class="words"'
 
 
 def _content(value: Any) -> str:
+    if isinstance(value, list):
+        return " · ".join(map(_content, value))
     if isinstance(value, Link):
         return f'<a href="{html.escape(value.address)}">{html.escape(value.text)}</a>'
     if isinstance(value, float):

@@ -317,7 +317,7 @@ class TestResuming:
         ],
     )
     def test_after_being_killed_in_the_middle_of_an_epoch(
-        self, with_base, tiny_study, start_stalling, told_epochs, tmp_path, changed, batch, left, trained
+        self, with_base, tiny_study, start_stalling, told_epochs, monkeypatch, tmp_path, changed, batch, left, trained
     ):
         """By SIGKILL; finished epochs are not trained again, the end is the same, and no checkpoint stays."""
         parameters = tiny_study.fine_tuning_parameters | changed
@@ -329,6 +329,8 @@ class TestResuming:
         folder = with_base / expected.name
         assert sorted(path.name for path in folder.glob("*.checkpoint")) == left
         told_epochs.clear()
+        progress = []
+        monkeypatch.setattr(il2m.study, "Progress", lambda *args: progress.append(Progress(*args)) or progress[-1])
         run = fine_tune(out_dir=str(with_base), **parameters)
         assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json", "state_02", "state_03"]
         for state in (2, 3):
@@ -336,6 +338,7 @@ class TestResuming:
             losses = [[epoch["loss"] for epoch in r.state(state).info["history"]] for r in (run, expected)]
             assert losses[0] == losses[1]
         assert told_epochs == trained
+        assert [bar._done for bar in progress] == [bar._total for bar in progress], "resumed epochs count as done"
         assert run.state(3).info["training_seconds"] > 0
 
     def test_after_an_interruption_while_scoring(

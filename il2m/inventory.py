@@ -72,7 +72,7 @@ def progress_in_words(study: Study) -> str:
     counts = study.jobs["status"].value_counts()
     others = [f"{counts[name]} {name}" for name in STATUSES if name != DONE and counts.get(name, 0)]
     done = f"{counts.get('done', 0)} of {count(len(study.jobs), 'planned notebook')} done"
-    again = " The commands above, given again, do only what is not done." if others else ""
+    again = " The commands below, given again, do only what is not done." if others else ""
     return f"{', '.join([done, *others])}.{again}"
 
 
@@ -103,7 +103,7 @@ def runs_table(study: Study) -> pd.DataFrame:
         }
         row = {"run": in_words(others, study.recipes), "S": about["num_states"], "K": about["memory_size"]}
         row |= {"distillation": "on" if about["distillation"] else "off"}
-        row |= {name.removesuffix("_seed"): "" if about[name] is None else about[name] for name in comparison.SEEDS}
+        row |= {name.replace("_", " "): "" if about[name] is None else about[name] for name in comparison.SEEDS}
         for method in ("FT", "IL2M"):
             found = means.get((run.name, method), {})
             row |= {f"{method} top-1": found.get("top1", np.nan), f"{method} top-5": found.get("top5", np.nan)}

@@ -19,11 +19,11 @@ class Link:
     address: str
 
 
-def show(table: pd.DataFrame, *, caption: str = "") -> HTML:
+def show(table: pd.DataFrame, *, caption: str = "") -> HTML | None:
     """A table as HTML: numbers to three decimals, text escaped, Links (or lists of them) as links; nothing for a table
     without rows."""
     if table.empty:
-        return HTML("")
+        return None
     kinds = {name: _kind(table[name]) for name in table.columns}
     head = "".join(f"<th{kinds[name]}>{html.escape(str(name))}</th>" for name in table.columns)
     body = "".join(
@@ -34,9 +34,9 @@ def show(table: pd.DataFrame, *, caption: str = "") -> HTML:
     return HTML(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
-def say(text: str) -> HTML:
-    """A sentence as a paragraph."""
-    return HTML(f"<p>{html.escape(text)}</p>" if text else "")
+def say(text: str) -> HTML | None:
+    """A sentence as a paragraph; nothing for none."""
+    return HTML(f"<p>{html.escape(text)}</p>") if text else None
 
 
 def _kind(column: pd.Series) -> str:

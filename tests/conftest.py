@@ -128,6 +128,24 @@ def tiny_fine_tuning_parameters() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def half_done_study(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> Path:
+    """The folder of a study run by the command line, one branch of which failed; one executed notebook is gone."""
+    folder = tmp_path_factory.mktemp("half done")
+    grid, out = folder / "tiny.yaml", folder / "study"
+    grid.write_text(
+        "description: A branch that <b>fails</b> & one that works.\n"
+        "parameters: {num_states: 3, memory_size: 12, base_epochs: 2, epochs: 2, batch_size: 8, distillation: false,"
+        " learning_rate: [0.05, 1.0e+6]}"
+    )
+    command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(out), "-p", f"dataset={tiny_npz}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 1, result.stdout + result.stderr
+    next(out.glob("notebooks/03_*.ipynb")).unlink()
+    next(out.glob("notebooks/03_*.html")).unlink()
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_study(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_base_parameters: dict[str, Any],

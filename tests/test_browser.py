@@ -1,4 +1,5 @@
-"""Notebook 03 in a real JupyterLab, in a real browser: controls are moved, what is shown is what the library computes.
+"""Notebook 03 in a real JupyterLab, in a real browser: controls are moved, what is shown is what the library computes;
+and the report's pages, which need no network.
 
 The browser is the system's chromium; where there is none these tests are skipped, but not in CI (``CI=true``).
 """
@@ -27,8 +28,9 @@ import pandas as pd
 import pytest
 from conftest import TinyStudy
 
-from il2m.grids import find_notebooks
+from il2m.jobs import find_notebooks
 from il2m.outcomes import Exponents, RunOutcomes, accuracies
+from il2m.report import build_report
 from il2m.views import VIEWS, Choice
 
 IN_CI = os.environ.get("CI") == "true"
@@ -291,4 +293,35 @@ def test_exported_html_holds_the_pictures(notebook: Path, browser: sync_api.Brow
     widths = page.locator("img").evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")
     assert len(widths) >= len(VIEWS) + 1
     assert min(widths) > 300
+    page.close()
+
+
+@pytest.mark.xdist_group("report")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_report_is_read_without_a_network(half_done_study: Path, browser: sync_api.Browser, theme: str):
+    index = build_report(half_done_study)
+    page = browser.new_page(color_scheme=theme)
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(index.as_uri())
+    pictures = page.locator("img").evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")
+    assert pictures
+    assert min(pictures) > 300
+    ink, paper = (
+        np.mean([int(n) for n in re.findall(r"\d+", page.locator("body").evaluate(f"body => {code}"))[:3]])
+        for code in ("getComputedStyle(body).color", "getComputedStyle(body).backgroundColor")
+    )
+    assert (ink < paper) == (theme == "light")
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # wide tables scroll, the page does not
+
+    page.locator("a", has_text="ablation").first.click()
+    page.locator("math[display=block] mfrac").first.wait_for()
+    assert page.locator("math[display=block]").first.evaluate("formula => formula.getBoundingClientRect().height") > 20
+    assert page.url.startswith(index.parent.as_uri())
+    assert len({url for url in asked if url.endswith(".html")}) == 2
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert complaints == []
     page.close()

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import TinyStudy
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from il2m.grids import find_notebooks
-from il2m.report import write_page
+from il2m.cli import main
+from il2m.comparison import collect_results, mean_results
+from il2m.errors import InputError
+from il2m.jobs import find_notebooks
+from il2m.report import build_report, write_page
+
+pytestmark = pytest.mark.xdist_group("report")  # they share one executed study
 
 
 class Page(HTMLParser):
@@ -36,7 +45,8 @@ class Page(HTMLParser):
                 self.links.append(value or "")
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.elements[-1:] != ["style"]:
+            self.text += data
 
 
 def check_self_contained(path: Path) -> Page:
@@ -117,3 +127,94 @@ def test_code_is_hidden_only_if_asked(tmp_path: Path):
 def test_pages_are_made_without_torch():
     code = "import il2m.report, sys; sys.exit('torch' in sys.modules or 'nbconvert' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# the report of a whole folder
+
+
+def check_links(path: Path) -> list[str]:
+    """Every link of a page leads to something that is there; returns the files."""
+    addresses = [urllib.parse.unquote(link) for link in Page(path).links if not link.startswith(("#", "data:"))]
+    for address in addresses:
+        assert ":" not in address
+        assert (path.parent / address).is_file(), address
+    return addresses
+
+
+def without_page(folder: Path, pattern: str) -> Path:
+    page = next(folder.glob(pattern))
+    page.unlink()
+    return page
+
+
+def test_report_of_a_half_done_study_says_what_is_missing_and_why(half_done_study: Path):
+    page = check_self_contained(build_report(half_done_study))
+    assert "3 of 8 planned notebooks done, 1 failed, 3 blocked, 1 missing" in page.text
+    assert "training diverged" in page.text
+    assert "its files are not as it left them" in page.text
+    assert "A branch that <b>fails</b> & one that works." in page.text
+    assert f"run {shlex.quote(str(half_done_study.parent / 'tiny.yaml'))} --out" in page.text
+
+
+def test_report_links_to_every_page_and_to_nothing_else(half_done_study: Path):
+    linked = check_links(build_report(half_done_study))
+    pages = {str(path.relative_to(half_done_study)) for path in half_done_study.glob("notebooks/*.html")}
+    assert set(linked) == pages
+    assert sorted(page.partition("-")[0] for page in pages) == [
+        "notebooks/01_base_training", "notebooks/01_base_training", "notebooks/02_fine_tuning",
+        "notebooks/04_rectification_ablation",
+    ]  # fmt: skip
+    assert sum(page.endswith(".failed.html") for page in pages) == 1
+
+
+def test_pages_of_executed_notebooks_are_self_contained(half_done_study: Path):
+    pages = sorted(half_done_study.glob("notebooks/*.html"))
+    assert len(pages) == 4
+    for path in pages:
+        page = check_self_contained(path)
+        check_links(path)
+        assert ("training diverged" in page.text) == path.name.endswith(".failed.html")
+
+
+def test_missing_and_old_pages_are_made_and_others_left(half_done_study: Path):
+    folder = half_done_study / "notebooks"
+    gone = without_page(folder, "02_*.html")
+    kept = next(folder.glob("01_*.html"))
+    before = kept.stat().st_mtime_ns
+    build_report(half_done_study)
+    assert gone.is_file()
+    assert kept.stat().st_mtime_ns == before
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]  # nothing temporary stays
+
+
+def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "by hand"
+    shutil.copytree(tiny_study.out_dir, out)
+    shutil.rmtree(out / tiny_study.on.name / "state_03")
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "index.html")
+    page = check_self_contained(out / "index.html")
+    assert check_links(out / "index.html") == []
+    assert "No grid was run into this folder: its 2 runs came by hand, 1 finished." in page.text
+    assert "states 3 not finished" in page.text
+    means = mean_results(collect_results(out)).query("score_kind == 'raw'").set_index("method")
+    for method in ("FT", "IL2M"):
+        assert f"{means.loc[method, 'top1']:.3f}" in page.text
+    executed = nbformat.read(out / "notebooks" / "05_report.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def test_report_where_nothing_is_finished(tiny_study: TinyStudy, tmp_path: Path):
+    shutil.copytree(tiny_study.out_dir / tiny_study.base.name, tmp_path / tiny_study.base.name)
+    page = check_self_contained(build_report(tmp_path))
+    assert "No run is finished yet" in page.text
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(InputError, match="holds no runs and no plans: expected a study's folder"):
+        build_report(tmp_path)
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,194 +1,311 @@
-"""The jobs of a study, executed side by side: papermill subprocesses on dask.distributed.
-
-Each job is a ``python -m papermill`` of its own, because papermill changes the working directory, and because a kernel
-of its own keeps one job's threads, memory and crashes from the others.
-"""
+"""A grid's study, run: planned, told, and its jobs executed side by side on dask.distributed."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import re
-import subprocess
+import shlex
+import signal
+import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
-import nbformat
 import pandas as pd
-import yaml
-from dask.distributed import Client, Future, LocalCluster, wait
-from tqdm import tqdm
+from dask.distributed import Client, Future, as_completed
 
-from il2m.grids import ABLATION, Job, find_notebooks, plan_jobs, read_grid, read_overrides
-from il2m.progress import read_progress
-from il2m.runs import RESULTS_FILE, Run
+from il2m import records
+from il2m.cluster import Workers, check_workers, connected, dashboard, leased_gpu, num_slots
+from il2m.errors import InputError
+from il2m.grids import Grid, read_grid, read_overrides
+from il2m.job_process import Stopped, execute_notebook, process_context, visible_gpus
+from il2m.jobs import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, Job, find_notebooks, plan_jobs
+from il2m.live import Live, duration, total_seconds
+from il2m.locks import WaitingStopped, locked
+from il2m.provenance import environment
+from il2m.records import DONE, FAILED, RUNNING
+from il2m.report import PAGE, build_report
+from il2m.runs import RESULTS_FILE
+
+_SECONDS_TO_STOP = 20
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: after how many seconds, and why it failed (empty: it did not)."""
+    """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
+    (empty: it did not)."""
 
-    seconds: float
+    seconds: float = 0.0
+    work: float = 0.0
     failure: str = ""
 
 
 def run_study(
-    grid: Path, *, out_dir: Path | None = None, overrides: Sequence[str] = (), workers: int | None = None
+    grid_file: Path,
+    *,
+    out_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    workers: Workers | None = None,
+    dry_run: bool = False,
 ) -> int:
-    """Execute the grid's study and print its summary; returns 0, or 1 if a job failed.
+    """Execute a grid's study, print its plan, its progress and a summary, and make its report; returns 0, or 1 if a
+    job failed.
 
-    overrides: ``name=value`` texts, over the grid's values. workers: jobs side by side, by default one per CPU core.
-    Everything is checked before the first job starts; raises InputError.
+    overrides: ``name=value`` texts, over the grid's values. dry_run: only print the plan. Everything is checked before
+    the first job starts; raises InputError. What was done before, and is there, is not done again.
     """
-    started = time.monotonic()
-    notebooks = find_notebooks()
-    out = (out_dir or notebooks.parent / "runs" / grid.stem).absolute()
-    # planning reads the data and needs torch: done in a process of its own, its memory is free for the jobs
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-        jobs = child.submit(plan_jobs, read_grid(grid) | read_overrides(overrides), notebooks, out).result()
-    waiting = [job for job in jobs if not _is_done(job, notebooks)]
-    workers = workers or len(os.sched_getaffinity(0))
-    print(
-        f"{grid.stem}: {len(jobs)} notebooks, {len(jobs) - len(waiting)} of them already done; up to {workers} side by "
-        f"side, in {out}",
-        flush=True,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    failed = _execute(waiting, notebooks, workers) if waiting else {}
-    from il2m.results import save_results, summary  # imports torch: not while jobs need the memory
-
-    results = [out / job.run / RESULTS_FILE for job in jobs if job.notebook == ABLATION and job.name not in failed]
-    tables = [pd.read_parquet(path) for path in results]  # written, or checked to be readable, a moment ago
-    for table in tables:
-        print("\n" + summary(table))
-    print(f"\nexecuted notebooks: {out / 'notebooks'}")
-    if tables:
-        print(f"results: {save_results(pd.concat(tables, ignore_index=True), out)}")
-    print(f"{len(jobs) - len(failed)} of {len(jobs)} notebooks done, {time.monotonic() - started:.0f} s")
+    started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
+    out = (out_dir or notebooks.parent / "runs" / grid_file.stem).absolute()
+    given = read_overrides(overrides)
+    grid = read_grid(grid_file).overridden(given | ({"num_threads": workers.threads} if workers.threads > 1 else {}))
+    with ProcessPoolExecutor(1, mp_context=process_context()) as child:  # planning reads the data: memory for the jobs
+        jobs = child.submit(plan_jobs, grid, notebooks, out).result()
+    _check_devices(jobs, workers)
+    known = records.read_records(out)
+    waiting = records.jobs_to_do(jobs, known, notebooks)
+    estimates = records.Estimates(out, known)
+    print(plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
+    if dry_run:
+        return 0
+    records.write_plan(out, grid, given, jobs, [Path(sys.argv[0]).name, *sys.argv[1:]], environment())
+    failed = _execute(waiting, notebooks, workers, estimates) if waiting else {}
+    _print_results(jobs, failed, out)
+    if waiting or not (out / PAGE).exists():
+        build_report(out)
+    print(f"report: {out / PAGE}")
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
     for name, reason in failed.items():
         print(f"{name}: {reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} jobs are not done. To do them, and only them: {_command()}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _is_done(job: Job, notebooks: Path) -> bool:
-    """True if the executed notebook is there, made with these parameters by this code."""
-    folder = Path(job.parameters["out_dir"]) / job.run
-    try:
-        metadata = nbformat.read(job.output, as_version=4).metadata
-        made_so = metadata["papermill"]["parameters"] == job.parameters
-        made_by = metadata["il2m_code"] == _code_hash(notebooks / f"{job.notebook}.ipynb")
-        if job.notebook == ABLATION:
-            pd.read_parquet(folder / RESULTS_FILE)
-        return made_so and made_by and not Run(folder).missing_states
-    except Exception:  # missing or damaged, in whatever way: to be made again
-        return False
+def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
+    """Refuse what no job here could be trained on. Other machines' workers have devices that are not known here."""
+    for job in jobs:
+        device, precision = (job.parameters.get(name) for name in ("device", "precision"))
+        if workers.scheduler or visible_gpus():
+            return
+        if device == "cuda":
+            raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
+        if precision == "fp16":
+            raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
 
 
-def _code_hash(notebook: Path) -> str:
-    """Hash of a notebook and of the library: what it showed with other code is not what it shows now."""
-    files = [notebook, *sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _execute(jobs: Sequence[Job], notebooks: Path, workers: int) -> dict[str, str]:
+def plan_text(
+    grid: Grid,
+    jobs: Sequence[Job],
+    waiting: Sequence[Job],
+    estimates: records.Estimates,
+    out: Path,
+    workers: Workers,
+    *,
+    each: bool,
+) -> str:
+    """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take.
+
+    each: also one line per job.
+    """
+    to_do = {job.name for job in waiting}
+    seconds, unknown = total_seconds(waiting, estimates)
+    num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
+    lines = [
+        f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
+        f"{len(jobs) - len(waiting)} of them already done, in {out}",
+        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
+    ]
+    for notebook in NOTEBOOKS:
+        of = [job for job in jobs if job.notebook == notebook]
+        left = [job for job in of if job.name in to_do]
+        lines.append(f"  {notebook:28}{len(of):7}{len(of) - len(left):7}{len(left):7}   {_told(left, estimates)}")
+    if each:
+        lines += [f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {_about(job)}" for job in jobs]
+    where = f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.here} jobs side by side"
+    if waiting:
+        together = f", about {duration(seconds / workers.here)}" if seconds and not workers.scheduler else ""
+        guess = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
+        lines.append(f"{where}{together}{guess}")
+    return "\n".join(lines)
+
+
+def _about(job: Job) -> str:
+    return " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
+
+
+def _told(jobs: Sequence[Job], estimates: records.Estimates) -> str:
+    seconds, unknown = total_seconds(jobs, estimates)
+    if not jobs:
+        return ""
+    if unknown == len(jobs):
+        return "not known: none was done before"
+    return f"about {duration(seconds)}" + (f" and {unknown} not known" if unknown else "")
+
+
+def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
+    from il2m.results import save_results, summary  # imports torch: not while jobs need the memory
+
+    ablated = [job for job in jobs if job.notebook == ABLATION and job.name not in failed]
+    tables = [pd.read_parquet(out / job.run / RESULTS_FILE) for job in ablated]
+    if len(tables) <= 4:
+        print("".join(f"\n{summary(table)}\n" for table in tables))
+    print(f"executed notebooks: {out / 'notebooks'}")
+    if tables:
+        print(f"results: {save_results(pd.concat(tables, ignore_index=True), out)}")
+
+
+# running
+
+
+def _execute(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: records.Estimates) -> dict[str, str]:
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason."""
-    ended: dict[str, Outcome] = {}
-    # the workers are threads of this process, as the work is in the jobs' own; its pages are for this machine only
-    with (
-        LocalCluster(
-            processes=False, n_workers=1, threads_per_worker=workers, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-        StatusLine() as status,
-    ):
+    stop_file = jobs[0].out_dir / "jobs" / f"{uuid.uuid4().hex}.stop"
+    stop_file.parent.mkdir(parents=True, exist_ok=True)
+    with _interrupted_by_terminate(), connected(workers) as client:
+        if workers.scheduler:
+            _wait_for_workers(client)
+            marker = stop_file.with_suffix(".seen")
+            marker.touch()
+            try:
+                check_workers(client, marker, records.library_hash())
+            finally:
+                marker.unlink()
+        if dashboard(client):
+            print(f"dashboard: {dashboard(client)}", flush=True)
+        codes = {name: records.code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
         futures: dict[str, Future] = {}
         for job in jobs:
             earlier = {name: futures[name] for name in (*job.after, *job.beside) if name in futures}
-            futures[job.name] = client.submit(run_job, job, notebooks, earlier, key=job.name, pure=False)
-        while len(ended) < len(jobs):
-            with contextlib.suppress(TimeoutError):
-                running = [future for name, future in futures.items() if name not in ended]
-                wait(running, timeout=1, return_when="FIRST_COMPLETED")
-            for name, future in futures.items():
-                if name not in ended and future.done():
-                    error = future.exception()
-                    ended[name] = Outcome(0.0, repr(error)) if error else future.result()
-                    how = ended[name].failure or f"{ended[name].seconds:.0f} s"
-                    status.print(f"[{len(ended)}/{len(jobs)}] {name}: {how}")
-            status.show(job for job in jobs if job.name not in ended)
-    return {name: outcome.failure for name, outcome in ended.items() if outcome.failure}
+            arguments = (job, codes[job.notebook], stop_file, earlier)
+            futures[job.name] = client.submit(run_job, *arguments, key=f"{job.name}-{stop_file.stem}", pure=False)
+        try:
+            with Live(jobs, num_slots(client), estimates) as live:
+                return _outcomes(jobs, futures, live, estimates)
+        except KeyboardInterrupt:
+            _stop(client, futures, stop_file)
+            raise
 
 
-class StatusLine:
-    """Plain lines for a log; at a terminal also one line, rewritten in place, on what is under way."""
-
-    def __enter__(self) -> StatusLine:
-        self._bar = tqdm(bar_format="{desc}", disable=None, leave=False, file=sys.stdout)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def print(self, line: str) -> None:
-        self._bar.write(line)
-        sys.stdout.flush()
-
-    def show(self, jobs: Iterable[Job]) -> None:
-        folders = {Path(job.parameters["out_dir"]) / job.run for job in jobs}
-        stages = [progress for folder in sorted(folders) if (progress := read_progress(folder))]
-        self._bar.set_description_str(
-            " | ".join(f"{s['stage']}: {s['where']}, {s['seconds_left']:.0f} s left" for s in stages)
-        )
+def _wait_for_workers(client: Client) -> None:
+    if not client.nthreads():
+        print("waiting for the scheduler's first worker", flush=True)
+        client.wait_for_workers(1)
 
 
-def run_job(job: Job, notebooks: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
-    """Execute one notebook in a process of its own.
+def _outcomes(
+    jobs: Sequence[Job], futures: Mapping[str, Future], live: Live, estimates: records.Estimates
+) -> dict[str, str]:
+    """Tell of each job when it ends, until all have. Returns failed job -> reason."""
+    job_of = {futures[job.name].key: job for job in jobs}
+    failed: dict[str, str] = {}
+    ending = as_completed(futures.values(), raise_errors=False)
+    while not ending.is_empty():
+        for future in ending.next_batch(block=False):
+            job = job_of[future.key]
+            error = future.exception()
+            outcome = Outcome(failure=_lost(error)) if error else future.result()
+            if outcome.failure:
+                failed[job.name] = outcome.failure
+                live.failed += 1
+            estimates.add(job.kind, outcome.seconds, outcome.work)
+            live.ended(job, outcome.failure or f"{outcome.seconds:.0f} s")
+        live.show()
+        time.sleep(0.25)
+    return failed
+
+
+def _lost(error: BaseException) -> str:
+    if type(error).__name__ == "KilledWorker":
+        return f"failed: the workers that took it died one after another ({error})"
+    return f"failed: {error!r}"
+
+
+def _stop(client: Client, futures: Mapping[str, Future], stop_file: Path) -> None:
+    """Let the jobs under way end at once, and begin no others. A second Ctrl-C does not wait for them."""
+    print("\nstopping ...", flush=True)
+    stop_file.touch()
+    client.cancel(list(futures.values()), force=True)
+    deadline = time.monotonic() + _SECONDS_TO_STOP
+    while time.monotonic() < deadline and any(client.processing().values()):
+        time.sleep(0.1)
+    stop_file.unlink()
+
+
+@contextlib.contextmanager
+def _interrupted_by_terminate() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, ends a study as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# in a worker
+
+
+def run_job(job: Job, code: str, stop_file: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
+    """Execute one job's notebook, unless another process did so in the meantime.
 
     The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
+    code: records.code_hash, as it must be here. stop_file: the job ends when this file appears.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
     for name in job.after:
         if name in earlier and earlier[name].failure:
-            return Outcome(0.0, f"not run, because {name} failed")
-    started = time.monotonic()
+            return Outcome(failure=f"not run, because {name} failed")
+    notebook = find_notebooks() / f"{job.notebook}.ipynb"
+    if records.code_hash(notebook) != code:
+        return Outcome(failure=f"failed: {socket.gethostname()} has another version of il2m")
+    try:
+        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=stop_file.exists):
+            if records.is_done(job, records.read_record(records.record_path(job)), code):
+                return Outcome()
+            beside = [name for name in job.beside if name not in earlier or not earlier[name].failure]
+            return _run_locked(job, notebook, code, beside, stop_file)
+    except (Stopped, WaitingStopped):
+        return Outcome(failure="stopped")
+
+
+def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop_file: Path) -> Outcome:
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    staging = job.output.with_suffix(".running.ipynb")
-    code = _code_hash(notebooks / f"{job.notebook}.ipynb")  # as it is now, before the kernel reads it
-    threads = str(job.parameters.get("num_threads", 1))
-    environment = os.environ | {
-        "IL2M_HEADLESS": "1",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else each kernel warns about frozen modules
-    }
-    command = [sys.executable, "-m", "papermill", str(notebooks / f"{job.notebook}.ipynb"), str(staging)]
-    command += ["--cwd", str(notebooks), "--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
-    command += ["--parameters_yaml", yaml.safe_dump(job.parameters)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    staging = job.output.with_name(f".{job.name}.ipynb")
+    failed_copy = records.failed_copy(job)
+    log = records.record_path(job).with_suffix(".log")
+    records.write_record(job, RUNNING, code=code, host=socket.gethostname())
+    work = 0 if _has_results(job) else job.work
+    started = time.monotonic()
+    with leased_gpu() as gpu:
+        options = {"environment": gpu, "log": log, "title": job.name, "stop": stop_file.exists}
+        failure = execute_notebook(notebook, staging, job.parameters, **options)
     seconds = time.monotonic() - started
-    failed_copy = job.output.with_suffix(".failed.ipynb")
-    if result.returncode == 0:
-        notebook = nbformat.read(staging, as_version=4)
-        notebook.metadata["il2m_code"] = code
-        nbformat.write(notebook, staging)
-        os.replace(staging, job.output)
-        failed_copy.unlink(missing_ok=True)
-        return Outcome(seconds)
-    if staging.exists():
-        os.replace(staging, failed_copy)
-    error = _last_error(result.stderr) or f"papermill ended with exit code {result.returncode}"
-    return Outcome(seconds, f"failed: {error} (see {failed_copy})")
+    about = {"code": code, "seconds": seconds, "host": socket.gethostname()}
+    target = failed_copy if failure else job.output
+    for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
+        if staging.with_suffix(suffix).exists():
+            os.replace(staging.with_suffix(suffix), target.with_suffix(suffix))
+    if failure:
+        records.write_record(job, FAILED, reason=failure, **about)
+        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy})")
+    for left in (failed_copy, failed_copy.with_suffix(".html"), log):
+        left.unlink(missing_ok=True)
+    records.write_record(job, DONE, beside=beside, work=work, **about)
+    return Outcome(seconds, work)
 
 
-def _last_error(text: str) -> str:
-    """The message of the last exception in what a process printed; it may have several lines."""
-    lines = text.strip().splitlines()
-    starts = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
-    return "\n".join(lines[starts[-1] if starts else -1 :])
+def _has_results(job: Job) -> bool:
+    """Whether a training was begun or done already, so that its time now would tell nothing."""
+    return job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))

@@ -47,8 +47,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="name=value",
         help="set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated",
     )
-    run.add_argument("--workers", type=_at_least(1), metavar="N", help="jobs side by side (default: one per CPU core)")
+    run.add_argument("--dry-run", action="store_true", help="print the plan, job by job, and do nothing")
+    run.add_argument(
+        "--workers",
+        type=_at_least(1),
+        metavar="N",
+        help="jobs side by side (default: one per GPU, or else per CPU core)",
+    )
+    run.add_argument("--threads", type=_at_least(1), default=1, metavar="N", help="CPU threads of a job (default: 1)")
+    run.add_argument(
+        "--scheduler",
+        default="",
+        metavar="ADDRESS",
+        help="run on the workers of this dask scheduler (tcp:// or tls://)",
+    )
+    for name, what in (("ca-file", "authority"), ("cert", "certificate"), ("key", "private key")):
+        run.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=f"for tls:// schedulers: the {what}, PEM")
     run.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="how a study stands: done, running, failed, missing, by stage")
+    status.add_argument("study", type=Path, metavar="DIR", help="the study's folder")
+    status.set_defaults(command=_status)
+
+    report = commands.add_parser("report", help="make a study's report again: index.html and the pages it links to")
+    report.add_argument("study", type=Path, metavar="DIR", help="the study's folder, however far it is")
+    report.set_defaults(command=_report)
 
     lists = commands.add_parser("lists", help="write image lists in the authors' layout")
     lists.add_argument(
@@ -146,9 +169,26 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch import run_study  # imports torch and dask: not for `il2m --help`
+    from il2m.batch import run_study  # imports dask: not for `il2m --help`
+    from il2m.cluster import make_workers
 
-    return run_study(args.grid, out_dir=args.out, overrides=args.overrides, workers=args.workers)
+    tls = (args.tls_ca_file, args.tls_cert, args.tls_key)
+    workers = make_workers(args.workers, args.threads, args.scheduler, *tls)
+    return run_study(args.grid, out_dir=args.out, overrides=args.overrides, workers=workers, dry_run=args.dry_run)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from il2m.status import status_text
+
+    print(status_text(args.study))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from il2m.report import build_report
+
+    print(build_report(args.study))
+    return 0
 
 
 def _lists(args: argparse.Namespace) -> int:

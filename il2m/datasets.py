@@ -8,6 +8,7 @@ import io
 import os
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,11 @@ class Dataset:
     @property
     def num_channels(self) -> int:
         return self.train_images.shape[-1]
+
+    @cached_property
+    def train_counts(self) -> np.ndarray:
+        """Training images of each class, (C,)."""
+        return np.bincount(self.train_labels, minlength=self.num_classes)
 
     def in_learning_order(self, class_order: np.ndarray) -> Dataset:
         """The same images with labels 0..C-1 in learning order: class ``class_order[i]`` becomes label i."""

@@ -1,66 +1,77 @@
-"""A grid of parameters -> the jobs of a study, checked before the first one starts.
+"""Grid files: which settings a study is made of. They are data: YAML that can name values, and nothing else.
 
-A grid file is YAML with ``description`` and ``parameters``. A parameter's value goes to every notebook whose parameters
-cell names it; a list of values is swept (for a parameter that is itself a list, a list of lists).
+    extends: quickstart.yaml                 another grid, whose parameters hold where these don't say otherwise
+    description: one line for people
+    parameters: {memory_size: [100, 200]}    a value, or a list of values to sweep, for all notebooks
+    combinations:                            named sets of further parameters; each is swept with the ones above
+      plain: {}
+      herding: {exemplar_selection: herding, distillation: true}
+    exclude:                                 settings to leave out: those that have all these values
+      - {memory_size: 100, distillation: true}
+
+For a parameter that is itself a list, a list of lists is swept.
 """
 
 from __future__ import annotations
 
-import ast
 import itertools
+import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import nbformat
 import yaml
-from papermill.inspection import inspect_notebook
 
 from il2m.errors import InputError
 from il2m.parameters import PARAMETERS, check_parameters, nearest
-from il2m.runs import but_distillation, short_hash
 
-if TYPE_CHECKING:
-    from il2m.planning import Plan
-
-BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
-    "01_base_training",
-    "02_fine_tuning",
-    "03_dual_memory_analysis",
-    "04_rectification_ablation",
-)
-_GRID_KEYS = ("description", "parameters")
-_CHOSEN_HERE = {
-    "out_dir": "use --out",
-    "base": "each run gets its own",
-    "run": "each run is analysed",
-}
-_NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in what a base or a fine-tuning comes to be
+_KEYS = ("extends", "description", "parameters", "combinations", "exclude")
+_MOST_SETTINGS = 100_000  # a slip of a list or two should be told, not planned for hours
 
 
 @dataclass(frozen=True)
-class Job:
-    """One notebook to execute, for the run folder named ``run``; ``output`` is the executed copy.
+class Grid:
+    """A grid as its file, and the files that it extends, give it."""
 
-    ``after`` names the jobs whose results it needs, ``beside`` those whose results it shows too if there are any.
-    """
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    combinations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    exclude: Sequence[Mapping[str, Any]] = ()
 
-    notebook: str
-    run: str
-    parameters: dict[str, Any]
-    output: Path
-    after: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    def overridden(self, overrides: Mapping[str, Any]) -> Grid:
+        """The same grid with these parameters said otherwise, in its combinations as well.
 
-    @property
-    def name(self) -> str:
-        return self.output.stem
+        What is excluded stays so; entries for values that are gone are gone with them.
+        """
+        combinations = {
+            name: {p: v for p, v in given.items() if p not in overrides} for name, given in self.combinations.items()
+        }
+        over = {name: value for name, value in overrides.items() if name in PARAMETERS}
+        exclude = [entry for entry in self.exclude if _overlaps(entry, over)]
+        return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations, exclude=exclude)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a grid: the values of what the grid gives, and the name of its combination (empty: none)."""
+
+    values: dict[str, Any]
+    combination: str
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number, as Python does; YAML 1.1 asks for 1.0e-4."""
+    """Safe YAML that reads 1e-4 as a number, as Python does (YAML 1.1 asks for 1.0e-4), and refuses what is said twice:
+    the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.YAMLError(f"{key!r} is given twice")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -68,39 +79,55 @@ _Loader.add_implicit_resolver(
 )
 
 
-def find_notebooks() -> Path:
-    """The folder of notebooks: of this checkout, or of the current directory."""
-    for root in (Path(__file__).resolve().parents[1], Path.cwd()):
-        if (root / "notebooks" / f"{BASE}.ipynb").is_file():
-            return root / "notebooks"
-    raise InputError("no notebooks/ folder beside the il2m package or here: run il2m from a checkout of the project.")
+def read_grid(path: Path) -> Grid:
+    """A grid file together with those it extends. Raises InputError if one of them is not a grid."""
+    return _read(path, ())
 
 
-def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values in a notebook's parameters cell.
+def _read(path: Path, below: tuple[Path, ...]) -> Grid:
+    if path.resolve() in below:
+        raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
+    content = _checked(path)
+    grid = Grid(path.stem)
+    if "extends" in content:
+        parent = _read(path.parent / content["extends"], (*below, path.resolve()))
+        grid = replace(parent, name=path.stem)
+    combinations = {**grid.combinations, **content["combinations"]}
+    return Grid(
+        name=path.stem,
+        description=content.get("description", grid.description),
+        parameters={**grid.parameters, **content["parameters"]},
+        combinations={name: given for name, given in combinations.items() if given is not None},
+        exclude=[*grid.exclude, *content["exclude"]],
+    )
 
-    papermill only warns when the tag is missing, and then ignores what it is given: here that is an InputError.
-    """
-    cells = nbformat.read(path, as_version=4).cells
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
-        raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")
-    return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(path)).items()}
 
-
-def read_grid(path: Path) -> dict[str, Any]:
-    """The ``parameters`` of a grid file, as written. Raises InputError if the file is not a grid."""
+def _checked(path: Path) -> dict[str, Any]:
+    """The content of one file, with the shape that its keys must have."""
     try:
-        grid = yaml.load(path.read_text(), _Loader)
+        content = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise InputError(f"can't read the grid {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(grid, dict) or not isinstance(grid.get("parameters") or {}, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{path}: expected 'description' and 'parameters' (a mapping of name: value).")
-    for key in grid:
-        if key not in _GRID_KEYS:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _GRID_KEYS)}")
-    return grid.get("parameters") or {}
+    for key in content:
+        if key not in _KEYS:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _KEYS)}")
+    content = {key: value for key, value in content.items() if value is not None}
+    content = {"parameters": {}, "combinations": {}, "exclude": []} | content
+    if not isinstance(content["parameters"], dict):
+        raise InputError(f"{path}: expected 'description' and 'parameters' (a mapping of name: value).")
+    if not all(isinstance(content.get(key, ""), str) for key in ("extends", "description")):
+        raise InputError(f"{path}: 'extends' names one other grid file, 'description' is a text.")
+    combinations, exclude = content["combinations"], content["exclude"]
+    if not isinstance(combinations, dict) or any(not isinstance(v, dict | None) for v in combinations.values()):
+        raise InputError(f"{path}: expected 'combinations' as name: {{parameter: value, ...}}.")
+    if not isinstance(exclude, list) or any(not isinstance(e, dict) or not e for e in exclude):
+        raise InputError(f"{path}: expected 'exclude' as a list of {{parameter: value, ...}}.")
+    content["combinations"] = {str(name): given for name, given in combinations.items()}
+    return content
 
 
 def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -117,66 +144,8 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def plan_jobs(given: dict[str, Any], notebooks: Path, out_dir: Path) -> list[Job]:
-    """All jobs of a grid, each stage once however many combinations share it; every stage's parameters are checked.
-
-    given: parameter -> value, or list of values to sweep; relative paths start at the current directory.
-    Raises InputError for all unknown names and bad values at once, and for stages that can't work.
-    """
-    defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
-    known = set().union(*defaults.values())
-    swept = {name: _values(name, value) for cell in defaults.values() for name, value in cell.items()}
-    swept = {name: values for name, values in swept.items() if len(values) > 1}  # a notebook may itself ask for several
-    swept |= {name: _values(name, value) for name, value in given.items()}
-    _check(swept, known)
-    for name, instead in _CHOSEN_HERE.items():
-        if name in given:
-            raise InputError(f"{name} can't be given to a whole study: {instead}.")
-    for name, values in swept.items():
-        if len(values) > 1 and not (name in defaults[BASE] or name in defaults[FINE_TUNING]):
-            raise InputError(f"{name} = {values}: it only says how runs are shown, and can't be swept; give one value.")
-    jobs: dict[str, Job] = {}
-
-    def add(notebook: str, run: str, parameters: dict[str, Any], **order: tuple[str, ...]) -> str:
-        job = Job(notebook, run, parameters, out_dir / "notebooks" / f"{notebook}-{run}.ipynb", **order)
-        return jobs.setdefault(job.name, job).name
-
-    runs: dict[str, tuple[Plan, dict[str, dict[str, Any]]]] = {}
-    for values in itertools.product(*swept.values()):
-        chosen = _absolute(dict(zip(swept, values, strict=True)), Path.cwd()) | {"out_dir": str(out_dir)}
-        of = {name: {p: v for p, v in chosen.items() if p in defaults[name]} for name in NOTEBOOKS}
-        base = _plan_base(defaults[BASE] | of[BASE])
-        tuned = _plan_fine_tuning(defaults[FINE_TUNING] | of[FINE_TUNING], base)
-        before = add(BASE, base.folder.name, of[BASE])
-        parameters = of[FINE_TUNING] | {"base": base.folder.name}
-        runs[add(FINE_TUNING, tuned.folder.name, parameters, after=(before,))] = tuned, of
-    twins: dict[str, list[str]] = {}
-    for job, (plan, _) in runs.items():
-        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append(job)
-    for job, (plan, of) in runs.items():
-        beside = tuple(twins[short_hash(but_distillation(plan.identity))])
-        for notebook in (ANALYSIS, ABLATION):
-            name = plan.folder.name
-            add(notebook, name, of[notebook] | {"run": name}, after=(job,), beside=beside)
-    return list(jobs.values())
-
-
-def _plan_base(parameters: dict[str, Any]) -> Plan:
-    from il2m.planning import plan_base  # imports torch
-
-    return plan_base(**{name: value for name, value in parameters.items() if name not in _NOT_PLANNED})
-
-
-def _plan_fine_tuning(parameters: dict[str, Any], base: Plan) -> Plan:
-    from il2m.planning import plan_fine_tuning  # imports torch
-
-    from_the_base = ("base", "dataset")
-    kept = {name: v for name, v in parameters.items() if name not in (*_NOT_PLANNED, *from_the_base)}
-    return plan_fine_tuning(**kept, base_plan=base)
-
-
-def _values(name: str, value: Any) -> list[Any]:
-    """The values to sweep: a list's items, unless the parameter is itself a list."""
+def values_to_sweep(name: str, value: Any) -> list[Any]:
+    """A list's items, unless the parameter is itself a list."""
     is_sequence = name in PARAMETERS and PARAMETERS[name].is_sequence
     if isinstance(value, list) and (not is_sequence or any(isinstance(item, list) for item in value)):
         if not value:
@@ -185,24 +154,88 @@ def _values(name: str, value: Any) -> list[Any]:
     return [value]
 
 
-def _check(swept: dict[str, Sequence[Any]], known: set[str]) -> None:
+def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
+    """Parameters that have more than one value in a grid, in the order in which it names them.
+
+    defaults: what holds where the grid says nothing; a list there is swept too.
+    """
+    found: dict[str, set[str]] = {}
+    for given in [{**defaults, **grid.parameters, **combination} for combination in _combinations(grid).values()]:
+        for name in dict.fromkeys([*grid.parameters, *given]):
+            found.setdefault(name, set()).update(map(repr, values_to_sweep(name, given[name])))
+    return [name for name, values in found.items() if len(values) > 1]
+
+
+def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[Setting]:
+    """Every setting of a grid that is not excluded.
+
+    defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
+    Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
+    """
+    _check(grid, defaults)
+    lists = {name: v for name, v in defaults.items() if len(values_to_sweep(name, v)) > 1}
+    total, settings = 0, []
+    used = [False] * len(grid.exclude)
+    for name, combination in _combinations(grid).items():
+        swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
+        total += math.prod(map(len, swept.values()))
+        if total > _MOST_SETTINGS:
+            raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
+        for values in itertools.product(*swept.values()):
+            chosen = dict(zip(swept, values, strict=True))
+            excluded = [_matches(entry, {**defaults, **chosen}) for entry in grid.exclude]
+            used = [before or now for before, now in zip(used, excluded, strict=True)]
+            if not any(excluded):
+                settings.append(Setting(chosen, name))
+    for entry, was_used in zip(grid.exclude, used, strict=True):
+        if not was_used:
+            raise InputError(f"grid {grid.name}: exclude: {entry} is none of its settings.")
+    if not settings:
+        raise InputError(f"grid {grid.name}: every setting is excluded.")
+    return settings
+
+
+def _combinations(grid: Grid) -> Mapping[str, Mapping[str, Any]]:
+    return grid.combinations or {"": {}}
+
+
+def _matches(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    return all(any(_same(name, values[name], v) for v in values_to_sweep(name, e)) for name, e in entry.items())
+
+
+def _overlaps(entry: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether an exclusion names, of each overridden parameter that it names, one of the values it now has."""
+    return all(
+        any(_matches({name: entry[name]}, {name: value}) for value in values_to_sweep(name, given))
+        for name, given in overrides.items()
+        if name in entry
+    )
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of a parameter are one value: 1 and 1.0 of a number, but not 1 and True."""
+    convert = PARAMETERS[name].convert if name in PARAMETERS else lambda value: value
+    return convert(one) == convert(other)
+
+
+def _check(grid: Grid, known: Mapping[str, Any]) -> None:
+    """Raise InputError that lists every unknown name and bad value of a grid."""
     problems = []
-    for name, values in swept.items():
-        for value in values:
-            try:
-                check_parameters({name: value}, known)
-            except InputError as error:
-                problems.append(str(error))
+    for where, name, value in _given(grid):
+        try:
+            check_parameters({name: value}, known)
+        except InputError as error:
+            problems.append(f"{where}{error}")
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
 
 
-def _absolute(parameters: dict[str, Any], start: Path) -> dict[str, Any]:
-    """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
-    from il2m.datasets import absolute_source  # imports torch
-
-    paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
-    absolute = {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
-    if "dataset" in parameters:
-        absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
-    return parameters | absolute
+def _given(grid: Grid) -> Iterator[tuple[str, str, Any]]:
+    """Every single value that a grid gives: where, the parameter's name, the value."""
+    rooms = [("", grid.parameters)]
+    rooms += [(f"combination {name}: ", given) for name, given in grid.combinations.items()]
+    rooms += [("exclude: ", entry) for entry in grid.exclude]
+    for where, given in rooms:
+        for name, value in given.items():
+            for single in values_to_sweep(name, value):
+                yield where, name, single

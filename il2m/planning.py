@@ -11,7 +11,7 @@ import numpy as np
 
 from il2m.datasets import Dataset, absolute_source, load_dataset
 from il2m.errors import InputError
-from il2m.exemplars import check_memory
+from il2m.exemplars import check_memory, exemplars_per_past_class, held_out_places
 from il2m.formats import MEAN_STD_FILE, read_mean_std
 from il2m.lists import given_exemplars
 from il2m.parameters import check_parameters
@@ -63,6 +63,7 @@ def plan_base(
     image_size: int = 224,
     mean_std: str = "",
     num_workers: int = 2,
+    images: Dataset | None = None,
 ) -> Plan:
     """Check base training's parameters against each other and the data. Raises InputError before any work is done.
 
@@ -70,13 +71,15 @@ def plan_base(
     image_size, num_workers: for image files only; see datasets.load_dataset.
     mean_std: the name under which ``datasets_mean_std.txt`` gives the normalisation; ``""`` computes it from the first
     state's training images.
+    images: the data set, where it is loaded already (``il2m run`` plans many bases of one).
     """
-    given = check_parameters(dict(locals()))
+    given = check_parameters({name: value for name, value in locals().items() if name != "images"})
     if order_seed is None:
         raise InputError(
             "order_seed = None: expected a whole number of at least 0, so that the class order can be had again."
         )
-    images = load_dataset(dataset, data_dir, image_size=image_size, num_workers=num_workers)
+    if images is None:
+        images = load_dataset(dataset, data_dir, image_size=image_size, num_workers=num_workers)
     states, order = _states_and_order(images, num_states, state_sizes, order_seed, class_order)
     images = images.in_learning_order(order)
     not_of_the_result = {"dataset", "data_dir", "out_dir", "num_states", "order_seed", "mean_std", "num_workers"}
@@ -216,6 +219,29 @@ def plan_fine_tuning(
         name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
     }
     return Plan(Path(out_dir), "fine_tuning", identity, notes, images, states, exemplars)
+
+
+def images_to_train_on(plan: Plan) -> dict[int, int]:
+    """Images that each state of a stage passes through the network in all its epochs: state -> images.
+
+    At a base those of state 1; in fine-tuning the new classes' and the exemplars, less what is held out, and the
+    balanced second stage's. Counted, so that time left can be told before the work begins.
+    """
+    settings, states = plan.identity, plan.states
+    if plan.kind == "base":
+        return {1: int(settings["base_epochs"] * plan.dataset.train_counts[: states.num_seen(1)].sum())}
+    images = {}
+    for state in range(2, states.num_states + 1):
+        counts = plan.dataset.train_counts[: states.num_seen(state)]
+        num_kept = exemplars_per_past_class(
+            settings.get("memory_size", 0), settings["exemplars_per_class"], states.num_past(state)
+        )
+        kept = np.minimum(counts, num_kept)
+        held = np.array([len(held_out_places(n, settings.get("held_out", 0))) for n in kept])
+        trained = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
+        balanced = settings.get("balanced_epochs", 0) * (kept - held).sum()
+        images[state] = int(settings["epochs"] * trained.sum() + balanced)
+    return images
 
 
 def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: int = 2) -> Dataset:

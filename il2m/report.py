@@ -10,6 +10,7 @@ from il2m.errors import InputError
 from il2m.runs import write_atomically
 
 REPORT = "05_report"
+PAGE = "index.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 # of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
 _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
@@ -68,12 +69,12 @@ def build_report(out_dir: str | Path) -> Path:
                 os.replace(staging, failed)
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed})")
         os.replace(staging, report)
-        os.replace(page, folder / "index.html")
+        os.replace(page, folder / PAGE)
         failed.unlink(missing_ok=True)
     finally:
         staging.unlink(missing_ok=True)
         page.unlink(missing_ok=True)
-    return folder / "index.html"
+    return folder / PAGE
 
 
 def write_missing_pages(folder: Path) -> None:

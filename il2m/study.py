@@ -25,7 +25,7 @@ from il2m.locks import RUN_LOCK, locked
 from il2m.memory import QUANTITIES, reduce_scores, state_statistics
 from il2m.networks import Classifier, build_network, with_head
 from il2m.parameters import check_parameters
-from il2m.planning import Plan, plan_base, plan_fine_tuning
+from il2m.planning import Plan, images_to_train_on, plan_base, plan_fine_tuning
 from il2m.progress import Progress
 from il2m.runs import Run, StateFolder, state_path, write_state
 from il2m.scores import mean_by_class, score_images, score_training_images
@@ -163,7 +163,7 @@ def fine_tune(*, device: str = "auto", num_threads: int = 1, **parameters: Any) 
 def _fine_tune_states(plan: Plan, run: Run, missing: list[int], device: str) -> None:
     settings, data, states = run.identity, plan.dataset, plan.states
     title = "fine-tuning" + (" with distillation" if settings["distillation"] else "")
-    num_images = sum(_images_to_train_on(settings, states, data, state) for state in missing)
+    num_images = sum(images_to_train_on(plan)[state] for state in missing)
     with Progress(title, num_images, run.folder) as progress:
         normalisation = Normalisation(**run.state(1).info["normalisation"])
         stage = Stage(run.folder, settings, data, states, normalisation, device, progress)
@@ -225,15 +225,6 @@ def _num_kept(settings: dict[str, Any], states: States, state: int) -> int:
     return exemplars_per_past_class(
         settings.get("memory_size", 0), settings["exemplars_per_class"], states.num_past(state)
     )
-
-
-def _images_to_train_on(settings: dict[str, Any], states: States, data: Dataset, state: int) -> int:
-    """Images over all epochs of a state: new classes' and exemplars, less what is held out; then the balanced ones."""
-    counts = np.bincount(data.train_labels)[: states.num_seen(state)]
-    kept = np.minimum(counts, _num_kept(settings, states, state))
-    held = np.array([len(held_out_places(n, settings.get("held_out", 0))) for n in kept])
-    images = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
-    return int(settings["epochs"] * images.sum() + settings.get("balanced_epochs", 0) * (kept - held).sum())
 
 
 def _choose_exemplars(settings: dict[str, Any], states: States, state: int, previous: StateFolder) -> np.ndarray:

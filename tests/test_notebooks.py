@@ -14,19 +14,10 @@ import pandas as pd
 import pytest
 from conftest import TinyStudy
 
-from il2m import ablation, batch
+from il2m import ablation, records
 from il2m.exchange import import_scores
-from il2m.grids import (
-    BASE,
-    FINE_TUNING,
-    NOTEBOOKS,
-    Job,
-    find_notebooks,
-    notebook_parameters,
-    plan_jobs,
-    read_grid,
-    read_overrides,
-)
+from il2m.grids import read_grid, read_overrides
+from il2m.jobs import BASE, FINE_TUNING, NOTEBOOKS, Job, find_notebooks, notebook_parameters, plan_jobs
 from il2m.parameters import check_parameters
 from il2m.planning import plan_base, plan_fine_tuning
 from il2m.rectify import METHODS
@@ -81,7 +72,7 @@ def test_defaults_are_those_of_the_library(notebook: str, functions: tuple):
         name: parameter.default
         for function in functions
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ("base_plan", "parameters")
+        if name not in ("base_plan", "images", "parameters")
     }
     assert set(parameters) == set(signatures)
     for name, default in signatures.items():
@@ -109,8 +100,12 @@ def executed(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> tuple[
 
 def test_papermill_runs_them_all(executed: tuple[Path, list[str], str]):
     out, _, printed = executed
-    names = sorted(path.name for path in (out / "notebooks").iterdir())
-    assert [name.split("-")[0] for name in names] == sorted([NOTEBOOKS[0]] + 2 * list(NOTEBOOKS[1:]))
+    names = sorted(path.name for path in (out / "notebooks").glob("*.ipynb"))
+    stages = [name.removesuffix(".ipynb").split("-")[0] for name in names]
+    assert stages == sorted([NOTEBOOKS[0], *2 * list(NOTEBOOKS[1:]), "05_report"])
+    pages = sorted(path.name for path in (out / "notebooks").glob("*.html"))
+    assert pages == [name.replace(".ipynb", ".html") for name in names[:-1]]  # that of the report is index.html
+    assert (out / "index.html").exists()
     assert printed.count("Top1 Acc = [") == 4
     assert printed.count("Mean inc Acc | acc@1 = ") == 4
     assert str(out / "results.parquet") in printed
@@ -143,7 +138,7 @@ def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
     before = {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()}
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    assert "7 notebooks, 7 of them already done" in result.stdout
+    assert "7 jobs, 7 of them already done" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before
 
 
@@ -151,7 +146,7 @@ def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
 def test_what_was_damaged_is_not_taken_for_done(executed: tuple[Path, list[str], str], damage: str):
     out, _, _ = executed
     job = next(job for job in planned(executed) if job.notebook == NOTEBOOKS[3])
-    assert batch._is_done(job, find_notebooks())
+    assert job.name not in to_do(executed)
     target = {
         "a notebook": job.output,
         "results": out / job.run / "results.parquet",
@@ -160,17 +155,22 @@ def test_what_was_damaged_is_not_taken_for_done(executed: tuple[Path, list[str],
     kept = target.rename(target.with_name("kept"))
     if damage != "a state":
         target.write_text("{")
-    assert not batch._is_done(job, find_notebooks())
+    assert job.name in to_do(executed)
     if damage != "a state":
         target.unlink()
     kept.rename(target)
-    assert batch._is_done(job, find_notebooks())
+    assert not to_do(executed)
 
 
 def planned(executed: tuple[Path, list[str], str]) -> list[Job]:
     out, command, _ = executed
-    overrides = [command[i + 1] for i, word in enumerate(command) if word == "-p"]
-    return plan_jobs(read_grid(out.parent / "tiny.yaml") | read_overrides(overrides), find_notebooks(), out)
+    overrides = read_overrides(command[i + 1] for i, word in enumerate(command) if word == "-p")
+    return plan_jobs(read_grid(out.parent / "tiny.yaml").overridden(overrides), find_notebooks(), out)
+
+
+def to_do(executed: tuple[Path, list[str], str]) -> set[str]:
+    waiting = records.jobs_to_do(planned(executed), records.read_records(executed[0]), find_notebooks())
+    return {job.name for job in waiting}
 
 
 def test_a_study_of_one_state_runs_through(tiny_npz: Path, tmp_path: Path):
@@ -179,7 +179,7 @@ def test_a_study_of_one_state_runs_through(tiny_npz: Path, tmp_path: Path):
     command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(tmp_path / "study")]
     result = subprocess.run([*command, "-p", f"dataset={tiny_npz}"], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 of 4 notebooks done" in result.stdout
+    assert "4 of 4 jobs done" in result.stdout
     executed = (tmp_path / "study" / "notebooks").glob("04*.ipynb")
     assert "One state only: no class is past" in next(executed).read_text()
 

@@ -1,0 +1,215 @@
+"""A grid's settings -> the jobs of its study: each stage once however many settings share it, all checked first."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+from papermill.inspection import inspect_notebook
+
+from il2m.errors import InputError
+from il2m.grids import Grid, Setting, all_settings, swept_names
+from il2m.runs import but_distillation, short_hash
+
+if TYPE_CHECKING:
+    from il2m.datasets import Dataset
+    from il2m.planning import Plan
+
+BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
+    "01_base_training",
+    "02_fine_tuning",
+    "03_dual_memory_analysis",
+    "04_rectification_ablation",
+)
+MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
+PLACES = ("out_dir", "data_dir")
+_CHOSEN_HERE = {
+    "out_dir": "use --out",
+    "base": "each run gets its own",
+    "run": "each run is analysed",
+}
+_NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in what a base or a fine-tuning comes to be
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to execute, for the run folder named ``run``.
+
+    after: names of the jobs whose results it needs; beside: of those whose results it shows too if there are any.
+    kind, work: jobs of one kind take seconds in proportion to their work (image passes of a training, else 1).
+    swept: the values of what varies in the grid, of this job; combinations: those of the grid that it serves.
+    """
+
+    notebook: str
+    run: str
+    parameters: dict[str, Any]
+    after: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    kind: str = ""
+    work: float = 1.0
+    swept: dict[str, Any] = field(default_factory=dict)
+    combinations: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.notebook}-{self.run}"
+
+    @property
+    def out_dir(self) -> Path:
+        return Path(self.parameters["out_dir"])
+
+    @property
+    def output(self) -> Path:
+        """The executed copy of the notebook."""
+        return self.out_dir / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def key(self) -> str:
+        """Hash of what the job is asked for; where its files are and what machine it runs on is not in it."""
+        left_out = (*MACHINE, *PLACES)
+        return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
+
+
+def find_notebooks() -> Path:
+    """The folder of notebooks: of this checkout, or of the current directory."""
+    for root in (Path(__file__).resolve().parents[1], Path.cwd()):
+        if (root / "notebooks" / f"{BASE}.ipynb").is_file():
+            return root / "notebooks"
+    raise InputError("no notebooks/ folder beside the il2m package or here: run il2m from a checkout of the project.")
+
+
+def notebook_parameters(path: Path) -> dict[str, Any]:
+    """Names and default values in a notebook's parameters cell.
+
+    papermill only warns when the tag is missing, and then ignores what it is given: here that is an InputError.
+    """
+    cells = nbformat.read(path, as_version=4).cells
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
+        raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")
+    return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(path)).items()}
+
+
+def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path) -> list[Job]:
+    """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
+
+    Relative paths in the grid start at the current directory. Raises InputError for all unknown names and bad values at
+    once, and for stages that can't work.
+    """
+    defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
+    everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
+    for name, instead in _CHOSEN_HERE.items():
+        if name in grid.parameters or any(name in given for given in grid.combinations.values()):
+            raise InputError(f"{name} can't be given to a whole study: {instead}.")
+    settings = all_settings(grid, everywhere)
+    swept = swept_names(grid, everywhere)
+    for name in swept:
+        if name not in defaults[BASE] and name not in defaults[FINE_TUNING]:
+            raise InputError(
+                f"{name} = {grid.parameters.get(name, 'swept')}: it only says how runs are shown, and can't be swept; "
+                "give one value."
+            )
+    wanted = [_wanted(setting, defaults, swept, out_dir) for setting in settings]
+    load = cache(_load_images)
+    jobs: dict[str, Job] = {}
+    for group in _groups(wanted, BASE):  # a base's images are held only while its fine-tunings are planned
+        for job in _jobs_of_base(group, defaults, load):
+            jobs[job.name] = _merged(jobs[job.name], job) if job.name in jobs else job
+    return list(jobs.values())
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What one setting gives to each notebook, and the values of what varies in the grid."""
+
+    of: dict[str, dict[str, Any]]
+    swept: dict[str, Any]
+    combinations: tuple[str, ...]
+
+
+def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], out_dir: Path) -> _Wanted:
+    chosen = _absolute(setting.values, Path.cwd()) | {"out_dir": str(out_dir)}
+    of = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
+    varying = {name: setting.values[name] for name in swept if name in setting.values}
+    return _Wanted(of, varying, (setting.combination,) if setting.combination else ())
+
+
+def _groups(wanted: Iterable[_Wanted], notebook: str) -> list[list[_Wanted]]:
+    """Settings that give the same to ``notebook``, together."""
+    groups: dict[str, list[_Wanted]] = {}
+    for setting in wanted:
+        groups.setdefault(json.dumps(setting.of[notebook], sort_keys=True), []).append(setting)
+    return list(groups.values())
+
+
+def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: Callable[..., Dataset]) -> list[Job]:
+    """The jobs of settings that have their base training in common; some of them may be wanted several times."""
+    from il2m.planning import images_to_train_on, plan_base, plan_fine_tuning  # imports torch
+
+    given = {**defaults[BASE], **group[0].of[BASE]}
+    images = load(given["dataset"], given["data_dir"], given["image_size"])
+    base = plan_base(**_planned(given), images=images)
+    work = sum(images_to_train_on(base).values())
+    in_base = {name: value for name, value in group[0].swept.items() if name in defaults[BASE]}
+    combinations = tuple(dict.fromkeys(name for setting in group for name in setting.combinations))
+    about = {"kind": _kind(base), "work": work, "swept": in_base, "combinations": combinations}
+    jobs = [Job(BASE, base.folder.name, group[0].of[BASE], **about)]
+    twins: dict[str, list[Job]] = {}  # runs that differ in distillation only are analysed together
+    for setting in group:
+        given = _planned({**defaults[FINE_TUNING], **setting.of[FINE_TUNING]}, "base", "dataset")
+        plan = plan_fine_tuning(**given, base_plan=base)
+        parameters = setting.of[FINE_TUNING] | {"base": base.folder.name}
+        about = {"swept": setting.swept, "combinations": setting.combinations}
+        tuning = Job(FINE_TUNING, plan.folder.name, parameters, (jobs[0].name,), kind=_kind(plan), **about)
+        tuning = replace(tuning, work=sum(images_to_train_on(plan).values()))
+        parameters = {notebook: setting.of[notebook] | {"run": tuning.run} for notebook in (ANALYSIS, ABLATION)}
+        analyses = [Job(n, tuning.run, parameters[n], (tuning.name,), **about) for n in parameters]
+        twins.setdefault(short_hash(but_distillation(plan.identity)), []).extend([tuning, *analyses])
+    for together in twins.values():
+        tunings = [job for job in together if job.notebook == FINE_TUNING]
+        beside = tuple(dict.fromkeys(job.name for job in tunings))
+        kind = f"of {_kind(base)}"
+        jobs += tunings
+        jobs += [replace(job, beside=beside, kind=kind) for job in together if job.notebook != FINE_TUNING]
+    return jobs
+
+
+def _merged(known: Job, job: Job) -> Job:
+    """One job for two settings that ask for the same."""
+    combinations = tuple(dict.fromkeys([*known.combinations, *job.combinations]))
+    beside = tuple(dict.fromkeys([*known.beside, *job.beside]))
+    swept = {name: value for name, value in known.swept.items() if job.swept.get(name) == value}
+    return replace(known, combinations=combinations, beside=beside, swept=swept)
+
+
+def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in (*_NOT_PLANNED, *left_out)}
+
+
+def _kind(plan: Plan) -> str:
+    """Trainings of one kind take the same time per image."""
+    base = plan.identity.get("base", plan.identity)
+    extra = [plan.identity.get(name) for name in ("distillation", "precision")]
+    return short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
+
+
+def _load_images(dataset: str, data_dir: str, image_size: int) -> Dataset:
+    from il2m.datasets import load_dataset  # imports torch
+
+    return load_dataset(dataset, data_dir, image_size=image_size)
+
+
+def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
+    """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
+    from il2m.datasets import absolute_source  # imports torch
+
+    paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
+    absolute = {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
+    if "dataset" in parameters:
+        absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
+    return {**parameters, **absolute}

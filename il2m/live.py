@@ -1,0 +1,81 @@
+"""What a running study tells: lines that stay, and at a terminal below them what is under way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+from il2m.jobs import Job
+from il2m.progress import read_progress
+from il2m.records import Estimates
+
+_SECONDS_BETWEEN_LINES = 60  # of a log, on what is under way
+_MOST_SHOWN = 8  # jobs under way that a person is shown
+
+
+def duration(seconds: float) -> str:
+    """For a person: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for limit, unit, digits in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {digits}"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def total_seconds(jobs: Iterable[Job], estimates: Estimates) -> tuple[float, int]:
+    """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
+    found = [estimates.seconds(job) for job in jobs]
+    return sum(seconds for seconds in found if seconds is not None), found.count(None)
+
+
+class Live:
+    """Plain lines for a log; at a terminal also lines, rewritten in place, on each stage under way."""
+
+    def __init__(self, jobs: Iterable[Job], workers: int, estimates: Estimates) -> None:
+        self._left = {job.name: job for job in jobs}
+        self._total, self._workers, self._estimates = len(self._left), workers, estimates
+        self._bars: list[tqdm] = []
+        self._shown = time.monotonic()
+        self.failed = 0
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for bar in reversed(self._bars):
+            bar.close()
+
+    def ended(self, job: Job, how: str) -> None:
+        """A job has ended: a line that stays."""
+        self._left.pop(job.name)
+        self._print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}")
+
+    def show(self) -> None:
+        """Say what is under way: to a person now, to a log once a minute."""
+        folders = {job.out_dir / job.run for job in self._left.values()}
+        stages = [found for folder in sorted(folders) if (found := read_progress(folder))]
+        lines = [f"{s['stage']}: {s['where']}, {duration(s['seconds_left'])} left" for s in stages]
+        if sys.stdout.isatty():
+            self._rewrite([self._summary(), *(f"  {line}" for line in lines[:_MOST_SHOWN])])
+        elif time.monotonic() - self._shown > _SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            self._print("\n".join([self._summary(), *(f"  {line}" for line in lines)]))
+
+    def _summary(self) -> str:
+        seconds, unknown = total_seconds(self._left.values(), self._estimates)
+        left = f", about {duration(seconds / self._workers)} left" if seconds and not unknown else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"
+
+    def _rewrite(self, lines: list[str]) -> None:
+        while len(self._bars) < len(lines):
+            options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
+            self._bars.append(tqdm(position=len(self._bars), **options))
+        for bar, line in zip(self._bars, [*lines, *[""] * len(self._bars)], strict=False):
+            bar.set_description_str(line)
+
+    def _print(self, line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()

@@ -1,0 +1,39 @@
+"""How a study stands, for a person: jobs by stage and status, what is under way, and what failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from il2m.errors import InputError
+from il2m.live import duration
+from il2m.progress import read_progress
+from il2m.records import FAILED, RUNNING, STATUSES, jobs_table, read_plans
+
+_MOST_REASONS = 20
+
+
+def status_text(out_dir: Path) -> str:
+    """Raises InputError for a folder into which no grid was run."""
+    plans, table = read_plans(out_dir), jobs_table(out_dir)
+    if not plans:
+        raise InputError(f"{out_dir}: no grid was run into this folder (il2m run GRID --out {out_dir}).")
+    lines = [f"{out_dir}: {', '.join(dict.fromkeys(plan['grid'] for plan in plans))}"]
+    counts = pd.crosstab(table["notebook"], table["status"]).reindex(columns=STATUSES, fill_value=0)
+    lines.append(f"  {'':28}" + "".join(f"{status:>9}" for status in STATUSES))
+    for notebook, row in counts.iterrows():
+        lines.append(f"  {notebook:28}" + "".join(f"{row[status]:9}" for status in STATUSES))
+    for job in table[table["status"] == RUNNING].itertuples():
+        found = read_progress(out_dir / job.run)
+        where = f"{found['stage']}, {found['where']}, {duration(found['seconds_left'])} left" if found else ""
+        lines.append(f"running: {job.job}  {where}".rstrip())
+    reasons = table[table["reason"] != ""]
+    lines += [f"{job.status}: {job.job}: {job.reason}" for job in reasons.iloc[:_MOST_REASONS].itertuples()]
+    if len(reasons) > _MOST_REASONS:
+        lines.append(f"... and {len(reasons) - _MOST_REASONS} more")
+    if (table["status"] == FAILED).any():
+        lines.append(f"each failed notebook, with its traceback: {out_dir / 'notebooks'}/*.failed.html")
+    if (table["status"] != "done").any():
+        lines.append(f"to go on: {' '.join(plans[-1]['command'])}")
+    return "\n".join(lines)

@@ -193,7 +193,8 @@ def systems(study: Study) -> pd.DataFrame:
     apart = ["recipe", "num_states", "memory_size"]
     words = [in_words(row, study.recipes) for row in table[apart].to_dict("records")]
     table.insert(0, "setting", words)
-    table = table.drop(columns=["dataset", *apart]).sort_values("setting", kind="stable").dropna(axis=1, how="all")
+    table = table.sort_values(apart, kind="stable", ignore_index=True)
+    table = table.drop(columns=["dataset", *apart]).dropna(axis="columns", how="all")
     return table.rename(columns={"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs"})
 
 

@@ -66,8 +66,14 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
     for key, (dataset, recipe) in recipes.items():
         others = of_dataset[dataset]
         differing = [name for name in recipe if any(other.get(name) != recipe[name] for other in others)]
+        differing = [name for name in differing if not _is_said(name, recipe)]
         names[key] = ", ".join([dataset, *(f"{name} {_short(recipe[name])}" for name in differing)])
     return names
+
+
+def _is_said(name: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether a setting of the base is that of the fine-tuning too, which is named."""
+    return name.startswith("base_") and recipe.get(name.removeprefix("base_")) == recipe[name]
 
 
 def _short(value: Any) -> str:
@@ -134,11 +140,15 @@ def seeds_in_words(study: Study) -> str:
     if study.results is None:
         return "No run is finished yet, so there is nothing to compare."
     runs = study.results[study.results["method"] != "joint"].drop_duplicates("run")
-    orders, trains = (runs[name].nunique(dropna=False) for name in comparison.SEEDS)
+    orders, trains = (runs[name].nunique() for name in comparison.SEEDS)
     sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}."
-    smallest = comparison.FEWEST_PAIRS
-    few = f" With fewer than {smallest} pairs of seeds no test can settle anything: see such rows as a first look."
-    return sentence + (few if orders * trains < smallest else "")
+    most = runs.groupby(["setting", "distillation"]).size().max()
+    if most >= comparison.FEWEST_PAIRS:
+        return sentence
+    return (
+        f"{sentence} No setting has more than {count(most, 'seed')}, and with fewer than {comparison.FEWEST_PAIRS} no "
+        "test can settle anything: take what follows as a first look."
+    )
 
 
 def count(number: int, thing: str) -> str:

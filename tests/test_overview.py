@@ -95,6 +95,12 @@ def test_recipes_are_told_by_what_differs(tiny_study: TinyStudy, tmp_path: Path)
     )
     names = overview.recipe_names([tiny_study.off, more])
     assert set(names.values()) == {"tiny, epochs 2", "tiny, epochs 9"}
+    base_identity = tiny_study.base.identity | {"learning_rate": 0.01}
+    base = Run.create(tmp_path, "base", base_identity, **notes)
+    identity = tiny_study.off.identity | {"base": base_identity, "learning_rate": 0.01}
+    other = Run.create(tmp_path, "fine_tuning", identity, base=base.name, **notes)
+    names = overview.recipe_names([tiny_study.off, other])
+    assert set(names.values()) == {"tiny, learning_rate 0.05", "tiny, learning_rate 0.01"}  # the base's said with it
 
 
 # findings and titles
@@ -115,7 +121,8 @@ def test_findings_are_counted_by_verdict():
 
 def test_seeds_in_words_warn_of_few():
     assert overview.seeds_in_words(make_study(make_results())) == "12 finished runs, 6 class orders, 1 training seed."
-    assert "With fewer than 6 pairs" in overview.seeds_in_words(make_study(make_results(seeds=2)))
+    few = overview.seeds_in_words(make_study(make_results(seeds=2), make_results(seeds=5, setting="other")))
+    assert "No setting has more than 5 seeds, and with fewer than 6 no test can settle anything" in few
 
 
 def test_titles_state_the_finding():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shlex
 import signal
@@ -63,7 +64,9 @@ def run_study(
     out = (out_dir or notebooks.parent / "runs" / grid_file.stem).absolute()
     given = read_overrides(overrides)
     grid = read_grid(grid_file).overridden(given | ({"num_threads": workers.threads} if workers.threads > 1 else {}))
-    with ProcessPoolExecutor(1, mp_context=process_context()) as child:  # planning reads the data: memory for the jobs
+    # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
+    context = multiprocessing.get_context("spawn") if dry_run else process_context()
+    with ProcessPoolExecutor(1, mp_context=context) as child:
         jobs = child.submit(plan_jobs, grid, notebooks, out).result()
     _check_devices(jobs, workers)
     known = records.read_records(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"il2m: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:  # a path that can't be written, or a full disk
         where = error.filename2 or error.filename
         print(f"il2m: {f'{where}: ' if where else ''}{error.strerror or error}", file=sys.stderr)

@@ -37,8 +37,12 @@ def held_out_places(num_ranked: int, share: float) -> np.ndarray:
 
     So what is held out stays held out while the ranking's prefix shrinks. Returns positions among 0..num_ranked-1.
     """
-    held = np.floor(np.arange(num_ranked + 1) * share + 1e-9)
-    return np.flatnonzero(np.diff(held))
+    return np.flatnonzero(np.diff(num_held_out(np.arange(num_ranked + 1), share)))
+
+
+def num_held_out(num_ranked: np.ndarray, share: float) -> np.ndarray:
+    """How many of the first ``num_ranked`` (any shape) images of a class are held out: ``floor(k * share)``."""
+    return np.floor(num_ranked * share + 1e-9).astype(np.int64)
 
 
 def random_ranking(num_images: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,9 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
-from papermill.inspection import inspect_notebook
-
 from il2m.errors import InputError
 from il2m.grids import Grid, Setting, all_settings, swept_names
 from il2m.runs import but_distillation, short_hash
@@ -89,6 +86,9 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
 
     papermill only warns when the tag is missing, and then ignores what it is given: here that is an InputError.
     """
+    import nbformat  # these take a second, and only planning needs them
+    from papermill.inspection import inspect_notebook
+
     cells = nbformat.read(path, as_version=4).cells
     if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
         raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
-from dask.distributed import Client, Future, as_completed
+from dask.distributed import Client, Future, as_completed, wait
 
 from il2m import records
 from il2m.cluster import Workers, check_workers, connected, dashboard, leased_gpu, num_slots
@@ -34,6 +34,7 @@ from il2m.report import PAGE, build_report
 from il2m.runs import RESULTS_FILE
 
 _SECONDS_TO_STOP = 20
+_OLD = 86400  # seconds
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,9 @@ def _execute(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: 
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason."""
     stop_file = jobs[0].out_dir / "jobs" / f"{uuid.uuid4().hex}.stop"
     stop_file.parent.mkdir(parents=True, exist_ok=True)
+    for old in stop_file.parent.glob("*.stop"):  # of runs whose jobs were somewhere else when they were stopped
+        if time.time() - old.stat().st_mtime > _OLD:
+            old.unlink(missing_ok=True)
     with _interrupted_by_terminate(), connected(workers) as client:
         if workers.scheduler:
             _wait_for_workers(client)
@@ -233,14 +237,14 @@ def _lost(error: BaseException) -> str:
 
 
 def _stop(client: Client, futures: Mapping[str, Future], stop_file: Path) -> None:
-    """Let the jobs under way end at once, and begin no others. A second Ctrl-C does not wait for them."""
+    """Let the jobs under way end at once; others are forgotten when the client goes. A second Ctrl-C does not wait."""
     print("\nstopping ...", flush=True)
     stop_file.touch()
-    client.cancel(list(futures.values()), force=True)
-    deadline = time.monotonic() + _SECONDS_TO_STOP
-    while time.monotonic() < deadline and any(client.processing().values()):
-        time.sleep(0.1)
-    stop_file.unlink()
+    under_way = {key for keys in client.processing().values() for key in keys}
+    ending = [future for future in futures.values() if future.key in under_way]
+    with contextlib.suppress(TimeoutError):
+        wait(ending, timeout=_SECONDS_TO_STOP)
+        stop_file.unlink()
 
 
 @contextlib.contextmanager
@@ -267,6 +271,8 @@ def run_job(job: Job, code: str, stop_file: Path, earlier: Mapping[str, Outcome]
     code: records.code_hash, as it must be here. stop_file: the job ends when this file appears.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
+    if stop_file.exists():
+        return Outcome(failure="stopped")
     for name in job.after:
         if name in earlier and earlier[name].failure:
             return Outcome(failure=f"not run, because {name} failed")
@@ -288,14 +294,15 @@ def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop
     staging = job.output.with_name(f".{job.name}.ipynb")
     failed_copy = records.failed_copy(job)
     log = records.record_path(job).with_suffix(".log")
-    records.write_record(job, RUNNING, code=code, host=socket.gethostname())
+    machine = {"host": socket.gethostname(), "pid": os.getpid()}
+    records.write_record(job, RUNNING, code=code, **machine)
     work = 0 if _has_results(job) else job.work
     started = time.monotonic()
     with leased_gpu() as gpu:
         options = {"environment": gpu, "log": log, "title": job.name, "stop": stop_file.exists}
         failure = execute_notebook(notebook, staging, job.parameters, **options)
     seconds = time.monotonic() - started
-    about = {"code": code, "seconds": seconds, "host": socket.gethostname()}
+    about = {"code": code, "seconds": seconds, **machine}
     target = failed_copy if failure else job.output
     for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
         if staging.with_suffix(suffix).exists():

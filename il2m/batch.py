@@ -51,6 +51,7 @@ def run_study(
     grid_file: Path,
     *,
     out_dir: Path | None = None,
+    only: Sequence[str] = (),
     overrides: Sequence[str] = (),
     workers: Workers | None = None,
     dry_run: bool = False,
@@ -58,13 +59,15 @@ def run_study(
     """Execute a grid's study, print its plan, its progress and a summary, and make its report; returns 0, or 1 if a
     job failed.
 
-    overrides: ``name=value`` texts, over the grid's values. dry_run: only print the plan. Everything is checked before
-    the first job starts; raises InputError. What was done before, and is there, is not done again.
+    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. dry_run: only print
+    the plan. Everything is checked before the first job starts; raises InputError. What was done before, and is there,
+    is not done again.
     """
     started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
     out = (out_dir or notebooks.parent / "runs" / grid_file.stem).absolute()
     given = read_overrides(overrides)
-    grid = read_grid(grid_file).overridden(given | ({"num_threads": workers.threads} if workers.threads > 1 else {}))
+    threads = {"num_threads": workers.threads} if workers.threads > 1 else {}
+    grid = read_grid(grid_file).only(only).overridden(given | threads)
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
     context = multiprocessing.get_context("spawn") if dry_run else process_context()
     with ProcessPoolExecutor(1, mp_context=context) as child:
@@ -76,8 +79,8 @@ def run_study(
     print(plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
     if dry_run:
         return 0
-    records.write_plan(out, grid, given, jobs, [Path(sys.argv[0]).name, *sys.argv[1:]], environment())
-    failed = _execute(waiting, notebooks, workers, estimates) if waiting else {}
+    records.write_plan(out, grid, [*only, *overrides], jobs, [Path(sys.argv[0]).name, *sys.argv[1:]], environment())
+    failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     if waiting or not (out / PAGE).exists():
         build_report(out)
@@ -170,7 +173,9 @@ def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) ->
 # running
 
 
-def _execute(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: records.Estimates) -> dict[str, str]:
+def execute_jobs(
+    jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: records.Estimates
+) -> dict[str, str]:
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason."""
     stop_file = jobs[0].out_dir / "jobs" / f"{uuid.uuid4().hex}.stop"
     stop_file.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="name=value",
         help="set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated",
     )
+    run.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this of the grid's combinations; may be repeated"
+    )
     run.add_argument("--dry-run", action="store_true", help="print the plan, job by job, and do nothing")
     run.add_argument(
         "--workers",
@@ -178,7 +181,8 @@ def _run(args: argparse.Namespace) -> int:
 
     tls = (args.tls_ca_file, args.tls_cert, args.tls_key)
     workers = make_workers(args.workers, args.threads, args.scheduler, *tls)
-    return run_study(args.grid, out_dir=args.out, overrides=args.overrides, workers=workers, dry_run=args.dry_run)
+    options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run}
+    return run_study(args.grid, out_dir=args.out, workers=workers, **options)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -45,9 +45,7 @@ def make_workers(
 ) -> Workers:
     """Workers as the command line asks for them. Raises InputError for what does not go together, or is not there."""
     if scheduler and count:
-        raise InputError(
-            "--workers are jobs on this machine; the workers at --scheduler have --nthreads of their own."
-        )
+        raise InputError("--workers are jobs on this machine; the workers at --scheduler have --nthreads of their own.")
     given = {"--tls-ca-file": ca_file, "--tls-cert": cert, "--tls-key": key}
     if not any(given.values()):
         return Workers(count, threads, scheduler)

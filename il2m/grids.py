@@ -41,6 +41,15 @@ class Grid:
     combinations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exclude: Sequence[Mapping[str, Any]] = ()
 
+    def only(self, names: Sequence[str]) -> Grid:
+        """The same grid with these of its combinations. Raises InputError for one that it does not have."""
+        for name in names:
+            if name not in self.combinations:
+                known = nearest(name, self.combinations) if self.combinations else "it has none."
+                raise InputError(f"grid {self.name}: no combination {name!r}: {known}")
+        combinations = {name: self.combinations[name] for name in names} if names else self.combinations
+        return replace(self, combinations=combinations)
+
     def overridden(self, overrides: Mapping[str, Any]) -> Grid:
         """The same grid with these parameters said otherwise, in its combinations as well.
 

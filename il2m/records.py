@@ -38,17 +38,17 @@ def now() -> str:
 def write_plan(
     out_dir: Path,
     grid: Grid,
-    overrides: Mapping[str, Any],
+    changes: Sequence[str],
     jobs: Sequence[Job],
     command: Sequence[str],
     environment: Mapping[str, Any],
 ) -> None:
-    """Keep what a grid asks for; the same grid with the same overrides replaces what it asked for before."""
-    name = f"{grid.name}-{short_hash(dict(overrides))}" if overrides else grid.name
+    """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
+    for before."""
+    name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
     plan = {
         "grid": grid.name,
         "description": grid.description,
-        "overrides": dict(overrides),
         "command": list(command),
         "made": now(),
         "environment": dict(environment),

@@ -53,7 +53,7 @@ def run_one(job: Job, notebooks: Path) -> batch.Outcome:
 
 def run_all(jobs: list[Job], notebooks: Path) -> dict[str, str]:
     estimates = records.Estimates(jobs[0].out_dir, {})
-    return batch._execute(jobs, notebooks, Workers(2), estimates)
+    return batch.execute_jobs(jobs, notebooks, Workers(2), estimates)
 
 
 def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -75,7 +75,7 @@ def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Pa
     assert "no such thing" in (out / "fails-bad.failed.html").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("[4/4] ") for line in lines)
-    records.write_plan(tmp_path / "out", batch.Grid("g"), {}, jobs, ["il2m"], {})
+    records.write_plan(tmp_path / "out", batch.Grid("g"), (), jobs, ["il2m"], {})
     table = records.jobs_table(tmp_path / "out").set_index("run")
     assert table["status"].to_dict() == {
         "bad": "failed", "needs-bad": "blocked", "needs-that": "blocked", "shows-bad-too": "done",
@@ -132,7 +132,7 @@ def test_a_job_is_stopped_by_a_file_and_leaves_no_process(notebooks: Path, tmp_p
     while not (job.out_dir / "started").exists():
         thread.join(0.05)
         assert thread.is_alive()
-    records.write_plan(job.out_dir, batch.Grid("g"), {}, [job], ["il2m"], {})
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
     (job.out_dir / "jobs" / "x.stop").touch()
     thread.join(60)
@@ -180,7 +180,7 @@ def test_devices_that_are_not_there_are_refused_before_the_first_job(
 def test_damaged_plans_and_records_are_as_none(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "x")
     run_one(job, notebooks)
-    records.write_plan(job.out_dir, batch.Grid("g"), {}, [job], ["il2m"], {})
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
     records.record_path(job).write_text("{")
     (job.out_dir / "plans" / "other.json").write_text(json.dumps({"jobs": 3}))
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["missing"]

@@ -2,7 +2,7 @@
 
     python benchmarks/grid.py [--epochs 20] [--workers 2]      about a quarter of an hour on two idle cores
 
-12 fine-tunings of glyphs (3 K x distillation off and on x 2 training seeds) with their bases and analyses, from nothing:
+12 fine-tunings of glyphs (3 K x distillation off and on x 2 training seeds), their bases and analyses, from nothing:
     together        one grid: each base trained once, ``--workers`` jobs side by side
     one by one      the same 12 settings, each with a base of its own, one job after another
 and, of the grid, how much of the jobs' time was not spent in cells that train or analyse: starting papermill and the

@@ -67,13 +67,14 @@ def connected(workers: Workers) -> Iterator[Client]:
     """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
     if not workers.scheduler:
         # the workers are threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
+        addresses = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
         options = {"processes": False, "n_workers": 1, "threads_per_worker": workers.here, "silence_logs": 50}
-        with LocalCluster(**options, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+        with LocalCluster(**options, **addresses) as cluster, Client(cluster) as client:
             yield client
         return
     try:
         client = Client(workers.scheduler, security=workers.tls, timeout=_SECONDS_TO_CONNECT)
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
         raise InputError(
             f"no dask scheduler answers at {workers.scheduler}: {error or type(error).__name__}. Start one with `dask "
             "scheduler`; for an address that begins with tls:// give --tls-ca-file, --tls-cert and --tls-key."

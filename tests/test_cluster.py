@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 from il2m.cli import main
-from il2m.cluster import Workers, leased_gpu, make_workers
+from il2m.cluster import Workers, connected, leased_gpu, make_workers
 from il2m.errors import InputError
 from il2m.job_process import visible_gpus
 from il2m.progress import read_progress
@@ -145,6 +146,7 @@ def test_a_study_that_is_interrupted_stops_at_once_and_goes_on_later(grid: Path,
     with started(*command, log=log) as process:
         wait_until(lambda: in_state(study, 2), process, log)
         children = psutil.Process(process.pid).children(recursive=True)
+        assert listening(psutil.Process(process.pid), *children) <= {"127.0.0.1"}  # nothing beyond this machine
         process.send_signal(number)
         assert process.wait(PATIENCE) == 130
     psutil.wait_procs(children, timeout=30)
@@ -159,6 +161,12 @@ def test_a_study_that_is_interrupted_stops_at_once_and_goes_on_later(grid: Path,
     assert "was interrupted" in set(table["reason"])
     assert main(["run", str(grid), "--out", str(study), "-p", "epochs=300"]) == 0
     assert jobs_table(study)["status"].eq("done").all()
+
+
+def listening(*processes: psutil.Process) -> set[str]:
+    """The network addresses at which processes wait for connections."""
+    found = [connection for process in processes for connection in process.net_connections("inet")]
+    return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
 def test_a_branch_that_fails_does_not_hold_up_the_rest(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -208,6 +216,39 @@ def test_workers_and_certificates_that_do_not_go_together_are_refused(tmp_path: 
     with pytest.raises(InputError, match="certificates are for an address that begins with tls://"):
         make_workers(None, 1, "tcp://x:1", *files)
     assert make_workers(None, 1, "tls://x:1", *files).tls.require_encryption
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> list[str]:
+    """dask's options for a certificate that vouches for itself."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=il2m -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    paths = {name: str(tmp_path / file) for name, file in TLS_FILES.items()}
+    return [word for name, path in paths.items() for word in (f"--tls-{name}", path)]
+
+
+TLS_FILES = {"ca-file": "cert.pem", "cert": "cert.pem", "key": "key.pem"}
+
+
+def test_a_scheduler_with_tls_answers_only_with_its_certificates(tmp_path: Path, certificate: list[str]):
+    file = tmp_path / "scheduler.json"
+    here = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
+    command = ("dask", "scheduler", "--protocol", "tls", *certificate, *here)
+    with started(*command, log=tmp_path / "scheduler.log"):
+        wait_until(file.exists)
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tls://127.0.0.1")
+        workers = make_workers(None, 1, address, *(tmp_path / name for name in TLS_FILES.values()))
+        with connected(workers) as client:
+            assert client.scheduler_info()["address"] == address
+        with (
+            pytest.raises(InputError, match="no dask scheduler answers at tls://"),
+            connected(Workers(scheduler=address)),
+        ):
+            pass
 
 
 def test_jobs_share_the_gpus_evenly(monkeypatch: pytest.MonkeyPatch):

@@ -201,7 +201,7 @@ def execute_jobs(
             futures[job.name] = client.submit(run_job, *arguments, key=f"{job.name}-{stop_file.stem}", pure=False)
         try:
             with Live(jobs, num_slots(client), estimates) as live:
-                return _outcomes(jobs, futures, live, estimates)
+                return _outcomes(client, jobs, futures, live, estimates)
         except KeyboardInterrupt:
             _stop(client, futures, stop_file)
             raise
@@ -214,7 +214,7 @@ def _wait_for_workers(client: Client) -> None:
 
 
 def _outcomes(
-    jobs: Sequence[Job], futures: Mapping[str, Future], live: Live, estimates: records.Estimates
+    client: Client, jobs: Sequence[Job], futures: Mapping[str, Future], live: Live, estimates: records.Estimates
 ) -> dict[str, str]:
     """Tell of each job when it ends, until all have. Returns failed job -> reason."""
     job_of = {futures[job.name].key: job for job in jobs}
@@ -230,9 +230,15 @@ def _outcomes(
                 live.failed += 1
             estimates.add(job.kind, outcome.seconds, outcome.work)
             live.ended(job, outcome.failure or f"{outcome.seconds:.0f} s")
-        live.show()
+        live.show(lambda: _under_way(client, job_of))
         time.sleep(0.25)
     return failed
+
+
+def _under_way(client: Client, job_of: Mapping[str, Job]) -> list[Job]:
+    """The jobs that workers are at; some that they were given may still wait there."""
+    given = [job_of[key] for keys in client.processing().values() for key in keys if key in job_of]
+    return [job for job in given if records.read_record(records.record_path(job)).get("status") == RUNNING]
 
 
 def _lost(error: BaseException) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-from il2m.jobs import Job
+from il2m.jobs import BASE, FINE_TUNING, Job
 from il2m.progress import read_progress
 from il2m.records import Estimates
 
@@ -22,6 +22,13 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {digits}"
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def stage_text(job: Job) -> str:
+    """How far a job is that is under way."""
+    found = read_progress(job.out_dir / job.run) if job.notebook in (BASE, FINE_TUNING) else None
+    where = f"{found['stage']}, {found['where']}, {duration(found['seconds_left'])} left" if found else ""
+    return f"{job.name}  {where}".rstrip()
 
 
 def total_seconds(jobs: Iterable[Job], estimates: Estimates) -> tuple[float, int]:
@@ -52,16 +59,17 @@ class Live:
         self._left.pop(job.name)
         self._print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}")
 
-    def show(self) -> None:
-        """Say what is under way: to a person now, to a log once a minute."""
-        folders = {job.out_dir / job.run for job in self._left.values()}
-        stages = [found for folder in sorted(folders) if (found := read_progress(folder))]
-        lines = [f"{s['stage']}: {s['where']}, {duration(s['seconds_left'])} left" for s in stages]
-        if sys.stdout.isatty():
-            self._rewrite([self._summary(), *(f"  {line}" for line in lines[:_MOST_SHOWN])])
-        elif time.monotonic() - self._shown > _SECONDS_BETWEEN_LINES:
-            self._shown = time.monotonic()
-            self._print("\n".join([self._summary(), *(f"  {line}" for line in lines)]))
+    def show(self, under_way: Callable[[], Iterable[Job]]) -> None:
+        """Say what is under way: to a person every second, to a log once a minute."""
+        now, is_person = time.monotonic(), sys.stdout.isatty()
+        if now - self._shown < (1 if is_person else _SECONDS_BETWEEN_LINES):
+            return
+        self._shown = now
+        lines = [f"  {stage_text(job)}" for job in under_way()]
+        if is_person:
+            self._rewrite([self._summary(), *lines[:_MOST_SHOWN]])
+        else:
+            self._print("\n".join([self._summary(), *lines]))
 
     def _summary(self) -> str:
         seconds, unknown = total_seconds(self._left.values(), self._estimates)

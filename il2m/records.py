@@ -224,6 +224,7 @@ class Estimates:
 
     def __init__(self, out_dir: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
         self._rates: dict[str, list[float]] = {}
+        self._medians: dict[str, float] = {}
         beside = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
         beside = sorted(beside, key=lambda path: path.stat().st_mtime)[-_FEW:]
         for record in [*map(read_record, beside), *records.values()]:
@@ -234,8 +235,10 @@ class Estimates:
         """work: 0 where the job found its results done, so that its time tells nothing."""
         if work > 0:
             self._rates.setdefault(kind, []).append(seconds / work)
+            self._medians.pop(kind, None)
 
     def seconds(self, job: Job) -> float | None:
         """None where no such job was ever done."""
-        rates = self._rates.get(job.kind)
-        return statistics.median(rates) * job.work if rates else None
+        if job.kind not in self._medians and job.kind in self._rates:
+            self._medians[job.kind] = statistics.median(self._rates[job.kind])
+        return self._medians[job.kind] * job.work if job.kind in self._medians else None

@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from il2m.errors import InputError
-from il2m.live import duration
-from il2m.progress import read_progress
+from il2m.live import stage_text
 from il2m.records import FAILED, RUNNING, STATUSES, jobs_table, read_plans
 
 _MOST_REASONS = 20
@@ -24,10 +23,8 @@ def status_text(out_dir: Path) -> str:
     lines.append(f"  {'':28}" + "".join(f"{status:>9}" for status in STATUSES))
     for notebook, row in counts.iterrows():
         lines.append(f"  {notebook:28}" + "".join(f"{row[status]:9}" for status in STATUSES))
-    for job in table[table["status"] == RUNNING].itertuples():
-        found = read_progress(out_dir / job.run)
-        where = f"{found['stage']}, {found['where']}, {duration(found['seconds_left'])} left" if found else ""
-        lines.append(f"running: {job.job}  {where}".rstrip())
+    job_of = {job.name: job for plan in plans for job in plan["jobs"]}
+    lines += [f"running: {stage_text(job_of[name])}" for name in table.loc[table["status"] == RUNNING, "job"]]
     reasons = table[table["reason"] != ""]
     lines += [f"{job.status}: {job.job}: {job.reason}" for job in reasons.iloc[:_MOST_REASONS].itertuples()]
     if len(reasons) > _MOST_REASONS:

@@ -148,7 +148,7 @@ def _execute(kernel: _Kernel, notebook: Path, output: Path, parameters: dict[str
     from nbclient.exceptions import DeadKernelError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    options = {"kernel_name": "python3", "progress_bar": False, "cwd": notebook.parent}
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": notebook.parent, "start_timeout": 300}
     try:
         papermill.execute_notebook(notebook, output, parameters, **options, kernel_manager_class=kernel.manager_class())
     except papermill.PapermillExecutionError as error:

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from il2m import batch, records
 from il2m.cluster import Workers
 from il2m.errors import InputError
+from il2m.job_process import is_warm, visible_gpus
 from il2m.jobs import Job
 from il2m.locks import is_locked, locked
 
@@ -117,6 +118,23 @@ def test_a_job_is_done_again_when_there_is_more_to_show_beside_it(notebooks: Pat
     assert records.is_done(job, record, code)
     assert not records.is_done(replace(job, beside=("its twin",)), record, code)
     assert not records.is_done(job, record, "other code")
+
+
+def test_where_there_is_a_gpu_nothing_is_forked_and_each_job_is_given_one(
+    notebooks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shows = nbformat.read(notebooks / "works.ipynb", as_version=4)
+    shows.cells[-1].source = "import os, sys\nprint(os.environ['CUDA_VISIBLE_DEVICES'], 'torch' in sys.modules)"
+    nbformat.write(shows, notebooks / "works.ipynb")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    visible_gpus.cache_clear()
+    try:
+        assert not is_warm()
+        job = make_job(tmp_path, "works", "x")
+        assert run_one(job, notebooks).failure == ""
+    finally:
+        visible_gpus.cache_clear()
+    assert nbformat.read(job.output, as_version=4).cells[-1].outputs[0].text == "3 False\n"
 
 
 def test_a_kernel_that_dies_is_told(notebooks: Path, tmp_path: Path):

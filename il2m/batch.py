@@ -4,47 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import shlex
 import signal
-import socket
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import pandas as pd
 from dask.distributed import Client, Future, as_completed, wait
 
 from il2m import records
-from il2m.cluster import Workers, check_workers, connected, dashboard, leased_gpu, num_slots
+from il2m.cluster import Workers, check_workers, connected, dashboard, num_slots
 from il2m.errors import InputError
 from il2m.grids import Grid, read_grid, read_overrides
-from il2m.job_process import Stopped, execute_notebook, process_context, visible_gpus
+from il2m.job_process import process_context, visible_gpus
 from il2m.jobs import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, Job, find_notebooks, plan_jobs
 from il2m.live import Live, duration, total_seconds
-from il2m.locks import WaitingStopped, locked
 from il2m.provenance import environment
-from il2m.records import DONE, FAILED, RUNNING
+from il2m.records import RUNNING
 from il2m.report import PAGE, build_report
 from il2m.runs import RESULTS_FILE
+from il2m.worker import Outcome, run_job
 
 _SECONDS_TO_STOP = 20
 _OLD = 86400  # seconds
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
-    (empty: it did not)."""
-
-    seconds: float = 0.0
-    work: float = 0.0
-    failure: str = ""
 
 
 def run_study(
@@ -270,63 +256,3 @@ def _interrupted_by_terminate() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# in a worker
-
-
-def run_job(job: Job, code: str, stop_file: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
-    """Execute one job's notebook, unless another process did so in the meantime.
-
-    The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
-    code: records.code_hash, as it must be here. stop_file: the job ends when this file appears.
-    earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
-    """
-    if stop_file.exists():
-        return Outcome(failure="stopped")
-    for name in job.after:
-        if name in earlier and earlier[name].failure:
-            return Outcome(failure=f"not run, because {name} failed")
-    notebook = find_notebooks() / f"{job.notebook}.ipynb"
-    if records.code_hash(notebook) != code:
-        return Outcome(failure=f"failed: {socket.gethostname()} has another version of il2m")
-    try:
-        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=stop_file.exists):
-            if records.is_done(job, records.read_record(records.record_path(job)), code):
-                return Outcome()
-            beside = [name for name in job.beside if name not in earlier or not earlier[name].failure]
-            return _run_locked(job, notebook, code, beside, stop_file)
-    except (Stopped, WaitingStopped):
-        return Outcome(failure="stopped")
-
-
-def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop_file: Path) -> Outcome:
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    staging = job.output.with_name(f".{job.name}.ipynb")
-    failed_copy = records.failed_copy(job)
-    log = records.record_path(job).with_suffix(".log")
-    machine = {"host": socket.gethostname(), "pid": os.getpid()}
-    records.write_record(job, RUNNING, code=code, **machine)
-    work = 0 if _has_results(job) else job.work
-    started = time.monotonic()
-    with leased_gpu() as gpu:
-        options = {"environment": gpu, "log": log, "title": job.name, "stop": stop_file.exists}
-        failure = execute_notebook(notebook, staging, job.parameters, **options)
-    seconds = time.monotonic() - started
-    about = {"code": code, "seconds": seconds, **machine}
-    target = failed_copy if failure else job.output
-    for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
-        if staging.with_suffix(suffix).exists():
-            os.replace(staging.with_suffix(suffix), target.with_suffix(suffix))
-    if failure:
-        records.write_record(job, FAILED, reason=failure, **about)
-        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy})")
-    for left in (failed_copy, failed_copy.with_suffix(".html"), log):
-        left.unlink(missing_ok=True)
-    records.write_record(job, DONE, beside=beside, work=work, **about)
-    return Outcome(seconds, work)
-
-
-def _has_results(job: Job) -> bool:
-    """Whether a training was begun or done already, so that its time now would tell nothing."""
-    return job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))

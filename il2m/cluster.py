@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from dask.distributed import Client, LocalCluster, Security
 
 from il2m.errors import InputError
 from il2m.job_process import visible_gpus
+from il2m.worker import what_a_worker_sees
 
 _SECONDS_TO_CONNECT = 20
 
@@ -98,7 +97,7 @@ def check_workers(client: Client, marker: Path, code: str) -> None:
 
     marker: a file in the study's folder, which all workers must see. code: records.code_hash, which must be theirs.
     """
-    found = client.run(_what_a_worker_sees, marker)
+    found = client.run(what_a_worker_sees, marker)
     for address, (sees, version, host) in found.items():
         if not sees:
             raise InputError(
@@ -109,34 +108,3 @@ def check_workers(client: Client, marker: Path, code: str) -> None:
             raise InputError(
                 f"worker {address} on {host} has another version of il2m: use the same checkout, and start it again."
             )
-
-
-def _what_a_worker_sees(marker: Path) -> tuple[bool, str, str]:
-    import socket
-
-    from il2m.records import library_hash
-
-    return marker.is_file(), library_hash(), socket.gethostname()
-
-
-# in a worker
-
-_jobs_on: Counter[str] = Counter()
-_counting = threading.Lock()
-
-
-@contextlib.contextmanager
-def leased_gpu() -> Iterator[dict[str, str]]:
-    """The environment that gives a job the GPU of this worker that has the fewest jobs; empty without GPUs."""
-    gpus = visible_gpus()
-    if not gpus:
-        yield {}
-        return
-    with _counting:
-        gpu = min(gpus, key=lambda name: _jobs_on[name])
-        _jobs_on[gpu] += 1
-    try:
-        yield {"CUDA_VISIBLE_DEVICES": gpu}
-    finally:
-        with _counting:
-            _jobs_on[gpu] -= 1

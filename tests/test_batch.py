@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from il2m import batch, records
+from il2m import batch, records, worker
 from il2m.cluster import Workers
 from il2m.errors import InputError
 from il2m.job_process import is_warm, visible_gpus
@@ -38,7 +38,7 @@ def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         notebook = new_notebook(cells=[parameters, new_code_cell(source)])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, folder / f"{name}.ipynb")
-    monkeypatch.setattr(batch, "find_notebooks", lambda: folder)
+    monkeypatch.setattr(worker, "find_notebooks", lambda: folder)
     return folder
 
 
@@ -46,10 +46,10 @@ def make_job(tmp_path: Path, notebook: str, run: str, **about: tuple[str, ...]) 
     return Job(notebook, run, {"value": "thing", "out_dir": str(tmp_path / "out")}, **about)
 
 
-def run_one(job: Job, notebooks: Path) -> batch.Outcome:
+def run_one(job: Job, notebooks: Path) -> worker.Outcome:
     code = records.code_hash(notebooks / f"{job.notebook}.ipynb")
     (job.out_dir / "jobs").mkdir(parents=True, exist_ok=True)
-    return batch.run_job(job, code, job.out_dir / "jobs" / "x.stop")
+    return worker.run_job(job, code, job.out_dir / "jobs" / "x.stop")
 
 
 def run_all(jobs: list[Job], notebooks: Path) -> dict[str, str]:
@@ -106,7 +106,7 @@ def test_a_job_that_another_process_did_is_not_done_again(notebooks: Path, tmp_p
     job = make_job(tmp_path, "works", "good")
     assert run_one(job, notebooks).seconds > 0
     before = job.output.stat().st_mtime_ns
-    assert run_one(job, notebooks) == batch.Outcome()
+    assert run_one(job, notebooks) == worker.Outcome()
     assert job.output.stat().st_mtime_ns == before
     assert run_one(replace(job, parameters=job.parameters | {"value": "other"}), notebooks).seconds > 0
 
@@ -144,7 +144,7 @@ def test_a_kernel_that_dies_is_told(notebooks: Path, tmp_path: Path):
 
 def test_a_job_is_stopped_by_a_file_and_leaves_no_process(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "lasts", "x")
-    found: list[batch.Outcome] = []
+    found: list[worker.Outcome] = []
     thread = threading.Thread(target=lambda: found.append(run_one(job, notebooks)))
     thread.start()
     while not (job.out_dir / "started").exists():
@@ -154,7 +154,7 @@ def test_a_job_is_stopped_by_a_file_and_leaves_no_process(notebooks: Path, tmp_p
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
     (job.out_dir / "jobs" / "x.stop").touch()
     thread.join(60)
-    assert found == [batch.Outcome(failure="stopped")]
+    assert found == [worker.Outcome(failure="stopped")]
     assert not is_locked(records.lock_path(job))
     assert not job.output.exists()
     row = records.jobs_table(job.out_dir).iloc[0]
@@ -175,7 +175,7 @@ def test_a_job_waits_for_the_one_who_is_at_it(notebooks: Path, tmp_path: Path, c
 
 
 def test_another_version_of_the_code_is_refused(notebooks: Path, tmp_path: Path):
-    outcome = batch.run_job(make_job(tmp_path, "works", "x"), "other", tmp_path / "x.stop")
+    outcome = worker.run_job(make_job(tmp_path, "works", "x"), "other", tmp_path / "x.stop")
     assert "is not the version that planned it" in outcome.failure or "another version of il2m" in outcome.failure
 
 

@@ -19,12 +19,13 @@ import psutil
 import pytest
 
 from il2m.cli import main
-from il2m.cluster import Workers, connected, leased_gpu, make_workers
+from il2m.cluster import Workers, connected, make_workers
 from il2m.errors import InputError
 from il2m.job_process import visible_gpus
 from il2m.progress import read_progress
 from il2m.records import jobs_table
 from il2m.runs import find_runs
+from il2m.worker import leased_gpu
 
 pytestmark = pytest.mark.xdist_group("cluster")
 PATIENCE = 240.0  # seconds after which something must be wrong; nothing is asserted on time

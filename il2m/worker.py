@@ -1,0 +1,113 @@
+"""A job in a dask worker: executed under its lock, with a GPU if there is one, and put on record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from il2m import records
+from il2m.job_process import Stopped, execute_notebook, visible_gpus
+from il2m.jobs import BASE, FINE_TUNING, Job, find_notebooks
+from il2m.locks import WaitingStopped, locked
+from il2m.records import DONE, FAILED, RUNNING
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
+    (empty: it did not)."""
+
+    seconds: float = 0.0
+    work: float = 0.0
+    failure: str = ""
+
+
+def run_job(job: Job, code: str, stop_file: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
+    """Execute one job's notebook, unless another process did so in the meantime.
+
+    The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
+    code: records.code_hash, as it must be here. stop_file: the job ends when this file appears.
+    earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
+    """
+    if stop_file.exists():
+        return Outcome(failure="stopped")
+    for name in job.after:
+        if name in earlier and earlier[name].failure:
+            return Outcome(failure=f"not run, because {name} failed")
+    notebook = find_notebooks() / f"{job.notebook}.ipynb"
+    if records.code_hash(notebook) != code:
+        return Outcome(failure=f"failed: {socket.gethostname()} has another version of il2m")
+    try:
+        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=stop_file.exists):
+            if records.is_done(job, records.read_record(records.record_path(job)), code):
+                return Outcome()
+            beside = [name for name in job.beside if name not in earlier or not earlier[name].failure]
+            return _run_locked(job, notebook, code, beside, stop_file)
+    except (Stopped, WaitingStopped):
+        return Outcome(failure="stopped")
+
+
+def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop_file: Path) -> Outcome:
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    staging = job.output.with_name(f".{job.name}.ipynb")
+    failed_copy = records.failed_copy(job)
+    log = records.record_path(job).with_suffix(".log")
+    machine = {"host": socket.gethostname(), "pid": os.getpid()}
+    records.write_record(job, RUNNING, code=code, **machine)
+    work = 0 if _has_results(job) else job.work
+    started = time.monotonic()
+    with leased_gpu() as gpu:
+        options = {"environment": gpu, "log": log, "title": job.name, "stop": stop_file.exists}
+        failure = execute_notebook(notebook, staging, job.parameters, **options)
+    seconds = time.monotonic() - started
+    about = {"code": code, "seconds": seconds, **machine}
+    target = failed_copy if failure else job.output
+    for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
+        if staging.with_suffix(suffix).exists():
+            os.replace(staging.with_suffix(suffix), target.with_suffix(suffix))
+    if failure:
+        records.write_record(job, FAILED, reason=failure, **about)
+        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy})")
+    for left in (failed_copy, failed_copy.with_suffix(".html"), log):
+        left.unlink(missing_ok=True)
+    records.write_record(job, DONE, beside=beside, work=work, **about)
+    return Outcome(seconds, work)
+
+
+def _has_results(job: Job) -> bool:
+    """Whether a training was begun or done already, so that its time now would tell nothing."""
+    return job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
+
+
+_jobs_on: Counter[str] = Counter()
+_counting = threading.Lock()
+
+
+@contextlib.contextmanager
+def leased_gpu() -> Iterator[dict[str, str]]:
+    """The environment that gives a job the GPU of this worker that has the fewest jobs; empty without GPUs."""
+    gpus = visible_gpus()
+    if not gpus:
+        yield {}
+        return
+    with _counting:
+        gpu = min(gpus, key=lambda name: _jobs_on[name])
+        _jobs_on[gpu] += 1
+    try:
+        yield {"CUDA_VISIBLE_DEVICES": gpu}
+    finally:
+        with _counting:
+            _jobs_on[gpu] -= 1
+
+
+def what_a_worker_sees(marker: Path) -> tuple[bool, str, str]:
+    """Whether it sees a file of the study, records.library_hash there, and the name of its machine."""
+    return marker.is_file(), records.library_hash(), socket.gethostname()

@@ -65,15 +65,16 @@ def main() -> None:
     compared = [compare_methods(without_joint, reference).assign(reference=reference) for reference in ("FT", "IL2M")]
     systems, findings = systems_table(results), findings_table(results)
     arguments.to.mkdir(parents=True, exist_ok=True)
-    results.to_parquet(arguments.to / "results.parquet", index=False)
+    results.loc[:, :"true_new"].to_parquet(arguments.to / "results.parquet", index=False)
     pd.concat(compared).to_csv(arguments.to / "methods.csv", index=False)
     systems.to_csv(arguments.to / "systems.csv", index=False)
     findings.to_csv(arguments.to / "findings.csv", index=False)
-    print(markdown(methods_by_distillation(results)), end="\n\n")
-    print(markdown(systems[["system", "made of", "top1", "top5", "gap", "num_runs"]]), end="\n\n")
+    for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
+        print(f"S = {num_states}, K = {k}", markdown(methods_by_distillation(of_k)), sep="\n", end="\n\n")
+    print(markdown(systems[["memory_size", "system", "made of", "top1", "top5", "gap", "num_runs"]]), end="\n\n")
     shown = findings[(findings["held_out"] == 0) & (findings["balanced_epochs"] == 0)]
     shown = shown.assign(difference=with_interval(shown))
-    print(markdown(shown[["finding", "difference", "verdict"]]))
+    print(markdown(shown[["finding", "memory_size", "difference", "verdict"]]))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 import nbformat
 
 from il2m import records
-from il2m.batch import execute_jobs
 from il2m.cluster import Workers
+from il2m.dispatch import execute_jobs
 from il2m.grids import Grid
 from il2m.jobs import Job, find_notebooks, plan_jobs
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from il2m.runs import short_hash, write_atomically
+from il2m.files import write_atomically
+from il2m.runs import short_hash
 
 _HASH_BYTES = hashlib.sha256().digest_size
 

@@ -16,6 +16,7 @@ from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a job failed, 2 the input can't be used."""
     args = _parser().parse_args(arguments)
+    args.words = ["il2m", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         return args.command(args)
     except InputError as error:
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute a study: a grid of parameters through the notebooks")
     run.add_argument("grid", type=Path, help="a grid file, for example notebooks/grids/quickstart.yaml")
-    run.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default: runs/<name of the grid>)")
+    run.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default: the checkout's runs/<grid>)")
     run.add_argument(
         "-p",
         dest="overrides",
@@ -181,7 +182,7 @@ def _run(args: argparse.Namespace) -> int:
 
     tls = (args.tls_ca_file, args.tls_cert, args.tls_key)
     workers = make_workers(args.workers, args.threads, args.scheduler, *tls)
-    options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run}
+    options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
     return run_study(args.grid, out_dir=args.out, workers=workers, **options)
 
 

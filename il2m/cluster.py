@@ -82,11 +82,6 @@ def connected(workers: Workers) -> Iterator[Client]:
         yield client
 
 
-def num_slots(client: Client) -> int:
-    """Jobs that run side by side, over all workers that there are now."""
-    return sum(client.nthreads().values())
-
-
 def dashboard(client: Client) -> str:
     """The address of dask's dashboard, "" where it is off: it needs the package bokeh."""
     return client.dashboard_link if importlib.util.find_spec("bokeh") else ""

@@ -136,6 +136,8 @@ def _checked(path: Path) -> dict[str, Any]:
     if not isinstance(exclude, list) or any(not isinstance(e, dict) or not e for e in exclude):
         raise InputError(f"{path}: expected 'exclude' as a list of {{parameter: value, ...}}.")
     content["combinations"] = {str(name): given for name, given in combinations.items()}
+    if len(content["combinations"]) < len(combinations):
+        raise InputError(f"{path}: two combinations have one name; names are texts.")
     return content
 
 

@@ -55,7 +55,12 @@ def visible_gpus() -> tuple[str, ...]:
 
 def is_warm() -> bool:
     """Whether processes are forked from a server that has everything imported."""
-    return sys.platform == "linux" and not visible_gpus()
+    return sys.platform == "linux" and not visible_gpus() and _is_short(tempfile.gettempdir())
+
+
+def _is_short(folder: str) -> bool:
+    """Whether the path of a Unix socket somewhere in it stays within the 107 bytes that it may have."""
+    return len(os.fsencode(folder)) < 64
 
 
 def process_context() -> multiprocessing.context.BaseContext:
@@ -191,7 +196,7 @@ class _Kernel:
         self._process.start()
         there.close()
         self.pid = self._process.pid
-        self._sockets = Path(tempfile.mkdtemp(prefix="il2m-"))  # for this user only, and under a short path
+        self._sockets = Path(tempfile.mkdtemp(prefix="il2m-", dir=None if _is_short(tempfile.gettempdir()) else "/tmp"))
 
     def end(self) -> None:
         self._process.kill()

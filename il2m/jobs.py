@@ -30,6 +30,7 @@ _CHOSEN_HERE = {
     "out_dir": "use --out",
     "base": "each run gets its own",
     "run": "each run is analysed",
+    "num_threads": "use --threads",
 }
 _NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in what a base or a fine-tuning comes to be
 
@@ -68,7 +69,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Hash of what the job is asked for; where its files are and what machine it runs on is not in it."""
+        """Hash of what the job is asked for; not of the study's folder, of data_dir, nor of the machine it runs on."""
         left_out = (*MACHINE, *PLACES)
         return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
 
@@ -95,11 +96,11 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(path)).items()}
 
 
-def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path) -> list[Job]:
+def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
 
-    Relative paths in the grid start at the current directory. Raises InputError for all unknown names and bad values at
-    once, and for stages that can't work.
+    Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
+    Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
     defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
@@ -109,12 +110,13 @@ def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path) -> list[Job]:
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
     for name in swept:
-        if name not in defaults[BASE] and name not in defaults[FINE_TUNING]:
+        if name in MACHINE or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
             raise InputError(
-                f"{name} = {grid.parameters.get(name, 'swept')}: it only says how runs are shown, and can't be swept; "
-                "give one value."
+                f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what "
+                "comes out, and can't be swept; give one value."
             )
-    wanted = [_wanted(setting, defaults, swept, out_dir) for setting in settings]
+    here = {"out_dir": str(out_dir), "num_threads": num_threads}
+    wanted = [_wanted(setting, defaults, swept, here) for setting in settings]
     load = cache(_load_images)
     jobs: dict[str, Job] = {}
     for group in _groups(wanted, BASE):  # a base's images are held only while its fine-tunings are planned
@@ -132,8 +134,8 @@ class _Wanted:
     combinations: tuple[str, ...]
 
 
-def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], out_dir: Path) -> _Wanted:
-    chosen = _absolute(setting.values, Path.cwd()) | {"out_dir": str(out_dir)}
+def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], here: Mapping) -> _Wanted:
+    chosen = _absolute(setting.values, Path.cwd()) | here
     of = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
     varying = {name: setting.values[name] for name in swept if name in setting.values}
     return _Wanted(of, varying, (setting.combination,) if setting.combination else ())

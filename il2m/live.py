@@ -40,12 +40,11 @@ def total_seconds(jobs: Iterable[Job], estimates: Estimates) -> tuple[float, int
 class Live:
     """Plain lines for a log; at a terminal also lines, rewritten in place, on each stage under way."""
 
-    def __init__(self, jobs: Iterable[Job], workers: int, estimates: Estimates) -> None:
+    def __init__(self, jobs: Iterable[Job], estimates: Estimates) -> None:
         self._left = {job.name: job for job in jobs}
-        self._total, self._workers, self._estimates = len(self._left), workers, estimates
+        self._total, self._failed, self._estimates = len(self._left), 0, estimates
         self._bars: list[tqdm] = []
         self._shown = time.monotonic()
-        self.failed = 0
 
     def __enter__(self) -> Live:
         return self
@@ -54,27 +53,34 @@ class Live:
         for bar in reversed(self._bars):
             bar.close()
 
-    def ended(self, job: Job, how: str) -> None:
-        """A job has ended: a line that stays."""
+    def ended(self, job: Job, seconds: float, failure: str) -> None:
+        """A job has ended: a line that stays. failure: "" if it did not fail."""
         self._left.pop(job.name)
+        self._failed += bool(failure)
+        how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
         self._print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}")
 
-    def show(self, under_way: Callable[[], Iterable[Job]]) -> None:
-        """Say what is under way: to a person every second, to a log once a minute."""
+    def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
+        """Say what is under way: to a person every second, to a log once a minute.
+
+        under_way: asked then for the jobs under way, and for how many can be at a time.
+        """
         now, is_person = time.monotonic(), sys.stdout.isatty()
         if now - self._shown < (1 if is_person else _SECONDS_BETWEEN_LINES):
             return
         self._shown = now
-        lines = [f"  {stage_text(job)}" for job in under_way()]
+        jobs, slots = under_way()
+        lines = [self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]
         if is_person:
-            self._rewrite([self._summary(), *lines[:_MOST_SHOWN]])
+            self._rewrite(lines[: 1 + _MOST_SHOWN])
         else:
-            self._print("\n".join([self._summary(), *lines]))
+            self._print("\n".join(lines))
 
-    def _summary(self) -> str:
+    def _summary(self, slots: int) -> str:
         seconds, unknown = total_seconds(self._left.values(), self._estimates)
-        left = f", about {duration(seconds / self._workers)} left" if seconds and not unknown else ""
-        failed = f", {self.failed} failed" if self.failed else ""
+        left = f", about {duration(seconds / slots)} left" if seconds and slots and not unknown else ""
+        left = left if slots else ", waiting for a worker"
+        failed = f", {self._failed} failed" if self._failed else ""
         return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"
 
     def _rewrite(self, lines: list[str]) -> None:

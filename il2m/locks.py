@@ -18,6 +18,8 @@ Without a lock nothing is corrupted: what is finished appears in one rename. Wor
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,15 +69,20 @@ def _acquire(lock: FileLock, waiting_for: str, stop: Callable[[], bool] | None) 
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out."""
-    if not path.exists():
-        return False
-    lock = FileLock(path, fallback_to_soft=False)
+    """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out.
+
+    Asking takes no more than the right to read the file.
+    """
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    except OSError:  # no locks on this file system, or no right to write there
+        file = os.open(path, os.O_RDONLY)
+    except OSError:  # there is no such lock
         return False
-    lock.release()
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks on this file system
+        return False
+    finally:
+        os.close(file)  # which lets go of it
     return False

@@ -13,7 +13,7 @@ from IPython import get_ipython
 from tqdm.auto import tqdm as notebook_or_terminal_tqdm
 from tqdm.std import tqdm as terminal_tqdm
 
-from il2m.runs import write_atomically
+from il2m.files import write_atomically
 
 if TYPE_CHECKING:
     from il2m.training import Epoch  # imports torch, which those who only read progress can do without
@@ -71,7 +71,7 @@ class Progress:
                 "seconds_left": left,
                 "share_done": self._done / self._total,
             }
-            write_atomically(self._file, json.dumps(status))
+            write_atomically(self._file, json.dumps(status), durable=False)
 
     def __enter__(self) -> Progress:
         return self

@@ -19,12 +19,14 @@ from typing import Any
 
 import pandas as pd
 
+from il2m.files import write_atomically
 from il2m.grids import Grid
-from il2m.jobs import ABLATION, BASE, FINE_TUNING, Job
+from il2m.jobs import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, Job, find_notebooks
 from il2m.locks import is_locked
-from il2m.runs import RESULTS_FILE, short_hash, write_atomically
+from il2m.runs import RESULTS_FILE, short_hash
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
+_START_UP = 1.0  # seconds of a job that do not grow with its work
 _FEW = 500  # records of other studies that are read to tell how long a job may take
 
 
@@ -42,19 +44,23 @@ def write_plan(
     jobs: Sequence[Job],
     command: Sequence[str],
     environment: Mapping[str, Any],
-) -> None:
+) -> bool:
     """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
-    for before."""
+    for before. Returns True if there was none."""
     name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
     plan = {
         "grid": grid.name,
         "description": grid.description,
         "command": list(command),
+        "folder": str(Path.cwd()),
         "made": now(),
         "environment": dict(environment),
         "jobs": [vars(job) for job in jobs],
     }
-    write_atomically(out_dir / "plans" / f"{name}.json", json.dumps(plan))
+    path = out_dir / "plans" / f"{name}.json"
+    is_new = not path.exists()
+    write_atomically(path, json.dumps(plan))
+    return is_new
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
@@ -118,13 +124,13 @@ def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_record(path) for path in (out_dir / "jobs").glob("*.json")}
 
 
-def is_done(job: Job, record: Mapping[str, Any], code: str) -> bool:
+def is_done(job: Job, record: Mapping[str, Any], code: str, beside: Iterable[str]) -> bool:
     """Whether a record says that this job was done, as it is asked for and by this code, and its files are there.
 
-    It is not if there now are results that it should show beside its own and did not.
+    beside: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
     """
     same = record.get("status") == DONE and record.get("key") == job.key and record.get("code") == code
-    return same and set(job.beside) <= set(record["beside"]) and _files_are_there(job, record)
+    return same and set(beside) <= set(record["beside"]) and _files_are_there(job, record)
 
 
 def _files_are_there(job: Job, record: Mapping[str, Any]) -> bool:
@@ -147,12 +153,13 @@ def library_hash() -> str:
 
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
-    """Those that are not done, and those that need one of them; ``jobs`` come in an order in which they can be done."""
+    """Those that are not done, and those that need, or could show, one of them; ``jobs`` come in an order in which they
+    can be done."""
     codes = {name: code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
     waiting: dict[str, Job] = {}
     for job in jobs:
         again = any(name in waiting for name in job.after)
-        if again or not is_done(job, records.get(job.name, {}), codes[job.notebook]):
+        if again or not is_done(job, records.get(job.name, {}), codes[job.notebook], job.beside):
             waiting[job.name] = job
     return list(waiting.values())
 
@@ -164,8 +171,8 @@ def jobs_table(out_dir: Path) -> pd.DataFrame:
     """One row per job that was planned in a study's folder.
 
     Columns: ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
-    one that failed), ``seconds``, ``reason`` (why it failed or is blocked) and ``file`` (the executed notebook, or that
-    of the failure, relative to out_dir; "" if there is none).
+    one that failed), ``seconds``, ``reason`` (why it failed or is blocked), ``file`` (the executed notebook, or that of
+    the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here).
     """
     jobs: dict[str, Job] = {}
     grids: dict[str, list[str]] = {}
@@ -174,6 +181,7 @@ def jobs_table(out_dir: Path) -> pd.DataFrame:
             jobs[job.name] = job
             grids.setdefault(job.name, []).append(plan["grid"])
     records = read_records(out_dir)
+    codes = {name: code_hash(find_notebooks() / f"{name}.ipynb") for name in NOTEBOOKS}
     rows, status_of = [], {}
     for job in jobs.values():
         record = records.get(job.name, {})
@@ -185,9 +193,10 @@ def jobs_table(out_dir: Path) -> pd.DataFrame:
         about = {"job": job.name, "notebook": job.notebook, "run": job.run}
         about |= {"grid": ", ".join(dict.fromkeys(grids[job.name])), "combination": ", ".join(job.combinations)}
         about |= {"swept": swept_text(job), "status": status, "seconds": record.get("seconds", float("nan"))}
-        rows.append(about | {"reason": reason, "file": _file(job, status)})
+        about |= {"reason": reason, "file": _file(job, status)}
+        rows.append(about | {"other_code": status == DONE and record["code"] != codes.get(job.notebook)})
     columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "other_code"])
 
 
 def swept_text(job: Job) -> str:
@@ -234,11 +243,11 @@ class Estimates:
     def add(self, kind: str, seconds: float, work: float) -> None:
         """work: 0 where the job found its results done, so that its time tells nothing."""
         if work > 0:
-            self._rates.setdefault(kind, []).append(seconds / work)
+            self._rates.setdefault(kind, []).append(max(seconds - _START_UP, 0) / work)
             self._medians.pop(kind, None)
 
     def seconds(self, job: Job) -> float | None:
         """None where no such job was ever done."""
         if job.kind not in self._medians and job.kind in self._rates:
             self._medians[job.kind] = statistics.median(self._rates[job.kind])
-        return self._medians[job.kind] * job.work if job.kind in self._medians else None
+        return _START_UP + self._medians[job.kind] * job.work if job.kind in self._medians else None

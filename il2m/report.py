@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from il2m.errors import InputError
-from il2m.runs import write_atomically
+from il2m.files import write_atomically
 
 REPORT = "05_report"
 PAGE = "index.html"
@@ -82,7 +82,7 @@ def write_missing_pages(folder: Path) -> None:
     read is passed over: its job will be run again."""
     for notebook in sorted(folder.glob("0[1-4]_*.ipynb")):
         page = notebook.with_suffix(".html")
-        if notebook.stem.endswith(".running") or _is_newer(page, notebook):
+        if _is_newer(page, notebook):
             continue
         with contextlib.suppress(Exception):  # damaged, in whatever way
             write_page(notebook, page, title=notebook.stem, hide_code=False)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from il2m.errors import InputError
+from il2m.files import sync, write_atomically
 from il2m.memory import ClassStatistics
 from il2m.states import States
 
@@ -39,15 +40,6 @@ KINDS = {"base": "01_base_training", "fine_tuning": "02_fine_tuning", "joint": "
 def short_hash(value: Any) -> str:
     """Hash of a JSON-like value, 10 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 class StateFolder:
@@ -123,6 +115,7 @@ def write_state(
         info = json.loads(json.dumps({**info, "files": hashes}))  # as it will be read
         (staging / "state.json").write_text(json.dumps({**info, "checksum": short_hash(info)}, indent=1))
         staging.chmod(0o755)
+        sync(*staging.iterdir(), staging)
         os.rename(staging, target)
     except OSError:
         if not (target / "state.json").is_file():  # else another process finished the same state first: keep its

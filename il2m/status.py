@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from il2m.errors import InputError
 from il2m.live import stage_text
-from il2m.records import FAILED, RUNNING, STATUSES, jobs_table, read_plans
+from il2m.records import DONE, FAILED, RUNNING, STATUSES, jobs_table, read_plans
 
 _MOST_REASONS = 20
 
@@ -31,6 +32,10 @@ def status_text(out_dir: Path) -> str:
         lines.append(f"... and {len(reasons) - _MOST_REASONS} more")
     if (table["status"] == FAILED).any():
         lines.append(f"each failed notebook, with its traceback: {out_dir / 'notebooks'}/*.failed.html")
-    if (table["status"] != "done").any():
-        lines.append(f"to go on: {' '.join(plans[-1]['command'])}")
+    not_done = set(table.loc[table["status"] != DONE, "job"])
+    for plan in plans:
+        if not_done & {job.name for job in plan["jobs"]}:
+            lines.append(f"to go on with {plan['grid']}: {shlex.join(plan['command'])}  (in {plan['folder']})")
+    if other_code := int(table["other_code"].sum()):
+        lines.append(f"{other_code} were done by other code: il2m run executes their notebooks again (stages are kept)")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from il2m import records
+from il2m.errors import InputError
 from il2m.job_process import Stopped, execute_notebook, visible_gpus
 from il2m.jobs import BASE, FINE_TUNING, Job, find_notebooks
 from il2m.locks import WaitingStopped, locked
@@ -30,32 +31,38 @@ class Outcome:
     failure: str = ""
 
 
-def run_job(job: Job, code: str, stop_file: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
-    """Execute one job's notebook, unless another process did so in the meantime.
+def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
+    """Execute one job's notebook, unless another process did so in the meantime. Never raises.
 
     The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
-    code: records.code_hash, as it must be here. stop_file: the job ends when this file appears.
+    code: records.code_hash, as it must be here. lease: a file in the study's folder; the job ends when it is gone.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
-    if stop_file.exists():
-        return Outcome(failure="stopped")
     for name in job.after:
         if name in earlier and earlier[name].failure:
             return Outcome(failure=f"not run, because {name} failed")
-    notebook = find_notebooks() / f"{job.notebook}.ipynb"
-    if records.code_hash(notebook) != code:
-        return Outcome(failure=f"failed: {socket.gethostname()} has another version of il2m")
+    if not lease.exists():
+        host = socket.gethostname()
+        return Outcome(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:
-        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=stop_file.exists):
-            if records.is_done(job, records.read_record(records.record_path(job)), code):
-                return Outcome()
+        notebook = find_notebooks() / f"{job.notebook}.ipynb"
+        if records.code_hash(notebook) != code:
+            raise InputError(f"{socket.gethostname()} has another version of il2m, or its files changed meanwhile")
+        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
             beside = [name for name in job.beside if name not in earlier or not earlier[name].failure]
-            return _run_locked(job, notebook, code, beside, stop_file)
+            if records.is_done(job, records.read_record(records.record_path(job)), code, beside):
+                return Outcome()
+            return _run_locked(job, notebook, code, beside, lease)
     except (Stopped, WaitingStopped):
         return Outcome(failure="stopped")
+    except Exception as error:  # a full disk, no right to write, ...: of this job alone
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            records.write_record(job, FAILED, code=code, reason=reason)
+        return Outcome(failure=f"failed: {reason}")
 
 
-def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop_file: Path) -> Outcome:
+def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], lease: Path) -> Outcome:
     job.output.parent.mkdir(parents=True, exist_ok=True)
     staging = job.output.with_name(f".{job.name}.ipynb")
     failed_copy = records.failed_copy(job)
@@ -65,8 +72,12 @@ def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop
     work = 0 if _has_results(job) else job.work
     started = time.monotonic()
     with leased_gpu() as gpu:
-        options = {"environment": gpu, "log": log, "title": job.name, "stop": stop_file.exists}
-        failure = execute_notebook(notebook, staging, job.parameters, **options)
+        options = {"environment": gpu, "log": log, "title": job.name, "stop": lambda: not lease.exists()}
+        try:
+            failure = execute_notebook(notebook, staging, job.parameters, **options)
+        except BaseException:
+            _remove(staging)
+            raise
     seconds = time.monotonic() - started
     about = {"code": code, "seconds": seconds, **machine}
     target = failed_copy if failure else job.output
@@ -76,10 +87,16 @@ def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], stop
     if failure:
         records.write_record(job, FAILED, reason=failure, **about)
         return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy})")
-    for left in (failed_copy, failed_copy.with_suffix(".html"), log):
-        left.unlink(missing_ok=True)
+    _remove(failed_copy)
+    log.unlink(missing_ok=True)
     records.write_record(job, DONE, beside=beside, work=work, **about)
     return Outcome(seconds, work)
+
+
+def _remove(notebook: Path) -> None:
+    """Remove a copy and its page, if there are any."""
+    for path in (notebook, notebook.with_suffix(".html")):
+        path.unlink(missing_ok=True)
 
 
 def _has_results(job: Job) -> bool:

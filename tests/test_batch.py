@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from il2m import batch, records, worker
 from il2m.cluster import Workers
+from il2m.dispatch import execute_jobs
 from il2m.errors import InputError
 from il2m.job_process import is_warm, visible_gpus
 from il2m.jobs import Job
@@ -48,13 +49,15 @@ def make_job(tmp_path: Path, notebook: str, run: str, **about: tuple[str, ...]) 
 
 def run_one(job: Job, notebooks: Path) -> worker.Outcome:
     code = records.code_hash(notebooks / f"{job.notebook}.ipynb")
-    (job.out_dir / "jobs").mkdir(parents=True, exist_ok=True)
-    return worker.run_job(job, code, job.out_dir / "jobs" / "x.stop")
+    lease = job.out_dir / "jobs" / "x.lease"
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    lease.touch()
+    return worker.run_job(job, code, lease)
 
 
 def run_all(jobs: list[Job], notebooks: Path) -> dict[str, str]:
     estimates = records.Estimates(jobs[0].out_dir, {})
-    return batch.execute_jobs(jobs, notebooks, Workers(2), estimates)
+    return execute_jobs(jobs, notebooks, Workers(2), estimates)
 
 
 def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -115,9 +118,9 @@ def test_a_job_is_done_again_when_there_is_more_to_show_beside_it(notebooks: Pat
     job = make_job(tmp_path, "works", "good")
     run_one(job, notebooks)
     record, code = records.read_record(records.record_path(job)), records.code_hash(notebooks / "works.ipynb")
-    assert records.is_done(job, record, code)
-    assert not records.is_done(replace(job, beside=("its twin",)), record, code)
-    assert not records.is_done(job, record, "other code")
+    assert records.is_done(job, record, code, ())
+    assert not records.is_done(job, record, code, ["its twin"])
+    assert not records.is_done(job, record, "other code", ())
 
 
 def test_where_there_is_a_gpu_nothing_is_forked_and_each_job_is_given_one(
@@ -142,7 +145,7 @@ def test_a_kernel_that_dies_is_told(notebooks: Path, tmp_path: Path):
     assert "its kernel died: out of memory, or killed" in outcome.failure
 
 
-def test_a_job_is_stopped_by_a_file_and_leaves_no_process(notebooks: Path, tmp_path: Path):
+def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "lasts", "x")
     found: list[worker.Outcome] = []
     thread = threading.Thread(target=lambda: found.append(run_one(job, notebooks)))
@@ -152,11 +155,11 @@ def test_a_job_is_stopped_by_a_file_and_leaves_no_process(notebooks: Path, tmp_p
         assert thread.is_alive()
     records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
-    (job.out_dir / "jobs" / "x.stop").touch()
+    (job.out_dir / "jobs" / "x.lease").unlink()
     thread.join(60)
     assert found == [worker.Outcome(failure="stopped")]
     assert not is_locked(records.lock_path(job))
-    assert not job.output.exists()
+    assert not list(job.output.parent.iterdir())
     row = records.jobs_table(job.out_dir).iloc[0]
     assert (row["status"], row["reason"]) == ("missing", "was interrupted")
 
@@ -175,8 +178,39 @@ def test_a_job_waits_for_the_one_who_is_at_it(notebooks: Path, tmp_path: Path, c
 
 
 def test_another_version_of_the_code_is_refused(notebooks: Path, tmp_path: Path):
-    outcome = worker.run_job(make_job(tmp_path, "works", "x"), "other", tmp_path / "x.stop")
-    assert "is not the version that planned it" in outcome.failure or "another version of il2m" in outcome.failure
+    (tmp_path / "x.lease").touch()
+    outcome = worker.run_job(make_job(tmp_path, "works", "x"), "other", tmp_path / "x.lease")
+    assert "has another version of il2m" in outcome.failure
+
+
+def test_a_worker_that_does_not_see_the_study_makes_no_folder_of_its_own(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "works", "x")
+    outcome = worker.run_job(job, "any", job.out_dir / "jobs" / "x.lease")
+    assert outcome.failure.endswith(f"does not see {job.out_dir}")
+    assert not job.out_dir.exists()
+
+
+def test_what_can_not_be_written_fails_that_job_alone(notebooks: Path, tmp_path: Path):
+    jobs = [
+        make_job(tmp_path, "works", "a"),
+        make_job(tmp_path, "works", "b"),
+        make_job(tmp_path, "works", "c", beside=("works-a", "works-b")),
+    ]
+    records.lock_path(jobs[0]).mkdir(parents=True)  # where a file has to be
+    failed = run_all(jobs, notebooks)
+    assert list(failed) == ["works-a"]
+    assert str(records.lock_path(jobs[0])) in failed["works-a"]
+    assert records.read_record(records.record_path(jobs[0]))["status"] == "failed"
+    assert records.read_record(records.record_path(jobs[2]))["beside"] == ["works-b"]
+
+
+def test_with_a_twin_that_keeps_failing_the_good_one_is_done_once(notebooks: Path, tmp_path: Path):
+    jobs = [make_job(tmp_path, "fails", "bad"), make_job(tmp_path, "works", "good", beside=("fails-bad",))]
+    assert list(run_all(jobs, notebooks)) == ["fails-bad"]
+    before = jobs[1].output.stat().st_mtime_ns
+    waiting = records.jobs_to_do(jobs, records.read_records(tmp_path / "out"), notebooks)
+    assert list(run_all(waiting, notebooks)) == ["fails-bad"]
+    assert jobs[1].output.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -210,9 +244,9 @@ def test_the_time_a_job_may_take_is_that_of_its_kind(tmp_path: Path):
         name: {"status": "done", "kind": "a", "seconds": seconds, "work": work}
         for name, seconds, work in (("one", 10, 100), ("two", 30, 100), ("three", 20, 100), ("found", 0.1, 0))
     }
-    assert records.Estimates(job.out_dir, others).seconds(job) == 60  # the median rate, 20 s for 100
+    assert records.Estimates(job.out_dir, others).seconds(job) == 1 + 3 * 19  # the median, 20 s for 100; 1 s to start
     assert records.Estimates(job.out_dir, others).seconds(replace(job, kind="b")) is None
     beside = tmp_path / "another study" / "jobs" / "b.json"
     beside.parent.mkdir(parents=True)
-    beside.write_text(json.dumps({"status": "done", "kind": "b", "seconds": 5, "work": 10}))
-    assert records.Estimates(job.out_dir, others).seconds(replace(job, kind="b")) == 150
+    beside.write_text(json.dumps({"status": "done", "kind": "b", "seconds": 6, "work": 10}))
+    assert records.Estimates(job.out_dir, others).seconds(replace(job, kind="b")) == 151

@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from il2m.cli import main
 from il2m.cluster import Workers, connected, make_workers
+from il2m.dispatch import execute_jobs
 from il2m.errors import InputError
 from il2m.job_process import visible_gpus
+from il2m.jobs import BASE, Job
 from il2m.progress import read_progress
-from il2m.records import jobs_table
+from il2m.records import Estimates, jobs_table, read_record, record_path
 from il2m.runs import find_runs
 from il2m.worker import leased_gpu
 
@@ -194,6 +198,48 @@ def test_a_branch_that_fails_does_not_hold_up_the_rest(grid: Path, tmp_path: Pat
     assert failed.replace(".ipynb", ".html") in page
     assert main(["run", str(path), "--out", str(study), "--dry-run"]) == 0
     assert "8 jobs, 4 of them already done" in capsys.readouterr().out
+
+
+def test_a_scheduler_that_goes_away_is_told_and_its_jobs_end(grid: Path, tmp_path: Path):
+    study, log, file = tmp_path / "study", tmp_path / "run.log", tmp_path / "scheduler.json"
+    with dask_cluster(tmp_path, 1) as address:
+        command = ("il2m.cli", "run", str(grid), "--out", str(study), "--scheduler", address, "-p", "epochs=2000")
+        with started(*command, log=log) as process:
+            wait_until(lambda: in_state(study, 2), process, log)
+            next(p for p in psutil.process_iter(["cmdline"]) if str(file) in (p.info["cmdline"] or [])).kill()
+            assert process.wait(PATIENCE) == 2
+        assert "the dask scheduler is gone" in log.read_text()
+        assert "Traceback" not in log.read_text()
+        wait_until(lambda: "running" not in set(jobs_table(study)["status"]))
+
+
+def test_a_job_that_kills_its_workers_fails_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, checkout = tmp_path / "study", tmp_path / "checkout"
+    shutil.copytree(Path(__file__).parents[1] / "il2m", checkout / "il2m")
+    notebooks = checkout / "notebooks"
+    notebooks.mkdir()
+    for name, source in (("kills", KILLS_ITS_WORKER), ("works", "print('well')"), (BASE, "")):
+        parameters = new_code_cell("out_dir = ''")
+        parameters.metadata["tags"] = ["parameters"]
+        notebook = new_notebook(cells=[parameters, new_code_cell(source)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, notebooks / f"{name}.ipynb")
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    monkeypatch.chdir(checkout)
+    jobs = [Job("kills", "a", {"out_dir": str(out)}), Job("works", "b", {"out_dir": str(out)}, beside=("kills-a",))]
+    with dask_cluster(tmp_path, 2) as address:
+        failed = execute_jobs(jobs, notebooks, Workers(scheduler=address), Estimates(out, {}))
+    assert list(failed) == ["kills-a"]
+    assert "its workers died one after another, and it got no further" in failed["kills-a"]
+    assert read_record(record_path(jobs[0]))["status"] == "failed"
+    assert read_record(record_path(jobs[1]))["beside"] == []
+
+
+KILLS_ITS_WORKER = """
+import os, signal, psutil
+worker = next(p for p in psutil.Process().parents() if any("spawn_main" in word for word in p.cmdline()))
+os.kill(worker.pid, signal.SIGKILL)
+"""
 
 
 def test_what_can_not_be_reached_is_told(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):

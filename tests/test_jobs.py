@@ -122,6 +122,8 @@ def test_relative_paths_start_where_the_user_is(tiny_npz: Path, tmp_path: Path, 
         ({"base": "base-x"}, "base can't be given to a whole study"),
         ({"run": "x"}, "run can't be given to a whole study"),
         ({"undefined": ["keep", "raise"]}, "undefined = .*can't be swept"),
+        ({"device": ["cpu", "auto"]}, "device = .*can't be swept"),
+        ({"num_threads": 2}, "num_threads can't be given to a whole study: use --threads"),
         ({"order_seed": None}, "order_seed = None: expected a whole number"),
     ],
 )

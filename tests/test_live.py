@@ -34,21 +34,23 @@ def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
     jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     estimates = Estimates(tmp_path / "none", {})
-    estimates.add("a", 60, 100)
-    with live.Live(jobs, 2, estimates) as told:
-        told.ended(jobs[0], "60 s")
-        told.show(lambda: jobs[1:])  # too soon for another line
+    estimates.add("a", 60, 100)  # less a second to start, and again with it
+    with live.Live(jobs, estimates) as told:
+        told.ended(jobs[0], 60, "")
+        told.show(lambda: (jobs[1:], 2))  # too soon for another line
         monkeypatch.setattr(live, "_SECONDS_BETWEEN_LINES", 0)
-        told.show(lambda: jobs[1:])
+        told.show(lambda: (jobs[1:], 2))
+        told.show(lambda: ([], 0))
     assert capsys.readouterr().out.splitlines() == [
         "[1/3] 02_fine_tuning-fine_tuning-0: 60 s",
         "1 of 3 jobs done, about 60 s left",  # two jobs of a minute, side by side
         "  02_fine_tuning-fine_tuning-1  fine-tuning, state 2/5, epoch 3/20, loss 1.234, 3 min left",
         "  02_fine_tuning-fine_tuning-2",
+        "1 of 3 jobs done, waiting for a worker",
     ]
 
 
 def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):
     estimates = Estimates(tmp_path / "none", {})
     assert live.total_seconds(jobs, estimates) == (0, 3)
-    assert live.Live(jobs, 2, estimates)._summary() == "0 of 3 jobs done"
+    assert live.Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"

@@ -142,6 +142,15 @@ def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
     assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before
 
 
+def test_results_of_other_settings_in_the_folder_are_kept(executed: tuple[Path, list[str], str]):
+    out, command, _ = executed
+    before = set(pd.read_parquet(out / "results.parquet")["run"])
+    result = subprocess.run([*command, "-p", "distillation=false"], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert set(pd.read_parquet(out / "results.parquet")["run"]) == before
+    assert len(list((out / "plans").iterdir())) == 2
+
+
 @pytest.mark.parametrize("damage", ["a notebook", "results", "a state"])
 def test_what_was_damaged_is_not_taken_for_done(executed: tuple[Path, list[str], str], damage: str):
     out, _, _ = executed

@@ -10,6 +10,7 @@ import torch
 from conftest import TinyStudy, rewrite_checked
 
 from il2m.errors import InputError
+from il2m.files import write_atomically
 from il2m.runs import (
     Run,
     StateFolder,
@@ -18,7 +19,6 @@ from il2m.runs import (
     open_run,
     short_hash,
     twin_run,
-    write_atomically,
     write_state,
 )
 

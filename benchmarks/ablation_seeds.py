@@ -1,8 +1,6 @@
 """The ablation over many seeds, as small files and as tables for a README.
 
-    for extra in "" "-p distillation=true -p exemplar_selection=herding" "-p held_out=0.2" "-p balanced_epochs=10"; do
-        il2m run notebooks/grids/glyphs_seeds.yaml --out runs/glyphs_seeds $extra
-    done
+    il2m run notebooks/grids/glyphs_seeds.yaml
     python benchmarks/ablation_seeds.py runs/glyphs_seeds benchmarks/results/glyphs_seeds --joint data
 
 reads every finished run of a study's folder and writes into the second one (with --joint DATA_DIR it first trains, for

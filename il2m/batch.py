@@ -62,7 +62,7 @@ def run_study(
     is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command, environment())
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
-    reported = not (is_new or _is_older(out / PAGE, out / "jobs")) or _report(out)
+    reported = _report(out, anew=is_new or _is_older(out / PAGE, out / "jobs"))
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
     for name, reason in failed.items():
         print(f"{name}: {reason}", file=sys.stderr)
@@ -88,10 +88,10 @@ def _is_older(page: Path, folder: Path) -> bool:
     return not page.exists() or page.stat().st_mtime < folder.stat().st_mtime
 
 
-def _report(out: Path) -> bool:
-    """Make the study's report; what is wrong with it does not undo what was done."""
+def _report(out: Path, *, anew: bool) -> bool:
+    """Tell where the study's report is, and make it; if that fails, it does not undo what was done."""
     try:
-        print(f"report: {build_report(out)}")
+        print(f"report: {build_report(out) if anew else out / PAGE}")
     except InputError as error:
         print(error, file=sys.stderr)
         return False

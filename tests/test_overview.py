@@ -34,7 +34,12 @@ def make_results(*, seeds: int = 6, distillation: tuple[bool, ...] = (False, Tru
 
 
 def make_study(*results: pd.DataFrame, folder: Path = Path("study"), **parts: Any) -> Study:
-    about = {"plans": [], "jobs": pd.DataFrame(), "runs": [], "recipes": {"r1": "toy", "r2": "toy, network resnet8"}}
+    about = {
+        "plans": [],
+        "jobs": pd.DataFrame(columns=["job", "notebook", "status", "reason"]),
+        "runs": [],
+        "recipes": {"r1": "toy", "r2": "toy, network resnet8"},
+    }
     return Study(folder, results=pd.concat(results, ignore_index=True), damaged=[], **(about | parts))
 
 

@@ -234,6 +234,7 @@ class Estimates:
     def __init__(self, out_dir: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
         self._rates: dict[str, list[float]] = {}
         self._medians: dict[str, float] = {}
+        self._kept = {name: record.get("key") for name, record in records.items() if record.get("status") == DONE}
         beside = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
         beside = sorted(beside, key=lambda path: path.stat().st_mtime)[-_FEW:]
         for record in [*map(read_record, beside), *records.values()]:
@@ -247,7 +248,9 @@ class Estimates:
             self._medians.pop(kind, None)
 
     def seconds(self, job: Job) -> float | None:
-        """None where no such job was ever done."""
+        """None where no such job was ever done. A stage that is stored is only looked at, whatever code made it."""
+        if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
+            return _START_UP
         if job.kind not in self._medians and job.kind in self._rates:
             self._medians[job.kind] = statistics.median(self._rates[job.kind])
         return _START_UP + self._medians[job.kind] * job.work if job.kind in self._medians else None

@@ -42,13 +42,13 @@ def test_nothing_fails_where_no_program_is_found(monkeypatch: pytest.MonkeyPatch
     assert found["git"] == {"commit": None, "changed": None}
 
 
-@pytest.mark.parametrize("script", ["exit 1", "echo 'NVIDIA H200, 143771 MiB, 570.1'"])
+@pytest.mark.parametrize("script", ["exit 1", "echo 'NVIDIA A100-SXM4-80GB, 81920 MiB, 570.1'"])
 def test_gpus_are_what_nvidia_smi_lists(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert environment()["gpus"] == ([] if script == "exit 1" else ["NVIDIA H200, 143771 MiB, 570.1"])
+    assert environment()["gpus"] == ([] if script == "exit 1" else ["NVIDIA A100-SXM4-80GB, 81920 MiB, 570.1"])
 
 
 def test_the_state_of_a_checkout(tmp_path: Path):

@@ -242,7 +242,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _rectify(args: argparse.Namespace) -> int:
     from il2m.authors import authors_files, rectify_files
-    from il2m.formats import replacing
+    from il2m.files import replacing
 
     files = authors_files(args.lists, args.scores, args.first_batch_scores, args.dataset, args.S, args.P, args.K)
     summary = rectify_files(files, score_kind=args.score_kind, undefined=args.undefined)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from il2m.errors import InputError
+from il2m.files import replacing
 from il2m.glyphs import VERSION, render_glyphs
 from il2m.parameters import nearest
 
@@ -208,10 +207,8 @@ def _cached_glyphs(data_dir: Path) -> dict[str, np.ndarray]:
         with contextlib.suppress(InputError):  # a damaged cache is simply rendered again
             return _read_npz(path)
     arrays = render_glyphs()
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=data_dir, suffix=".npz", delete=False) as file:
+    with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
         np.savez(file, **arrays)
-    os.replace(file.name, path)  # two jobs may render at once: each writes its own file, the last one stays
     return arrays
 
 

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
+@contextmanager
+def replacing(path: str | Path, mode: str, *, durable: bool = False) -> Iterator[IO]:
+    """A file that takes the place of ``path``, folders included, once it is wholly written.
 
     durable: wait until the disk has it, so that this is true after a power cut too.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        try:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-        except BaseException:  # a full disk
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    if durable:
-        sync(Path(file.name))
-    os.replace(file.name, path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed before it takes the other's place
+            mode, dir=path.parent, prefix=path.name, suffix=".tmp", delete=False, **text
+        )
+    except OSError as error:  # it names a file that nobody asked for
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    try:
+        with file:
+            yield file
+        os.chmod(file.name, 0o644)
+        if durable:
+            sync(Path(file.name))
+        os.replace(file.name, path)
+    except BaseException:
+        os.unlink(file.name)
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part. durable: see replacing."""
+    with replacing(path, "wb", durable=durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync(*paths: Path) -> None:

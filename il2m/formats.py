@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
 from il2m.errors import InputError
+from il2m.files import replacing
 from il2m.parameters import nearest
 
 MEAN_STD_FILE = "datasets_mean_std.txt"
@@ -99,28 +97,6 @@ def _is_utf8(text: str) -> bool:
         return bool(text.encode())
     except UnicodeEncodeError:
         return False
-
-
-@contextmanager
-def replacing(path: str | Path, mode: str) -> Iterator[IO]:
-    """A file that takes the place of ``path``, folders included, once it is wholly written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    try:
-        file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed before it takes the other's place
-            mode, dir=path.parent, prefix=path.name, suffix=".tmp", delete=False, **text
-        )
-    except OSError as error:  # it names a file that nobody asked for
-        raise type(error)(error.errno, error.strerror, str(path)) from None
-    try:
-        with file:
-            yield file
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except BaseException:
-        os.unlink(file.name)
-        raise
 
 
 def repeated_images(images: np.ndarray) -> list[str]:

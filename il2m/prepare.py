@@ -13,7 +13,8 @@ from il2m.authors import ListLayout
 from il2m.datasets import Dataset, load_dataset
 from il2m.errors import InputError
 from il2m.exemplars import check_memory, exemplars_per_past_class, rank_classes
-from il2m.formats import append_mean_std, check_new_name, read_image_list, repeated_images, replacing, write_image_list
+from il2m.files import replacing
+from il2m.formats import append_mean_std, check_new_name, read_image_list, repeated_images, write_image_list
 from il2m.image_files import ImageFiles, find_missing, find_unreadable, images_mean_std, name_first
 from il2m.images import Normalisation
 from il2m.lists import CLASS_NAMES, load_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from il2m.ablation import method_scores, missing_for, score_details, score_kinds, validation_scores
+from il2m.files import replacing
 from il2m.metrics import (
     accuracy_matrix,
     error_breakdown,
@@ -225,7 +225,6 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str
 def save_results(table: pd.DataFrame, folder: Path) -> Path:
     """Write ``results.parquet`` into ``folder``, all or nothing; returns its path."""
     target = folder / RESULTS_FILE
-    staging = folder / f".{RESULTS_FILE}.{os.getpid()}"
-    table.to_parquet(staging, index=False)
-    os.replace(staging, target)
+    with replacing(target, "wb") as file:
+        table.to_parquet(file, index=False)
     return target

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from il2m import methods, rectify
 from il2m.errors import InputError
-from il2m.exemplars import exemplars_per_past_class, rank_classes
+from il2m.exemplars import kept_per_class, rank_classes
 from il2m.metrics import accuracy_matrix, calibration_error, error_breakdown, ranks
 from il2m.parameters import SCORE_KINDS, nearest
 from il2m.runs import Run
@@ -57,9 +57,7 @@ def _nearest_exemplar_mean(run: Run, state: int) -> np.ndarray:
     """New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that
     they would leave behind."""
     stored, settings = run.state(state), run.identity
-    num_kept = exemplars_per_past_class(
-        settings.get("memory_size", 0), settings.get("exemplars_per_class", 0), run.states.num_past(max(state, 2))
-    )
+    num_kept = kept_per_class(settings, run.states.num_past(max(state, 2)))
     features, labels = stored.array("new_features"), stored.array("new_labels")
     if state > 1:
         num_kept = int(np.bincount(stored.array("exemplar_labels")).max())

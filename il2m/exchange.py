@@ -127,12 +127,8 @@ def export_scores(run: Run, out: str | Path) -> AuthorsFiles:
         what = "base" if run.kind == "base" else f"{run.kind} training"
         raise InputError(f"{run.folder} is a {what}, not a fine-tuning run: only runs of all states can be exported.")
     out, states = Path(out), run.states
-    settings = run.identity
-    memory_size = settings.get("memory_size") or settings.get("exemplars_per_class", 0) * states.num_past(
-        states.num_states
-    )
     roots = (out / "images_list_files", out / "scores", out / "scores_first_batch")
-    files = AuthorsFiles(*roots, run.config["dataset"], states, memory_size)
+    files = AuthorsFiles(*roots, run.config["dataset"], states, run.memory_size)
     for state in range(1, states.num_states + 1):
         stored = run.state(state)
         for name, part in PAIRS.items():
@@ -243,9 +239,7 @@ def _open(path: Path, take: Callable[[Any], Any]) -> Any:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return take(archive)
-    except (
-        Exception
-    ):  # a damaged archive raises whatever zipfile, zlib or numpy meet first; numpy's advice is to unpickle
+    except Exception:  # a damaged archive raises whatever zipfile, zlib or numpy meet first; numpy would unpickle it
         raise InputError(
             f"{path}: not a readable .npz file of plain arrays: it is damaged, holds Python objects, or is no .npz at "
             "all. Write it again with numpy.savez."

@@ -6,6 +6,9 @@ that ranking, so that it can only shrink as the memory is shared by more classes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from il2m.errors import InputError
@@ -15,6 +18,11 @@ from il2m.states import States
 def exemplars_per_past_class(memory_size: int, exemplars_per_class: int, num_past: int) -> int:
     """Images kept for each of ``num_past`` classes: a fixed number, or else ``K // num_past``, K = memory_size."""
     return exemplars_per_class or memory_size // num_past
+
+
+def kept_per_class(settings: Mapping[str, Any], num_past: int) -> int:
+    """Images that a run of these settings (its identity) keeps for each of ``num_past`` classes."""
+    return exemplars_per_past_class(settings.get("memory_size", 0), settings.get("exemplars_per_class", 0), num_past)
 
 
 def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from il2m.datasets import Dataset, absolute_source, load_dataset
 from il2m.errors import InputError
-from il2m.exemplars import check_memory, exemplars_per_past_class, num_held_out
+from il2m.exemplars import check_memory, kept_per_class, num_held_out
 from il2m.formats import MEAN_STD_FILE, read_mean_std
 from il2m.lists import given_exemplars
 from il2m.parameters import check_parameters
@@ -233,10 +233,7 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
     images = {}
     for state in range(2, states.num_states + 1):
         counts = plan.dataset.train_counts[: states.num_seen(state)]
-        num_kept = exemplars_per_past_class(
-            settings.get("memory_size", 0), settings["exemplars_per_class"], states.num_past(state)
-        )
-        kept = np.minimum(counts, num_kept)
+        kept = np.minimum(counts, kept_per_class(settings, states.num_past(state)))
         held = num_held_out(kept, settings.get("held_out", 0))
         trained = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
         balanced = settings.get("balanced_epochs", 0) * (kept - held).sum()

@@ -110,14 +110,11 @@ def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: 
 def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table.
 
-    ``memory_size`` is K; for a fixed number per class, the images held at the last state. ``setting`` is a hash of all
+    ``memory_size`` is Run.memory_size. ``setting`` is a hash of all
     that shapes the run but its seeds and whether it distils: runs of one setting are repetitions of each other.
     ``recipe`` is a hash of what of that has no column of its own, see run_recipe.
     """
     settings = run.identity
-    memory_size = settings.get("memory_size")
-    if memory_size is None:
-        memory_size = settings.get("exemplars_per_class", 0) * run.states.num_past(run.states.num_states)
     return {
         "run": run.name,
         "base": run.base.name,
@@ -125,7 +122,7 @@ def run_description(run: Run) -> dict[str, object]:
         "recipe": short_hash(run_recipe(run)),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
-        "memory_size": memory_size,
+        "memory_size": run.memory_size,
         "exemplar_selection": settings.get("exemplar_selection", ""),
         "distillation": bool(settings.get("distillation", False)),
         "held_out": float(settings.get("held_out", 0)),

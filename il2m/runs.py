@@ -205,6 +205,12 @@ class Run:
         return self.config["identity"]
 
     @property
+    def memory_size(self) -> int:
+        """K; for a fixed number of exemplars per class, the images held at the last state."""
+        per_class = self.identity.get("exemplars_per_class", 0)
+        return self.identity.get("memory_size", per_class * self.states.num_past(self.states.num_states))
+
+    @property
     def class_names(self) -> list[str]:
         """Class names in learning order."""
         return self.config["class_names"]

@@ -18,7 +18,7 @@ import torch
 
 from il2m.datasets import Dataset
 from il2m.errors import InputError
-from il2m.exemplars import exemplars_per_past_class, held_out_places, rank_classes
+from il2m.exemplars import held_out_places, kept_per_class, rank_classes
 from il2m.image_files import check_readable, image_batches, images_mean_std
 from il2m.images import ImageBatches, Normalisation
 from il2m.locks import RUN_LOCK, locked
@@ -192,7 +192,7 @@ def _fine_tune_state(stage: Stage, run: Run, state: int, kept: np.ndarray) -> No
     )
     seconds = _seconds(history, trained_on)
     if epochs := settings.get("balanced_epochs"):
-        selection, num_kept = settings["exemplar_selection"], _num_kept(settings, states, state)
+        selection, num_kept = settings["exemplar_selection"], kept_per_class(settings, states.num_past(state))
         features = score_images(model, stage.batches(new))[1] if selection == "herding" else None
         ranking = rank_classes(selection, features, data.train_labels[new], num_kept, settings["train_seed"])
         balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
@@ -221,19 +221,13 @@ def seed_for(train_seed: int, state: int, purpose: str) -> int:
     return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
 
-def _num_kept(settings: dict[str, Any], states: States, state: int) -> int:
-    return exemplars_per_past_class(
-        settings.get("memory_size", 0), settings["exemplars_per_class"], states.num_past(state)
-    )
-
-
 def _choose_exemplars(settings: dict[str, Any], states: States, state: int, previous: StateFolder) -> np.ndarray:
     """Training-image indices of the first memory at ``state``, class by class, best first.
 
     Classes older than the previous state keep a prefix of what they had; the previous state's classes are ranked now,
     on the features of the model of that state.
     """
-    kept = _num_kept(settings, states, state)
+    kept = kept_per_class(settings, states.num_past(state))
     chosen = []
     if "exemplar_indices.npy" in previous.info["files"]:
         indices, labels = previous.array("exemplar_indices"), previous.array("exemplar_labels")
@@ -257,7 +251,7 @@ def _hold_out(settings: dict[str, Any], states: States, state: int, data: Datase
         return kept[:0]
     ranked = [kept[data.train_labels[kept] == label] for label in range(states.num_past(state))]
     new = np.flatnonzero(np.isin(data.train_labels, states.new_classes(state)))
-    num_kept = _num_kept(settings, states, state)
+    num_kept = kept_per_class(settings, states.num_past(state))
     ranking = rank_classes("random", None, data.train_labels[new], num_kept, settings["train_seed"])
     ranked += [new[ranking[label]] for label in states.new_classes(state)]
     return np.concatenate([indices[held_out_places(len(indices), share)] for indices in ranked])

@@ -82,16 +82,9 @@ def plan_base(
         images = load_dataset(dataset, data_dir, image_size=image_size, num_workers=num_workers)
     states, order = _states_and_order(images, num_states, state_sizes, order_seed, class_order)
     images = images.in_learning_order(order)
-    not_of_the_result = {"dataset", "data_dir", "out_dir", "num_states", "order_seed", "mean_std", "num_workers"}
-    if schedule == "step":
-        not_of_the_result.add("patience")
-    if summed_batches == 1:
-        not_of_the_result.add("summed_batches")
-    if images.files is None:
-        not_of_the_result.add("image_size")
-    identity = {name: value for name, value in given.items() if name not in not_of_the_result}
+    said_otherwise = {"num_states", "mean_std"}  # by state_sizes and normalisation
+    identity = _shaping(given, said_otherwise if images.files else {*said_otherwise, "image_size"})
     identity |= {
-        "result_version": RESULT_VERSION,
         "fingerprint": images.fingerprint,
         "class_order": order.tolist(),
         "state_sizes": list(states.sizes),
@@ -105,6 +98,17 @@ def plan_base(
         "class_names": list(images.class_names),
     }
     return Plan(Path(out_dir), "base", identity, notes, images, states)
+
+
+def _shaping(given: dict[str, Any], left_out: set[str]) -> dict[str, Any]:
+    """What shapes a stage's result, of its parameters: not where things are, nor what has no effect as it stands."""
+    left_out = left_out | {"dataset", "data_dir", "out_dir", "order_seed", "num_workers"}
+    if given["schedule"] == "step":
+        left_out.add("patience")
+    if given["summed_batches"] == 1:
+        left_out.add("summed_batches")
+    shaping = {name: value for name, value in given.items() if name not in left_out}
+    return shaping | {"result_version": RESULT_VERSION}
 
 
 def _states_and_order(
@@ -198,18 +202,12 @@ def plan_fine_tuning(
             "another base, or train one with notebook 01."
         )
     check_memory(memory_size, exemplars_per_class, states)
-    not_of_the_result = {"dataset", "data_dir", "out_dir", "order_seed", "num_workers"}
-    if summed_batches == 1:
-        not_of_the_result.add("summed_batches")
+    without_effect = {name for name in ("held_out", "balanced_epochs") if not given[name]}
     if not distillation:
-        not_of_the_result |= {"temperature", "distillation_weight"}
-    if schedule == "step":
-        not_of_the_result.add("patience")
+        without_effect |= {"temperature", "distillation_weight"}
     if exemplars_per_class:
-        not_of_the_result.add("memory_size")
-    not_of_the_result |= {name for name in ("held_out", "balanced_epochs") if not given[name]}
-    identity = {name: value for name, value in given.items() if name not in not_of_the_result}
-    identity |= {"result_version": RESULT_VERSION, "base": base_identity, "state_sizes": list(states.sizes)}
+        without_effect.add("memory_size")
+    identity = _shaping(given, without_effect) | {"base": base_identity, "state_sizes": list(states.sizes)}
     exemplars = {}
     if images.files and images.files.lists and not exemplars_per_class:
         exemplars = given_exemplars(images, memory_size, states)

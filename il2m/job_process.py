@@ -85,27 +85,56 @@ def execute_notebook(
     """Execute ``notebook`` with ``parameters`` into ``output``, and make its page beside it (.html); returns why it
     failed, ``""`` if it did not. The notebook's folder is the working directory.
 
+    Copy and page appear when they are whole; those of a failure as failed_copy(output), its traceback in place.
+    Only one process at a time may execute into the same output.
     environment: more variables for the job's processes. log: a file for what they print beside the notebook's output.
     stop: asked several times a second. Raises Stopped once it is true; the processes are gone then.
     """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = output.with_name(f".{output.name}")
+    try:
+        arguments = (notebook, staging, dict(parameters), dict(environment or {}), log, title or output.stem, hide_code)
+        failure = _in_a_process(arguments, log, stop)
+        target = failed_copy(output) if failure else output
+        for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
+            if staging.with_suffix(suffix).exists():
+                os.replace(staging.with_suffix(suffix), target.with_suffix(suffix))
+    finally:
+        _remove(staging)
+    if not failure:
+        _remove(failed_copy(output))
+    return failure
+
+
+def failed_copy(output: Path) -> Path:
+    """Where the notebook of a failed job is kept, with the traceback in its place."""
+    return output.with_suffix(".failed.ipynb")
+
+
+def _remove(notebook: Path) -> None:
+    """Remove a copy and its page, if there are any."""
+    for path in (notebook, notebook.with_suffix(".html")):
+        path.unlink(missing_ok=True)
+
+
+def _in_a_process(arguments: tuple[Any, ...], log: Path | None, stop: Callable[[], bool]) -> str:
+    """Run _job_main in a process of its own; returns what it replies, or how it ended without a reply."""
     multiprocessing.current_process().daemon = False  # a dask worker is a daemon of its nanny, and may have no children
     here, there = multiprocessing.Pipe(duplex=False)
-    arguments = (there, notebook, output, dict(parameters), dict(environment or {}), log, title, hide_code)
-    process = process_context().Process(target=_job_main, args=arguments, name=f"job {output.stem}")
+    process = process_context().Process(target=_job_main, args=(there, *arguments))
     process.start()
     there.close()
     try:
         while not here.poll(_POLL_SECONDS):
             if stop():
                 raise Stopped
-        failure = here.recv()
+        return here.recv()
     except EOFError:
         process.join()
         how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with exit code {process.exitcode}"
-        failure = f"its process ended {how}" + (f", see {log}" if log else "")
+        return f"its process ended {how}" + (f", see {log}" if log else "")
     finally:
         _end(process)
-    return failure
 
 
 def _end(process: multiprocessing.process.BaseProcess) -> None:
@@ -144,7 +173,7 @@ def _job_main(
     if output.is_file():
         from il2m.report import write_page
 
-        write_page(output, output.with_suffix(".html"), title=title or output.stem, hide_code=hide_code)
+        write_page(output, output.with_suffix(".html"), title=title, hide_code=hide_code)
     reply.send(failure)
 
 

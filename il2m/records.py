@@ -21,6 +21,7 @@ import pandas as pd
 
 from il2m.files import write_atomically
 from il2m.grids import Grid
+from il2m.job_process import failed_copy
 from il2m.jobs import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, Job, find_notebooks
 from il2m.locks import is_locked
 from il2m.runs import RESULTS_FILE, short_hash
@@ -216,13 +217,8 @@ def _status(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _file(job: Job, status: str) -> str:
-    output = job.output if status != FAILED else failed_copy(job)
+    output = job.output if status != FAILED else failed_copy(job.output)
     return str(output.relative_to(job.out_dir)) if output.is_file() else ""
-
-
-def failed_copy(job: Job) -> Path:
-    """Where the notebook of a failed job is kept, with the traceback in its place."""
-    return job.output.with_suffix(".failed.ipynb")
 
 
 # how long it will take

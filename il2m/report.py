@@ -8,6 +8,7 @@ from pathlib import Path
 
 from il2m.errors import InputError
 from il2m.files import write_atomically
+from il2m.locks import locked
 
 REPORT = "05_report"
 PAGE = "index.html"
@@ -51,29 +52,19 @@ def build_report(out_dir: str | Path) -> Path:
 
     Raises InputError if the folder is no study, or if the report's notebook fails.
     """
-    from il2m.job_process import execute_notebook
+    from il2m.job_process import execute_notebook, failed_copy
     from il2m.jobs import find_notebooks
 
     folder = Path(out_dir).absolute()
     check_study(folder)
-    write_missing_pages(folder / "notebooks")
-    report = folder / "notebooks" / f"{REPORT}.ipynb"
-    report.parent.mkdir(exist_ok=True)
-    staging = report.with_name(f".{REPORT}.{os.getpid()}.ipynb")
-    page, failed = staging.with_suffix(".html"), report.with_suffix(".failed.ipynb")
-    try:
-        notebook, parameters = find_notebooks() / f"{REPORT}.ipynb", {"out_dir": str(folder)}
-        failure = execute_notebook(notebook, staging, parameters, title=f"Report: {folder.name}", hide_code=True)
+    notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
+    with locked(folder / ".report.lock", waiting_for="making this report"):
+        write_missing_pages(report.parent)
+        options = {"title": f"Report: {folder.name}", "hide_code": True}
+        failure = execute_notebook(notebook, report, {"out_dir": str(folder)}, **options)
         if failure:
-            if staging.is_file():
-                os.replace(staging, failed)
-            raise InputError(f"the report of {folder} could not be made: {failure} (see {failed})")
-        os.replace(staging, report)
-        os.replace(page, folder / PAGE)
-        failed.unlink(missing_ok=True)
-    finally:
-        staging.unlink(missing_ok=True)
-        page.unlink(missing_ok=True)
+            raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
+        os.replace(report.with_suffix(".html"), folder / PAGE)
     return folder / PAGE
 
 

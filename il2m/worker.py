@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from il2m import records
 from il2m.errors import InputError
-from il2m.job_process import Stopped, execute_notebook, visible_gpus
+from il2m.job_process import Stopped, execute_notebook, failed_copy, visible_gpus
 from il2m.jobs import BASE, FINE_TUNING, Job, find_notebooks
 from il2m.locks import WaitingStopped, locked
 from il2m.records import DONE, FAILED, RUNNING
@@ -63,40 +63,22 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, Outcome] = M
 
 
 def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], lease: Path) -> Outcome:
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    staging = job.output.with_name(f".{job.name}.ipynb")
-    failed_copy = records.failed_copy(job)
     log = records.record_path(job).with_suffix(".log")
     machine = {"host": socket.gethostname(), "pid": os.getpid()}
     records.write_record(job, RUNNING, code=code, **machine)
     work = 0 if _has_results(job) else job.work
     started = time.monotonic()
     with leased_gpu() as gpu:
-        options = {"environment": gpu, "log": log, "title": job.name, "stop": lambda: not lease.exists()}
-        try:
-            failure = execute_notebook(notebook, staging, job.parameters, **options)
-        except BaseException:
-            _remove(staging)
-            raise
+        options = {"environment": gpu, "log": log, "stop": lambda: not lease.exists()}
+        failure = execute_notebook(notebook, job.output, job.parameters, **options)
     seconds = time.monotonic() - started
     about = {"code": code, "seconds": seconds, **machine}
-    target = failed_copy if failure else job.output
-    for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
-        if staging.with_suffix(suffix).exists():
-            os.replace(staging.with_suffix(suffix), target.with_suffix(suffix))
     if failure:
         records.write_record(job, FAILED, reason=failure, **about)
-        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy})")
-    _remove(failed_copy)
+        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy(job.output)})")
     log.unlink(missing_ok=True)
     records.write_record(job, DONE, beside=beside, work=work, **about)
     return Outcome(seconds, work)
-
-
-def _remove(notebook: Path) -> None:
-    """Remove a copy and its page, if there are any."""
-    for path in (notebook, notebook.with_suffix(".html")):
-        path.unlink(missing_ok=True)
 
 
 def _has_results(job: Job) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from dask.distributed import Client, LocalCluster, Security
 
 from il2m.errors import InputError
 from il2m.job_process import visible_gpus
+from il2m.provenance import usable_cores
 from il2m.worker import what_a_worker_sees
 
 _SECONDS_TO_CONNECT = 20
@@ -35,8 +36,7 @@ class Workers:
     def here(self) -> int:
         if self.count:
             return self.count
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return len(visible_gpus()) or max(1, cores // self.threads)
+        return len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
 
 
 def make_workers(
@@ -64,10 +64,11 @@ def make_workers(
 @contextlib.contextmanager
 def connected(workers: Workers) -> Iterator[Client]:
     """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
+    _silence_dask()
     if not workers.scheduler:
         # the workers are threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
         addresses = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-        options = {"processes": False, "n_workers": 1, "threads_per_worker": workers.here, "silence_logs": 50}
+        options = {"processes": False, "n_workers": 1, "threads_per_worker": workers.here}
         with LocalCluster(**options, **addresses) as cluster, Client(cluster) as client:
             yield client
         return
@@ -80,6 +81,12 @@ def connected(workers: Workers) -> Iterator[Client]:
         ) from None
     with client:
         yield client
+
+
+def _silence_dask() -> None:
+    """dask logs a lost connection with its traceback, at moments that depend on luck: what it means is told instead."""
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def dashboard(client: Client) -> str:

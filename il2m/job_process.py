@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +21,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from il2m.provenance import printed_by
 
 KERNEL_ENVIRONMENT = {
     "IL2M_HEADLESS": "1",
@@ -46,11 +47,7 @@ def visible_gpus() -> tuple[str, ...]:
     """
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return tuple(name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name not in ("", "-1"))
-    if not shutil.which("nvidia-smi"):
-        return ()
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True)
-    return tuple(listed.stdout.split()) if listed.returncode == 0 else ()
+    return tuple(printed_by("nvidia-smi", "--query-gpu=index", "--format=csv,noheader").split())
 
 
 def is_warm() -> bool:

@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "memory_gb": _memory_gb(),
         "gpus": _gpus(),
         "packages": _packages(),
@@ -35,12 +35,17 @@ def environment() -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int | None:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def git_state(checkout: Path) -> dict[str, Any]:
     """``commit`` and ``changed`` of a checkout; None for both if the folder is none, or git can't tell."""
     printed = ""
     if (checkout / ".git").exists():  # not a package that only lies somewhere inside another project's checkout
         git = ["git", "--no-optional-locks", "-C", str(checkout)]  # reads only: others may be at work there
-        printed = _printed(*git, "status", "--porcelain=v2", "--branch")
+        printed = printed_by(*git, "status", "--porcelain=v2", "--branch")
     commit = re.search(r"^# branch\.oid ([0-9a-f]+)$", printed, re.MULTILINE)
     if not commit:
         return {"commit": None, "changed": None}
@@ -69,7 +74,7 @@ def _cpu_model() -> str | None:
         if found:
             return found[1].strip()
     if platform.system() == "Darwin":
-        return _printed("sysctl", "-n", "machdep.cpu.brand_string").strip() or None
+        return printed_by("sysctl", "-n", "machdep.cpu.brand_string").strip() or None
     return platform.processor() or None
 
 
@@ -82,10 +87,10 @@ def _memory_gb() -> float | None:
 
 def _gpus() -> list[str]:
     query = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    return [line.strip() for line in _printed("nvidia-smi", *query).splitlines() if line.strip()]
+    return [line.strip() for line in printed_by("nvidia-smi", *query).splitlines() if line.strip()]
 
 
-def _printed(*command: str) -> str:
+def printed_by(*command: str) -> str:
     """What a program prints, ``""`` if it is not there, fails or takes too long."""
     if not shutil.which(command[0]):
         return ""

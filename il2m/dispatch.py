@@ -32,7 +32,7 @@ def execute_jobs(
     Whatever ends this early (Ctrl-C, SIGTERM, an error) ends the jobs that are under way as well.
     Raises InputError if the scheduler can't be reached, or is gone in the middle.
     """
-    codes = {name: records.code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
+    codes = records.codes_of(jobs, notebooks)
     with _interrupted_by_terminate(), _lease(jobs[0].out_dir) as lease, connected(workers) as client:
         if workers.scheduler:
             if not client.nthreads():

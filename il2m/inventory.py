@@ -13,7 +13,7 @@ import pandas as pd
 from il2m import comparison
 from il2m.jobs import BASE, NOTEBOOKS
 from il2m.overview import Study, count, in_words
-from il2m.records import DONE, FAILED, STATUSES
+from il2m.records import DONE, STATUSES
 from il2m.results import run_description
 from il2m.tables import Link
 
@@ -51,7 +51,7 @@ def unfinished_table(study: Study, *statuses: str) -> pd.DataFrame:
     """The jobs that stand so: what they are, why, and a link to the notebook that failed; the first of many."""
     jobs = study.jobs[study.jobs["status"].isin(statuses)]
     rows = [
-        {"job": _page_link(study, job.notebook, job.run, text=job.job), "grid": job.grid, "of": job.swept}
+        {"job": _page_link(study, job.job, text=job.job), "grid": job.grid, "of": job.swept}
         | {"status": job.status, "why": job.reason}
         for job in jobs.head(_MOST_ROWS).itertuples()
     ]
@@ -78,15 +78,13 @@ def progress_in_words(study: Study) -> str:
 # all runs
 
 
-def _page_link(study: Study, notebook: str, run: str, *, text: str) -> Link | str:
+def _page_link(study: Study, job: str, *, text: str) -> Link | str:
     """To the page of an executed notebook, or of one that failed (then that first, an older one may have done well);
     where there is none, plain text."""
-    folder, job = study.folder, f"{notebook}-{run}"
-    failed = ((study.jobs["job"] == job) & (study.jobs["status"] == FAILED)).any()
     kinds = [(".html", ""), (".failed.html", " (failed)")]
-    for ending, note in reversed(kinds) if failed else kinds:
-        address = f"notebooks/{notebook}-{run}{ending}"
-        if (folder / address).is_file():
+    for ending, note in reversed(kinds) if job in study.failed else kinds:
+        address = f"notebooks/{job}{ending}"
+        if (study.folder / address).is_file():
             return Link(text + note, urllib.parse.quote(address))
     return text
 
@@ -112,7 +110,7 @@ def runs_table(study: Study) -> pd.DataFrame:
             row |= {f"{method} top-1": found.get("top1", np.nan), f"{method} top-5": found.get("top5", np.nan)}
         missing = ", ".join(map(str, run.missing_states))
         pages = [
-            _page_link(study, notebook, run.base.name if notebook == BASE else run.name, text=stage)
+            _page_link(study, f"{notebook}-{run.base.name if notebook == BASE else run.name}", text=stage)
             for stage, notebook in STAGES.items()
         ]
         row["notebooks"] = [page for page in pages if isinstance(page, Link)]

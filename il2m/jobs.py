@@ -133,6 +133,11 @@ class _Wanted:
     swept: dict[str, Any]
     combinations: tuple[str, ...]
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a job of this setting alone says of it."""
+        return {"swept": self.swept, "combinations": self.combinations}
+
 
 def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], here: Mapping) -> _Wanted:
     chosen = _absolute(setting.values, Path.cwd()) | here
@@ -161,23 +166,21 @@ def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: C
     combinations = tuple(dict.fromkeys(name for setting in group for name in setting.combinations))
     about = {"kind": _kind(base), "work": work, "swept": in_base, "combinations": combinations}
     jobs = [Job(BASE, base.folder.name, group[0].of[BASE], **about)]
-    twins: dict[str, list[Job]] = {}  # runs that differ in distillation only are analysed together
+    twins: dict[str, list[tuple[Job, _Wanted]]] = {}  # runs that differ in distillation only are analysed together
     for setting in group:
         given = _planned({**defaults[FINE_TUNING], **setting.of[FINE_TUNING]}, "base", "dataset")
         plan = plan_fine_tuning(**given, base_plan=base)
         parameters = setting.of[FINE_TUNING] | {"base": base.folder.name}
-        about = {"swept": setting.swept, "combinations": setting.combinations}
-        tuning = Job(FINE_TUNING, plan.folder.name, parameters, (jobs[0].name,), kind=_kind(plan), **about)
-        tuning = replace(tuning, work=sum(images_to_train_on(plan).values()))
-        parameters = {notebook: setting.of[notebook] | {"run": tuning.run} for notebook in (ANALYSIS, ABLATION)}
-        analyses = [Job(n, tuning.run, parameters[n], (tuning.name,), **about) for n in parameters]
-        twins.setdefault(short_hash(but_distillation(plan.identity)), []).extend([tuning, *analyses])
+        about = {"kind": _kind(plan), "work": sum(images_to_train_on(plan).values()), **setting.told}
+        tuning = Job(FINE_TUNING, plan.folder.name, parameters, (jobs[0].name,), **about)
+        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, setting))
     for together in twins.values():
-        tunings = [job for job in together if job.notebook == FINE_TUNING]
-        beside = tuple(dict.fromkeys(job.name for job in tunings))
-        kind = f"of {_kind(base)}"
-        jobs += tunings
-        jobs += [replace(job, beside=beside, kind=kind) for job in together if job.notebook != FINE_TUNING]
+        about = {"beside": tuple(dict.fromkeys(tuning.name for tuning, _ in together)), "kind": f"of {_kind(base)}"}
+        jobs += [tuning for tuning, _ in together]
+        for tuning, setting in together:
+            for notebook in (ANALYSIS, ABLATION):
+                parameters = setting.of[notebook] | {"run": tuning.run}
+                jobs.append(Job(notebook, tuning.run, parameters, (tuning.name,), **about, **setting.told))
     return jobs
 
 

@@ -18,9 +18,10 @@ _MOST_SHOWN = 8  # jobs under way that a person is shown
 
 def duration(seconds: float) -> str:
     """For a person: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    for limit, unit, digits in ((90, 1, "s"), (5400, 60, "min")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {digits}"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from il2m import comparison
 from il2m.comparison import FINDINGS
-from il2m.records import jobs_table, read_plans
+from il2m.records import FAILED, jobs_table, read_plans
 from il2m.report import check_study
 from il2m.results import run_recipe
 from il2m.runs import Run, find_runs, short_hash
@@ -42,6 +43,11 @@ class Study:
     recipes: dict[str, str]
     damaged: list[str]
 
+    @cached_property
+    def failed(self) -> set[str]:
+        """The names of the jobs that failed."""
+        return set(self.jobs.loc[self.jobs["status"] == FAILED, "job"])
+
 
 def open_study(out_dir: str | Path) -> Study:
     """Read a study's folder. Raises InputError if it is none."""
@@ -53,7 +59,8 @@ def open_study(out_dir: str | Path) -> Study:
         finished = [run for run in runs if not run.missing_states]
         results = comparison.collect_results(folder) if finished else None
     damaged = list(dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning))
-    return Study(folder, read_plans(folder), jobs_table(folder), runs, results, recipe_names(finished), damaged)
+    plans = read_plans(folder)
+    return Study(folder, plans, jobs_table(folder, plans), runs, results, recipe_names(finished), damaged)
 
 
 def recipe_names(runs: Iterable[Run]) -> dict[str, str]:

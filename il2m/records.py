@@ -153,10 +153,15 @@ def library_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
+def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
+    """code_hash of each notebook that jobs execute."""
+    return {name: code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
+
+
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
     """Those that are not done, and those that need, or could show, one of them; ``jobs`` come in an order in which they
     can be done."""
-    codes = {name: code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
+    codes = codes_of(jobs, notebooks)
     waiting: dict[str, Job] = {}
     for job in jobs:
         again = any(name in waiting for name in job.after)
@@ -168,8 +173,8 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
 # how a study stands
 
 
-def jobs_table(out_dir: Path) -> pd.DataFrame:
-    """One row per job that was planned in a study's folder.
+def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
+    """One row per job that was planned in a study's folder; plans: as read_plans reads them, if they are read already.
 
     Columns: ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
     one that failed), ``seconds``, ``reason`` (why it failed or is blocked), ``file`` (the executed notebook, or that of
@@ -177,7 +182,7 @@ def jobs_table(out_dir: Path) -> pd.DataFrame:
     """
     jobs: dict[str, Job] = {}
     grids: dict[str, list[str]] = {}
-    for plan in read_plans(out_dir):
+    for plan in read_plans(out_dir) if plans is None else plans:
         for job in plan["jobs"]:
             jobs[job.name] = job
             grids.setdefault(job.name, []).append(plan["grid"])

@@ -16,7 +16,8 @@ _MOST_REASONS = 20
 
 def status_text(out_dir: Path) -> str:
     """Raises InputError for a folder into which no grid was run."""
-    plans, table = read_plans(out_dir), jobs_table(out_dir)
+    plans = read_plans(out_dir)
+    table = jobs_table(out_dir, plans)
     if not plans:
         raise InputError(f"{out_dir}: no grid was run into this folder (il2m run GRID --out {out_dir}).")
     lines = [f"{out_dir}: {', '.join(dict.fromkeys(plan['grid'] for plan in plans))}"]

@@ -91,7 +91,11 @@ def _silence_dask() -> None:
 
 def dashboard(client: Client) -> str:
     """The address of dask's dashboard, "" where it is off: it needs the package bokeh."""
-    return client.dashboard_link if importlib.util.find_spec("bokeh") else ""
+    if not importlib.util.find_spec("bokeh"):
+        return ""
+    if client.scheduler.address.startswith("inproc"):  # dask would name an address at which this one does not listen
+        return f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/status"
+    return client.dashboard_link
 
 
 def check_workers(client: Client, marker: Path, code: str) -> None:

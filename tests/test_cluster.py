@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pandas as pd
@@ -21,7 +22,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from il2m.cli import main
-from il2m.cluster import Workers, connected, make_workers
+from il2m.cluster import Workers, connected, dashboard, make_workers
 from il2m.dispatch import execute_jobs
 from il2m.errors import InputError
 from il2m.job_process import visible_gpus
@@ -264,6 +265,17 @@ def test_workers_and_certificates_that_do_not_go_together_are_refused(tmp_path: 
     with pytest.raises(InputError, match="certificates are for an address that begins with tls://"):
         make_workers(None, 1, "tcp://x:1", *files)
     assert make_workers(None, 1, "tls://x:1", *files).tls.require_encryption
+
+
+def test_the_dashboards_address_is_one_that_answers(monkeypatch: pytest.MonkeyPatch):
+    with connected(Workers(1)) as client:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert dashboard(client) == ""
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as if bokeh were here
+        address = urlsplit(dashboard(client))
+        assert address.hostname == "127.0.0.1"
+        with socket.create_connection((address.hostname, address.port), timeout=PATIENCE):
+            pass
 
 
 @pytest.fixture

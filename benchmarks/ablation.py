@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from il2m.ablation import METHODS, missing_for, state_accuracies
-from il2m.factorial import factor_effects, factorial_table
-from il2m.memory import class_means, own_and_top
-from il2m.results import results_table
-from il2m.runs import Run, write_state
+from il2m.memory.statistics import class_means, own_and_top
+from il2m.methods.registry import METHODS, missing_for
+from il2m.results.factorial import factor_effects, factorial_table
+from il2m.results.table import results_table, state_accuracies
+from il2m.study.runs import Run, write_state
 
 STATE_SIZES, NUM_FEATURES, VAL_PER_CLASS, NEW_PER_CLASS, MEMORY_SIZE = (500, 500), 512, 50, 100, 20_000
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from il2m.comparison import collect_results, compare_methods, findings_table, gap_table, systems_table
-from il2m.joint import train_joint
-from il2m.runs import Run
+from il2m.results.collect import collect_results
+from il2m.results.comparison import compare_methods, findings_table, gap_table, systems_table
+from il2m.study.joint import train_joint
+from il2m.study.runs import Run
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -66,7 +66,7 @@ def in_its_own_process(task: str, folder: Path) -> dict:
 
 
 def measure(task, folder: Path) -> dict:
-    import il2m.authors  # noqa: F401 - its import is no part of what is measured
+    import il2m.exchange.score_files  # noqa: F401 - its import is no part of what is measured
 
     before = peak_mb()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -82,7 +82,7 @@ def peak_mb() -> float:
 
 
 def files_of(folder: Path):
-    from il2m.authors import authors_files
+    from il2m.exchange.score_files import authors_files
 
     roots = (folder / "lists", folder / "scores", folder / "first")
     return authors_files(*roots, "made_up", NUM_STATES, (CLASSES_PER_STATE,), MEMORY_SIZE)
@@ -90,7 +90,7 @@ def files_of(folder: Path):
 
 def make_files(folder: Path) -> None:
     """Lists and scores that a fine-tuned network might give: new classes score higher, true classes higher still."""
-    from il2m.formats import write_image_list, write_scores
+    from il2m.authors.formats import write_image_list, write_scores
 
     rng = np.random.default_rng(0)
     lines = (f"train/n{i // 1280:08d}/n{i // 1280:08d}_{i:07d}.JPEG {i // 1280}\n" for i in range(1_280_000))
@@ -114,13 +114,13 @@ def make_files(folder: Path) -> None:
 
 
 def read_large_list(folder: Path) -> int:
-    from il2m.formats import read_image_list
+    from il2m.authors.formats import read_image_list
 
     return len(read_image_list(folder / "large.lst"))
 
 
 def rectify_with_il2m(folder: Path) -> list[float]:
-    from il2m.authors import rectify_files
+    from il2m.exchange.score_files import rectify_files
 
     summary = rectify_files(files_of(folder), undefined="as-published")
     return [v for method in ("FT", "IL2M") for top in (summary.top1, summary.top5) for v in top[method]]
@@ -182,8 +182,8 @@ def rows(list_path: Path, scores_path: Path):
 def rectify_in_memory(folder: Path) -> dict[str, float]:
     import tracemalloc
 
-    from il2m.authors import ranks_before_and_after
-    from il2m.memory import ClassStatistics
+    from il2m.exchange.score_files import ranks_before_and_after
+    from il2m.memory.statistics import ClassStatistics
 
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((50_000, 1000), dtype=np.float32)
@@ -204,12 +204,7 @@ def rectify_in_memory(folder: Path) -> dict[str, float]:
     return {name: min(values) for name, values in times.items()} | {"extra_of_size": extra}
 
 
-TASKS = {
-    "list": read_large_list,
-    "files": rectify_with_il2m,
-    "loops": rectify_with_loops,
-    "memory": rectify_in_memory,
-}
+TASKS = {"list": read_large_list, "files": rectify_with_il2m, "loops": rectify_with_loops, "memory": rectify_in_memory}
 
 if __name__ == "__main__":
     main()

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from il2m.exchange import import_scores
-from il2m.explore import BiasExplorer, open_outcomes
-from il2m.runs import open_run, twin_run
+from il2m.exchange.importing import import_scores
+from il2m.explorer.explore import BiasExplorer, open_outcomes
+from il2m.study.find import open_run, twin_run
 
 CHANGES = (
     ("state", -1),

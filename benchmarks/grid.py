@@ -16,11 +16,13 @@ from pathlib import Path
 
 import nbformat
 
-from il2m import records
-from il2m.cluster import Workers
-from il2m.dispatch import execute_jobs
-from il2m.grids import Grid
-from il2m.jobs import Job, find_notebooks, plan_jobs
+from il2m.batch import records
+from il2m.batch.cluster import Workers
+from il2m.batch.dispatch import execute_jobs
+from il2m.batch.estimates import Estimates
+from il2m.batch.grids import Grid
+from il2m.batch.jobs import Job, plan_jobs
+from il2m.notebook.catalogue import find_notebooks
 
 SETTINGS = [(k, distillation, seed) for seed in (0, 1) for k in (100, 200, 400) for distillation in (False, True)]
 
@@ -29,7 +31,7 @@ def run(parameters: dict, out_dir: Path, workers: int) -> tuple[list[Job], float
     """Execute a grid; its jobs, and the seconds from the first job's start to the last one's end."""
     jobs = plan_jobs(Grid("benchmark", parameters=parameters), find_notebooks(), out_dir)
     start = time.monotonic()
-    failed = execute_jobs(jobs, find_notebooks(), Workers(workers), records.Estimates(out_dir, {}))
+    failed = execute_jobs(jobs, find_notebooks(), Workers(workers), Estimates(out_dir, {}))
     if failed:
         raise SystemExit(str(failed))
     return jobs, time.monotonic() - start

@@ -10,10 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from il2m import plots
-from il2m.planning import load_images
-from il2m.rectify import METHODS
-from il2m.results import bias_table, method_scores, results_table, series
-from il2m.runs import open_run
+from il2m.methods.rectify import METHODS
+from il2m.methods.registry import method_scores
+from il2m.results.table import bias_table, results_table, series
+from il2m.study.find import open_run
+from il2m.study.planning import load_images
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"

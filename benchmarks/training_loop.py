@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
-from il2m.images import ImageBatches, channel_mean_std
-from il2m.networks import Classifier, build_network
-from il2m.training import train
+from il2m.data.batches import ImageBatches, channel_mean_std
+from il2m.learning.networks import Classifier, build_network
+from il2m.learning.training import train
 
 SETTINGS = {
     "glyphs: small, 28 x 28 grey, batch 32": ("small", 28, 1, 32, 1700),

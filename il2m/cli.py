@@ -30,10 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"il2m: {f'{where}: ' if where else ''}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "il2m: stopped; what is finished is kept, and the same command goes on from there.",
-            file=sys.stderr,
-        )
+        print("il2m: stopped; what is finished is kept, and the same command goes on from there.", file=sys.stderr)
         return 130
 
 
@@ -177,31 +174,41 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch import run_study  # imports dask: not for `il2m --help`
-    from il2m.cluster import make_workers
+    from il2m.batch.cluster import make_workers
+    from il2m.batch.run import run_study  # imports dask: not for `il2m --help`
 
     tls = (args.tls_ca_file, args.tls_cert, args.tls_key)
     workers = make_workers(args.workers, args.threads, args.scheduler, *tls)
     options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
-    return run_study(args.grid, out_dir=args.out, workers=workers, **options)
+    study = run_study(args.grid, out_dir=args.out, workers=workers, **options)
+    if args.dry_run:
+        return 0
+    from il2m.report.build import refresh_report
+
+    try:
+        print(f"report: {refresh_report(study.folder, anew=study.is_new)}")
+    except InputError as error:  # it does not undo what was done
+        print(error, file=sys.stderr)
+        return 1
+    return 1 if study.failed else 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    from il2m.status import status_text
+    from il2m.batch.status import status_text
 
     print(status_text(args.study))
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from il2m.report import build_report
+    from il2m.report.build import build_report
 
     print(build_report(args.study))
     return 0
 
 
 def _lists(args: argparse.Namespace) -> int:
-    from il2m.prepare import make_lists
+    from il2m.exchange.prepare import make_lists
 
     folder = make_lists(
         args.source,
@@ -224,7 +231,7 @@ def _lists(args: argparse.Namespace) -> int:
 
 
 def _mean_std(args: argparse.Namespace) -> int:
-    from il2m.prepare import add_mean_std
+    from il2m.exchange.prepare import add_mean_std
 
     found = add_mean_std(args.list, args.name, args.file, root=args.root, num_workers=args.workers)
     print(
@@ -234,15 +241,15 @@ def _mean_std(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from il2m.prepare import check_images
+    from il2m.exchange.prepare import check_images
 
     print(check_images(args.images, root=args.root, num_workers=args.workers))
     return 0
 
 
 def _rectify(args: argparse.Namespace) -> int:
-    from il2m.authors import authors_files, rectify_files
-    from il2m.files import replacing
+    from il2m.exchange.score_files import authors_files, rectify_files
+    from il2m.system.files import replacing
 
     files = authors_files(args.lists, args.scores, args.first_batch_scores, args.dataset, args.S, args.P, args.K)
     summary = rectify_files(files, score_kind=args.score_kind, undefined=args.undefined)
@@ -251,22 +258,22 @@ def _rectify(args: argparse.Namespace) -> int:
         with replacing(args.json, "w") as file:
             json.dump(summary.percent(), file, indent=1)
     if args.out:
-        from il2m.exchange import import_authors_files  # imports torch: not for the accuracies alone
+        from il2m.exchange.importing import import_authors_files  # imports torch: not for the accuracies alone
 
         print(f"run: {import_authors_files(files, args.out).folder}")
     return 0
 
 
 def _export_scores(args: argparse.Namespace) -> int:
-    from il2m.exchange import export_scores
-    from il2m.runs import Run
+    from il2m.exchange.exporting import export_scores
+    from il2m.study.runs import Run
 
     print(f"arguments for il2m rectify, and for the authors' il2m.py:\n{export_scores(Run(args.run), args.dir)}")
     return 0
 
 
 def _import_scores(args: argparse.Namespace) -> int:
-    from il2m.exchange import import_scores
+    from il2m.exchange.importing import import_scores
 
     run = import_scores(args.files, args.out)
     print("\n".join([f"run: {run.folder}", *run.config["missing"]]))

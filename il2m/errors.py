@@ -1,5 +1,26 @@
 """The one error that is the user's to mend."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
 
 class InputError(ValueError):
     """What was given can't be used: the message says what, what was found, what is expected and what to do."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`` did you mean 'x'?`` for the known name closest to ``name``, or a list of what is known.
+
+    A name that is no text, as a grid's may be, is taken as it is written.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "known are: " + ", ".join(known)
+
+
+def name_first(what: str, problems: Sequence[str], limit: int = 10) -> str:
+    """A count and the first ``limit`` of the problems, one line each."""
+    more = [f"  ... and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "\n".join([f"{len(problems)} {what}:", *(f"  {problem}" for problem in problems[:limit]), *more])

@@ -6,13 +6,12 @@ Defaults live in the notebooks' parameter cells and in the stages' signatures (a
 
 from __future__ import annotations
 
-import difflib
 import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from il2m.errors import InputError
+from il2m.errors import InputError, nearest
 
 NETWORKS = ("small", "resnet8", "resnet20", "resnet32", "resnet18")
 SELECTIONS = ("random", "herding")
@@ -133,16 +132,6 @@ PARAMETERS: dict[str, Parameter] = {
     "undefined": _choice(*UNDEFINED_POLICIES),
     "score_kind": _choice(*SCORE_KINDS),
 }
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """`` did you mean 'x'?`` for the known name closest to ``name``, or a list of what is known.
-
-    A name that is no text, as a grid's may be, is taken as it is written.
-    """
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "known are: " + ", ".join(known)
 
 
 def check_parameters(values: dict[str, Any], known: Iterable[str] | None = None) -> dict[str, Any]:

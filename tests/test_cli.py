@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TinyStudy
+from tiny import PROJECT, TinyStudy
 
 from il2m.cli import main
 
-GRID = Path(__file__).parents[1] / "notebooks" / "grids" / "quickstart.yaml"
+GRID = PROJECT / "notebooks" / "grids" / "quickstart.yaml"
 
 
 def test_bad_parameters_end_with_one_readable_message_and_nothing_is_made(tmp_path: Path, capsys):

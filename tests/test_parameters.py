@@ -5,9 +5,9 @@ import inspect
 import numpy as np
 import pytest
 
-from il2m.errors import InputError
-from il2m.parameters import PARAMETERS, check_parameters, nearest
-from il2m.planning import plan_base, plan_fine_tuning
+from il2m.errors import InputError, nearest
+from il2m.parameters import PARAMETERS, check_parameters
+from il2m.study.planning import plan_base, plan_fine_tuning
 
 
 @pytest.mark.parametrize(

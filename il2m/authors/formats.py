@@ -1,0 +1,260 @@
+"""The authors' text formats: image lists, score files, and the file of channel means and standard deviations.
+
+image list   one image per line: its path, white space, its label (a whole number; the path may hold blanks)
+score file   one image per line: its raw score for each class, in learning order, separated by white space
+mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel values scaled to 0..1)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from il2m.errors import InputError, nearest
+from il2m.system.files import replacing
+
+MEAN_STD_FILE = "datasets_mean_std.txt"
+_BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time
+_PARSERS = min(4, os.cpu_count() or 1)  # blocks parsed side by side: the parser lets other threads run
+_TEXT = np.dtypes.StringDType()
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """What one list file says. images: (n,) paths, numpy strings. labels: (n,) int64, as written."""
+
+    source: Path
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_image_list(path: str | Path) -> ImageList:
+    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted.
+
+    Raises InputError for a missing, empty or non-text file, and for the first line that is not ``path label``.
+    """
+    path = Path(path)
+    images: list[str] = []
+    labels: list[int] = []
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    image, label = line.rsplit(None, 1)
+                    labels.append(int(label))
+                except ValueError:
+                    if line.strip():
+                        raise _bad_list_line(path, number, line) from None
+                else:
+                    images.append(image)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file (line {number + 1} or soon after is not UTF-8).") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+    if not images:
+        raise InputError(f"{path}: the list is empty; expected one 'path label' per line.")
+    try:
+        return ImageList(path, np.array(images, dtype=_TEXT), np.array(labels, dtype=np.int64))
+    except OverflowError:
+        raise InputError(f"{path}: the label {max(labels, key=abs)} is out of range.") from None
+
+
+def _bad_list_line(path: Path, number: int, line: str) -> InputError:
+    found = line.strip()[:80]
+    if not found.isprintable():
+        return InputError(f"{path}: not a text file (line {number} is {found!r}).")
+    return InputError(f"{path}, line {number}: {found!r} is not 'path label', with a whole number as label at its end.")
+
+
+def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[int]) -> None:
+    """Write a list in the authors' format. Raises InputError for a path that could not be read back as it is."""
+    lines = []
+    for image, label in zip(map(str, images), labels, strict=True):
+        # what readers take for the end of a line, or for the blank before the label
+        if not image or image != image.rstrip() or "\n" in image or "\r" in image or not _is_utf8(image):
+            raise InputError(f"{path}: the image path {image!r} can't be written to a list; rename the file.")
+        lines.append(f"{image} {int(label)}\n")
+    with replacing(path, "w") as file:
+        file.writelines(lines)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def repeated_images(images: np.ndarray) -> list[str]:
+    """The paths that occur more than once, each named once."""
+    ordered = np.sort(images)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]]).tolist()
+
+
+def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
+    """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once.
+
+    Blank lines, CRLF endings, any white space between scores and a missing last newline are accepted.
+    Raises InputError naming the line for a wrong number of columns, NaN, infinity and what is not a number; and for a
+    missing or empty file.
+    """
+    path = Path(path)
+    first_line, found = 1, False
+    try:
+        for lines, scores in _parsed_blocks(path, num_classes):
+            if scores is None:
+                scores = _parse_line_by_line(lines, num_classes, path, first_line)
+            if len(scores):
+                found = True
+                yield scores
+            first_line += len(lines) - 1
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+    if not found:
+        raise InputError(
+            f"{path}: the score file is empty; expected {num_classes} numbers per line, one line per image."
+        )
+
+
+def _parsed_blocks(path: Path, num_classes: int) -> Iterator[tuple[list[bytes], np.ndarray | None]]:
+    """Each block's lines, and its scores if they were plain to parse; a few blocks are parsed ahead, side by side."""
+    with ThreadPoolExecutor(_PARSERS) as pool, path.open("rb") as file:
+        ahead: deque[Future] = deque()
+        while block := file.read(_BLOCK_BYTES):
+            ahead.append(pool.submit(_parse_scores, block + file.readline(), num_classes))
+            if len(ahead) > 2 * _PARSERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _parse_scores(block: bytes, num_classes: int) -> tuple[list[bytes], np.ndarray | None]:
+    """A block's lines and its scores, (m, num_classes); None if anything is not plain, or not as it should be."""
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n")
+    lines = block.split(b"\n")
+    return lines, _parse_plain(block, lines, num_classes)
+
+
+def _parse_plain(block: bytes, lines: list[bytes], num_classes: int) -> np.ndarray | None:
+    if b"\r" in block or b"\t" in block or any(line.count(b" ") != num_classes - 1 for line in lines if line):
+        return None
+    # one number per line is the parser's fastest case; a blank too many makes an empty line, which it passes over
+    try:
+        column = csv.read_csv(
+            pa.BufferReader(block.replace(b" ", b"\n")),
+            read_options=csv.ReadOptions(column_names=["score"]),
+            parse_options=csv.ParseOptions(delimiter="\x01", quote_char=False),
+            convert_options=csv.ConvertOptions(column_types={"score": pa.float64()}, null_values=[]),
+        ).column(0)
+    except pa.ArrowInvalid:
+        return None
+    scores = np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks])  # to_numpy would import pandas
+    if len(scores) != num_classes * sum(map(bool, lines)) or not np.isfinite(scores).all():
+        return None  # as many spaces as asked for, so no line can make up for numbers that another one lacks
+    return scores.reshape(-1, num_classes)
+
+
+def _parse_line_by_line(lines: list[bytes], num_classes: int, path: Path, first_line: int) -> np.ndarray:
+    """The slow way, which also knows every form of number that Python knows, and which line is at fault."""
+    rows = []
+    for number, line in enumerate(lines, start=first_line):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{path}, line {number}"
+        if not (line.isascii() and b" ".join(words).decode("ascii").isprintable()):
+            raise InputError(f"{path}: not a text file (line {number}).")
+        try:
+            row = [float(word) for word in words]
+        except ValueError as error:
+            raise InputError(f"{where}: a score is not a number ({error}).") from None
+        if len(row) != num_classes:
+            raise InputError(f"{where}: {len(row)} scores; expected {num_classes}, one per class seen so far.")
+        if not np.isfinite(row).all():
+            column = int(np.flatnonzero(~np.isfinite(row))[0])
+            raise InputError(f"{where}: the score of class {column} is {row[column]}; expected finite numbers.")
+        rows.append(row)
+    return np.array(rows, dtype=np.float64).reshape(-1, num_classes)
+
+
+def write_scores(path: str | Path, blocks: Iterable[np.ndarray]) -> None:
+    """Write scores as text, exactly: what is read back is equal. blocks: (m, C) each, written one after the other."""
+    options = csv.WriteOptions(include_header=False, delimiter=" ")
+    with replacing(path, "wb") as file:
+        for block in blocks:
+            columns = [pa.array(column) for column in np.asarray(block, dtype=np.float64).T]
+            csv.write_csv(pa.table(columns, names=[str(i) for i in range(len(columns))]), file, options)
+
+
+_MEAN_STD_LINE = re.compile(r"(?P<name>[^:]+):\s*mean=\[(?P<mean>[^\]]*)\];\s*std=\[(?P<std>[^\]]*)\]\s*")
+
+
+def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The means and the standard deviations by channel that the file gives under ``name``.
+
+    Raises InputError when the file can't be read, has no such name, or gives it something else than numbers.
+    """
+    path = Path(path)
+    lines = _read_text(path).splitlines()
+    names = [line.partition(":")[0].strip() for line in lines]
+    if name not in names:
+        known = [known for known in names if known]
+        raise InputError(
+            f"{path}: no mean and std for {name!r}: {nearest(name, known) if known else 'the file is empty'}."
+        )
+    number = names.index(name)
+    try:
+        found = _MEAN_STD_LINE.fullmatch(lines[number])
+        mean, std = (tuple(float(value) for value in found[part].split(",")) for part in ("mean", "std"))
+        if len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) <= 0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path}, line {number + 1}: {lines[number][:99]!r} is not 'name:mean=[r, g, b];std=[r, g, b]' with "
+            "finite numbers and positive standard deviations."
+        ) from None
+    return mean, std
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file.") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+
+
+def check_new_name(path: str | Path, name: str) -> None:
+    """Raise InputError if ``name`` has its line in the file already, or can't be written there, or for a file that is
+    no text."""
+    if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
+        raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
+    text = _read_text(Path(path)) if Path(path).exists() else ""
+    if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
+        raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
+
+
+def append_mean_std(path: str | Path, name: str, mean: Iterable[float], std: Iterable[float]) -> None:
+    """Add ``name`` and its values to the file. Raises InputError as check_new_name does."""
+    check_new_name(path, name)
+    path = Path(path)
+    text = _read_text(path) if path.exists() else ""
+    # plain decimals: the authors' script looks for digits, a point and digits
+    mean, std = (", ".join(np.format_float_positional(value, trim="0") for value in values) for values in (mean, std))
+    with replacing(path, "w") as file:
+        file.write(text + ("\n" if text and not text.endswith("\n") else "") + f"{name}:mean=[{mean}];std=[{std}]\n")

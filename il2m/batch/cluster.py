@@ -1,0 +1,115 @@
+"""Where jobs run: on this machine, or on the workers of a dask cluster that is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dask.distributed import Client, LocalCluster, Security
+
+from il2m.batch.worker import what_a_worker_sees
+from il2m.errors import InputError
+from il2m.system.machine import usable_cores, visible_gpus
+
+_SECONDS_TO_CONNECT = 20
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many jobs run side by side, with how many CPU threads each, and where.
+
+    count: on this machine; None: one per GPU, or as many as the cores have room for. scheduler: the address of a dask
+    scheduler, whose workers' threads then take a job each. tls: the certificates it asks for.
+    """
+
+    count: int | None = None
+    threads: int = 1
+    scheduler: str = ""
+    tls: Security | None = None
+
+    @property
+    def here(self) -> int:
+        if self.count:
+            return self.count
+        return len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
+
+
+def make_workers(
+    count: int | None, threads: int, scheduler: str, ca_file: Path | None, cert: Path | None, key: Path | None
+) -> Workers:
+    """Workers as the command line asks for them. Raises InputError for what does not go together, or is not there."""
+    if scheduler and count:
+        raise InputError("--workers are jobs on this machine; the workers at --scheduler have --nthreads of their own.")
+    given = {"--tls-ca-file": ca_file, "--tls-cert": cert, "--tls-key": key}
+    if not any(given.values()):
+        return Workers(count, threads, scheduler)
+    for name, path in given.items():
+        if path is None or not path.is_file():
+            raise InputError(
+                f"{name}: " + (f"no file {path}." if path else "a tls:// scheduler needs all three files.")
+            )
+    if not scheduler.startswith("tls://"):
+        raise InputError(f"--scheduler {scheduler!r}: certificates are for an address that begins with tls://.")
+    tls = Security(
+        require_encryption=True, tls_ca_file=str(ca_file), tls_client_cert=str(cert), tls_client_key=str(key)
+    )
+    return Workers(count, threads, scheduler, tls)
+
+
+@contextlib.contextmanager
+def connected(workers: Workers) -> Iterator[Client]:
+    """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
+    _silence_dask()
+    if not workers.scheduler:
+        # the workers are threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
+        addresses = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+        options = {"processes": False, "n_workers": 1, "threads_per_worker": workers.here}
+        with LocalCluster(**options, **addresses) as cluster, Client(cluster) as client:
+            yield client
+        return
+    try:
+        client = Client(workers.scheduler, security=workers.tls, timeout=_SECONDS_TO_CONNECT)
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
+        raise InputError(
+            f"no dask scheduler answers at {workers.scheduler}: {error or type(error).__name__}. Start one with `dask "
+            "scheduler`; for an address that begins with tls:// give --tls-ca-file, --tls-cert and --tls-key."
+        ) from None
+    with client:
+        yield client
+
+
+def _silence_dask() -> None:
+    """dask logs a lost connection with its traceback, at moments that depend on luck: what it means is told instead."""
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def dashboard(client: Client) -> str:
+    """The address of dask's dashboard, "" where it is off: it needs the package bokeh."""
+    if not importlib.util.find_spec("bokeh"):
+        return ""
+    if client.scheduler.address.startswith("inproc"):  # dask would name an address at which this one does not listen
+        return f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/status"
+    return client.dashboard_link
+
+
+def check_workers(client: Client, marker: Path, code: str) -> None:
+    """Refuse workers that could not do the jobs, before the first one starts.
+
+    marker: a file in the study's folder, which all workers must see. code: records.code_hash, which must be theirs.
+    """
+    found = client.run(what_a_worker_sees, marker)
+    for address, (sees, version, host) in found.items():
+        if not sees:
+            raise InputError(
+                f"worker {address} on {host} does not see {marker.parent.parent}: the study's folder must be on a file "
+                "system that all machines share, under the same path."
+            )
+        if version != code:
+            raise InputError(
+                f"worker {address} on {host} has another version of il2m: use the same checkout, and start it again."
+            )

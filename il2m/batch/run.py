@@ -1,0 +1,157 @@
+"""A grid's study, run: planned, told, and its jobs executed side by side on dask.distributed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from il2m.batch import records
+from il2m.batch.cluster import Workers
+from il2m.batch.dispatch import execute_jobs
+from il2m.batch.estimates import Estimates
+from il2m.batch.grids import Grid, read_grid, read_overrides
+from il2m.batch.jobs import Job, plan_jobs
+from il2m.batch.live import duration, total_seconds
+from il2m.batch.worker import PRELOAD
+from il2m.errors import InputError
+from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
+from il2m.notebook.execute import process_context
+from il2m.study.runs import RESULTS_FILE
+from il2m.system.machine import environment, visible_gpus
+
+_MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What run_study did: the study's folder, whether the plan is new there, and failed job -> reason."""
+
+    folder: Path
+    is_new: bool
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_study(
+    grid_file: Path,
+    *,
+    out_dir: Path | None = None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    workers: Workers | None = None,
+    dry_run: bool = False,
+    command: Sequence[str] = (),
+) -> StudyRun:
+    """Execute a grid's study, print its plan, its progress and a summary; returns where it is, and what failed.
+
+    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. dry_run: only print
+    the plan. command: the words that asked for all this, to be kept with the plan. Everything is checked before the
+    first job starts; raises InputError. What was done before, and is there, is not done again.
+    """
+    started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
+    out = (out_dir or notebooks.parent / "runs" / grid_file.stem).resolve()
+    grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
+    # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
+    context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
+    with ProcessPoolExecutor(1, mp_context=context) as child:
+        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads).result()
+    _check_devices(jobs, workers)
+    known = records.read_records(out)
+    waiting = records.jobs_to_do(jobs, known, notebooks)
+    estimates = Estimates(out, known)
+    print(plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
+    if dry_run:
+        return StudyRun(out, is_new=False)
+    command = list(command) or ["il2m", "run", str(grid_file)]
+    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command, environment())
+    failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
+    _print_results(jobs, failed, out)
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
+    for name, reason in failed.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
+    return StudyRun(out, is_new, failed)
+
+
+def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
+    """Refuse what no job here could be trained on. Other machines' workers have devices that are not known here."""
+    for job in jobs:
+        device, precision = (job.parameters.get(name) for name in ("device", "precision"))
+        if workers.scheduler or visible_gpus():
+            return
+        if device == "cuda":
+            raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
+        if precision == "fp16":
+            raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
+
+
+def plan_text(
+    grid: Grid,
+    jobs: Sequence[Job],
+    waiting: Sequence[Job],
+    estimates: Estimates,
+    out: Path,
+    workers: Workers,
+    *,
+    each: bool,
+) -> str:
+    """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take.
+
+    each: also one line per job.
+    """
+    to_do = {job.name for job in waiting}
+    seconds, unknown = total_seconds(waiting, estimates)
+    num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
+    lines = [
+        f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
+        f"{len(jobs) - len(waiting)} of them already done, in {out}",
+        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
+    ]
+    for notebook in NOTEBOOKS:
+        of = [job for job in jobs if job.notebook == notebook]
+        left = [job for job in of if job.name in to_do]
+        lines.append(f"  {notebook:28}{len(of):7}{len(of) - len(left):7}{len(left):7}   {_told(left, estimates)}")
+    if each:
+        lines += [f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {_about(job)}" for job in jobs]
+    where = f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.here} jobs side by side"
+    if waiting:
+        together = f", about {duration(seconds / workers.here)}" if seconds and not workers.scheduler else ""
+        guess = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
+        lines.append(f"{where}{together}{guess}")
+    return "\n".join(lines)
+
+
+def _about(job: Job) -> str:
+    return " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
+
+
+def _told(jobs: Sequence[Job], estimates: Estimates) -> str:
+    seconds, unknown = total_seconds(jobs, estimates)
+    if not jobs:
+        return ""
+    if unknown == len(jobs):
+        return "not known: none was done before"
+    return f"about {duration(seconds)}" + (f" and {unknown} not known" if unknown else "")
+
+
+def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
+    """Print a summary of each run of a small study; collect the results of all runs in the study's folder."""
+    from il2m.results.table import save_results, summary  # imports torch: not while jobs need the memory
+
+    ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
+    if len(ablated) <= _MOST_SUMMARIES:
+        for run in ablated:
+            print(f"\n{summary(pd.read_parquet(out / run / RESULTS_FILE))}")
+        print()
+    print(f"executed notebooks: {out / 'notebooks'}")
+    tables = [pd.read_parquet(path) for path in sorted(out.glob(f"*/{RESULTS_FILE}"))]  # other grids' runs as well
+    if tables:
+        print(f"results: {save_results(pd.concat(tables, ignore_index=True), out)}")

@@ -1,0 +1,62 @@
+"""A dataset in memory: images, labels, names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Of a dataset whose images stay in files: where relative paths start (``data_dir``), and what lists say beyond
+    images and labels: the folder they lie in, and how many classes each state brings."""
+
+    data_dir: Path
+    lists: Path | None = None
+    state_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels; class c is called ``class_names[c]``.
+
+    train_images, val_images: (n, height, width, channels) uint8, channels 1 or 3; or image_files.ImageFiles.
+    train_labels, val_labels: (n,) int64 in 0..C-1.
+    fingerprint: hash of all of it, so that a run can tell whether it meets the same data again.
+    files: set if the images are ImageFiles.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    val_images: np.ndarray
+    val_labels: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+    files: FileSource | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        return self.train_images.shape[-1]
+
+    @cached_property
+    def train_counts(self) -> np.ndarray:
+        """Training images of each class, (C,)."""
+        return np.bincount(self.train_labels, minlength=self.num_classes)
+
+    def in_learning_order(self, class_order: np.ndarray) -> Dataset:
+        """The same images with labels 0..C-1 in learning order: class ``class_order[i]`` becomes label i."""
+        place = np.argsort(class_order)
+        return replace(
+            self,
+            train_labels=place[self.train_labels],
+            val_labels=place[self.val_labels],
+            class_names=tuple(self.class_names[c] for c in class_order),
+        )

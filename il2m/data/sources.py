@@ -1,0 +1,177 @@
+"""Where images come from: a name or a file -> a Dataset of training and validation images with labels."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from il2m.data.dataset import Dataset
+from il2m.data.glyphs import VERSION, render_glyphs
+from il2m.errors import InputError, nearest
+from il2m.system.files import replacing
+
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+
+def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
+    """Load ``glyphs``, ``cifar10``, ``cifar100``, the path of an ``.npz`` file, or image files: ``folder:PATH`` (one
+    folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
+
+    data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
+    paths of lists start.
+    image_size: of square crops of image files, in pixels. num_workers: processes that decode them.
+    Raises InputError for an unknown name or malformed data.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind in ("folder", "lists") and path:
+        from il2m.data.lists import load_folder, load_lists  # slow to import (torchvision), and only needed here
+
+        load = load_folder if kind == "folder" else load_lists
+        options = {"data_dir": Path(data_dir), "image_size": image_size, "num_workers": num_workers}
+        return load(Path(path).expanduser(), **options)
+    if dataset == "glyphs":
+        arrays = _cached_glyphs(Path(data_dir))
+    elif dataset in _CIFAR:
+        arrays = _load_cifar(dataset, Path(data_dir))
+    elif dataset.endswith(".npz"):
+        arrays = _read_npz(Path(dataset).expanduser())
+    else:
+        raise InputError(
+            f"unknown dataset {dataset!r}: {nearest(dataset, ['glyphs', *_CIFAR])} "
+            "(or give the path of an .npz file with x_train, y_train, x_test, y_test, or folder:PATH or lists:PATH)"
+        )
+    return dataset_from_arrays(Path(dataset).stem, arrays, source=dataset)
+
+
+def absolute_source(dataset: str, start: Path) -> str:
+    """``dataset`` with a path in it made absolute, as seen from ``start``; names stay as they are."""
+    kind, _, path = dataset.partition(":")
+    if kind in ("folder", "lists") and path:
+        return f"{kind}:{(start / Path(path).expanduser()).resolve()}"
+    return str((start / Path(dataset).expanduser()).resolve()) if dataset.endswith(".npz") else dataset
+
+
+def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = "arrays") -> Dataset:
+    """Check ``x_train, y_train, x_test, y_test[, class_names]`` and make them a Dataset.
+
+    x: (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8. y: (n,) whole numbers 0..C-1, each class with both training and
+    validation images. Raises InputError that names the array and what is wrong with it.
+    """
+    missing = [key for key in NPZ_KEYS if key not in arrays]
+    if missing:
+        raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. Expected {', '.join(NPZ_KEYS)}.")
+    images = {key: _check_images(arrays[key], key, source) for key in ("x_train", "x_test")}
+    if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
+        raise InputError(
+            f"{source}: x_train holds images of shape {images['x_train'].shape[1:]} and x_test of "
+            f"{images['x_test'].shape[1:]} (height, width, channels): all images must have one size."
+        )
+    labels = {key: _check_labels(arrays[key], key, len(images["x" + key[1:]]), source) for key in ("y_train", "y_test")}
+    num_classes = 1 + max(int(labels[key].max()) for key in labels)
+    for key, what in (("y_train", "training"), ("y_test", "validation")):
+        absent = np.setdiff1d(np.arange(num_classes), labels[key])
+        if len(absent):
+            raise InputError(
+                f"{source}: labels must be 0..{num_classes - 1} without gaps, but {key} has no image of class(es) "
+                f"{absent[:10].tolist()}: every class needs {what} images."
+            )
+    names = tuple(str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
+    if len(names) != num_classes:
+        raise InputError(f"{source}: class_names has {len(names)} names for {num_classes} classes.")
+    digest = hashlib.sha256()
+    for array in (images["x_train"], labels["y_train"], images["x_test"], labels["y_test"]):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    digest.update("\0".join(names).encode())
+    return Dataset(
+        name=name,
+        train_images=images["x_train"],
+        train_labels=labels["y_train"],
+        val_images=images["x_test"],
+        val_labels=labels["y_test"],
+        class_names=names,
+        fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def _check_images(array: np.ndarray, key: str, source: str) -> np.ndarray:
+    if array.dtype != np.uint8:
+        hint = " (images of differing size? all must have one)" if array.dtype == object else ""
+        raise InputError(f"{source}: {key} has dtype {array.dtype}; expected uint8, values 0..255{hint}.")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise InputError(
+            f"{source}: {key} has shape {array.shape}; expected (n, height, width) for grey images or "
+            "(n, height, width, 3) for colour."
+        )
+    return array
+
+
+def _check_labels(array: np.ndarray, key: str, num_images: int, source: str) -> np.ndarray:
+    if array.shape != (num_images,):
+        raise InputError(f"{source}: {key} has shape {array.shape}; expected ({num_images},), one label per image.")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{source}: {key} has dtype {array.dtype}; expected whole numbers 0..C-1.")
+    if array.min() < 0:
+        raise InputError(f"{source}: {key} has the label {array.min()}; labels must be 0..C-1.")
+    if array.max() >= num_images:
+        raise InputError(
+            f"{source}: {key} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without "
+            "gaps."
+        )
+    return array.astype(np.int64)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise InputError(f"no file {path.absolute()}: give the path of an .npz file with {', '.join(NPZ_KEYS)}.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files if key in (*NPZ_KEYS, "class_names")}
+    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or numpy meet first
+        if "Object arrays" in str(error):
+            raise InputError(
+                f"{path}: holds arrays of Python objects, as numpy makes of images of differing size. All images must "
+                "have one size and be saved as one uint8 array."
+            ) from None
+        raise InputError(
+            f"{path}: not a readable .npz file: it is damaged, or no .npz at all. Write it again with numpy.savez."
+        ) from None
+
+
+def _cached_glyphs(data_dir: Path) -> dict[str, np.ndarray]:
+    """The rendered glyphs, from the cache if it is readable, else rendered anew and cached."""
+    path = data_dir / f"glyphs-v{VERSION}.npz"
+    if path.is_file():
+        with contextlib.suppress(InputError):  # a damaged cache is simply rendered again
+            return _read_npz(path)
+    arrays = render_glyphs()
+    with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
+        np.savez(file, **arrays)
+    return arrays
+
+
+def _load_cifar(dataset: str, data_dir: Path) -> dict[str, np.ndarray]:
+    import torchvision  # slow to import, and only needed here
+
+    make = getattr(torchvision.datasets, _CIFAR[dataset])
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its download bar would flood a log
+            train, test = (make(str(data_dir), train=part, download=True) for part in (True, False))
+    except Exception as error:  # network, disk and archive errors alike have one remedy
+        raise InputError(
+            f"{dataset}: not found under {data_dir.absolute()}, and the download failed ({error}). Put the python "
+            f"version's archive ({make.filename}, unpacked as {make.base_folder}/) there by hand, or give the images "
+            "as an .npz file: dataset=PATH.npz."
+        ) from None
+    return {
+        "x_train": train.data, "y_train": np.asarray(train.targets),
+        "x_test": test.data, "y_test": np.asarray(test.targets),
+        "class_names": np.array(train.classes),
+    }  # fmt: skip

@@ -1,0 +1,176 @@
+"""What a method made of each validation image, kept small: a place, a guess and a score per image.
+
+All views of the explorer are made of these outcomes, so that a run of 50,000 images and 1,000 classes needs its scores
+read once per method and state, in blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from il2m.memory.statistics import ClassStatistics
+from il2m.methods.rectify import rectification_factors
+from il2m.methods.registry import METHODS, method_scores, missing_for, score_kinds
+from il2m.results.metrics import predictions, ranks
+from il2m.study.runs import Run
+
+_ROWS = 8192  # images scored at a time
+_WHAT_IF_ROWS = 256  # as in rectify: small enough to stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """At one state, for n validation images: ``labels``, ``ranks`` of the true class (0 is top-1), ``predicted`` class,
+    and ``own``, the score of the true class (-inf where a method took it out of play); all (n,)."""
+
+    labels: np.ndarray
+    ranks: np.ndarray
+    predicted: np.ndarray
+    own: np.ndarray
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """How far each part of Eq. 1 goes: 0 is off, 1 is IL2M's own choice.
+
+    means, confidence: exponents of the two factors. gate: for images predicted as a past class both exponents are
+    multiplied by ``1 - gate``, so that 1 leaves them alone as the paper does and 0 treats them like the others.
+    """
+
+    means: float = 1.0
+    confidence: float = 1.0
+    gate: float = 1.0
+
+
+class RunOutcomes:
+    """A run and the outcomes of every method on it, each computed once when it is first asked for."""
+
+    def __init__(self, run: Run, label: str = "") -> None:
+        self.run, self.label = run, label or run.name
+        self.left_out = {method: why for method in METHODS if (why := missing_for(run, method))}
+        self._kept: dict[tuple[int, str, str], Outcome] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def num_states(self) -> int:
+        return self.run.states.num_states
+
+    def labels(self, state: int) -> np.ndarray:
+        """True classes of the state's validation images, (n,)."""
+        return np.asarray(self.run.state(state).array("val_labels"))
+
+    def is_ready(self, state: int, method: str, score_kind: str) -> bool:
+        return (state, method, kind_for(method, score_kind)) in self._kept
+
+    def work(self, state: int) -> int:
+        """Images times classes: what an outcome at ``state`` costs."""
+        return len(self.labels(state)) * self.run.states.num_seen(state)
+
+    def outcome(self, state: int, method: str, score_kind: str = "raw") -> Outcome:
+        """What ``method`` (a name in ablation.METHODS) makes of the state's images. Raises InputError if it can't.
+
+        A method without softmax scores is taken on raw ones.
+        """
+        key = (state, method, kind_for(method, score_kind))
+        if key not in self._kept:
+            with self._lock:  # else a page and its background thread would compute the same twice
+                if key not in self._kept:
+                    self._kept[key] = self._compute(*key)
+        return self._kept[key]
+
+    def _compute(self, state: int, method: str, score_kind: str) -> Outcome:
+        labels, parts = self.labels(state), []
+        for start in range(0, len(labels), _ROWS):
+            rows = slice(start, start + _ROWS)
+            scores = self.some_scores(rows, state, method, score_kind)
+            own = scores[np.arange(len(scores)), labels[rows]]
+            parts.append((ranks(scores, labels[rows]), predictions(scores), own))
+        return Outcome(labels, *(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def some_scores(self, rows: slice | np.ndarray, state: int, method: str, score_kind: str = "raw") -> np.ndarray:
+        """Scores (m, C) of some of the state's validation images (``rows``): the same as among all of them."""
+        some = _SomeImages(self.run, state, rows)
+        return method_scores(some, state, method, score_kind=kind_for(method, score_kind))
+
+    def what_if(
+        self, state: int, exponents: Exponents, score_kind: str = "raw", rows: slice = slice(None)
+    ) -> np.ndarray:
+        """Ranks of the true class, (m,), had Eq. 1 these exponents: those of IL2M at 1, of fine-tuning at 0.
+
+        rows: which of the state's validation images. Undefined ratios leave a class's score alone (policy ``keep``).
+        """
+        raw = self.run.state(state).array("val_scores")[rows]
+        labels = self.labels(state)[rows]
+        factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
+        num_past = self.run.states.num_past(state)
+        found = np.empty(len(raw), dtype=np.int64)
+        for start in range(0, len(raw), _WHAT_IF_ROWS):
+            block = slice(start, start + _WHAT_IF_ROWS)
+            scores = softmax(raw[block], axis=1) if score_kind == "softmax" else raw[block]
+            predicted_new = scores.argmax(axis=1) >= num_past
+            found[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
+        return found
+
+
+def kind_for(method: str, score_kind: str) -> str:
+    """``score_kind`` where the method is defined on it, else the kind it is defined on."""
+    return score_kind if score_kind in score_kinds(method) else score_kinds(method)[0]
+
+
+def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.ndarray:
+    """(2, C): what each class's score is multiplied by in images predicted as past (row 0) and as new (row 1)."""
+    opened = 1 - exponents.gate
+    powers = ((exponents.means * opened, exponents.confidence * opened), (exponents.means, exponents.confidence))
+    return np.stack([_powered_factors(statistics, *power) for power in powers])
+
+
+def _powered_factors(statistics: ClassStatistics, means: float, confidence: float) -> np.ndarray:
+    """A power of a ratio is the ratio of powers: Eq. 1 itself on powered statistics. An exponent of 0 is off."""
+    with np.errstate(invalid="ignore"):  # a power of a mean that is not positive is as undefined as its ratio
+        powered = replace(
+            statistics,
+            initial_means=np.where(statistics.initial_means > 0, statistics.initial_means, np.nan) ** means,
+            current_means=np.where(statistics.current_means > 0, statistics.current_means, np.nan) ** means,
+            confidences=np.where(statistics.confidences > 0, statistics.confidences, np.nan) ** confidence,
+        )
+    return rectification_factors(powered, use_means=means > 0, use_confidence=confidence > 0).values
+
+
+class _SomeImages:
+    """A run of which one state has only some of its validation images. Methods see each image by itself, so what they
+    make of these is what they make of them among all."""
+
+    def __init__(self, run: Run, state: int, rows: slice | np.ndarray) -> None:
+        self._run, self._state, self._rows = run, state, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
+    def state(self, state: int) -> Any:
+        stored = self._run.state(state)
+        return _SomeRows(stored, self._rows) if state == self._state else stored
+
+
+class _SomeRows:
+    def __init__(self, stored: Any, rows: slice | np.ndarray) -> None:
+        self._stored, self._rows = stored, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stored, name)
+
+    def array(self, name: str) -> np.ndarray:
+        array = self._stored.array(name)
+        return array[self._rows] if name.startswith("val_") else array
+
+
+def accuracies(image_ranks: np.ndarray, labels: np.ndarray, num_past: int, k: int) -> dict[str, float]:
+    """Top-k accuracy on images of ``past`` classes, of ``new`` ones, and of ``all``; NaN where there are none."""
+    hits, past = image_ranks < k, labels < num_past
+    groups: Iterator[tuple[str, np.ndarray]] = zip(("past", "new", "all"), (past, ~past, past | ~past), strict=True)
+    return {name: float(hits[chosen].mean()) if chosen.any() else float("nan") for name, chosen in groups}

@@ -1,0 +1,113 @@
+"""What is shown, as it lies on a page: figures as SVG or PNG, numbers as HTML or CSV. Saves and displays nothing."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gc
+import html
+import io
+import textwrap
+from collections.abc import Iterator, Mapping
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from il2m import plots
+from il2m.explorer.views import Shown
+
+_INK = "#20303c"  # of lines and text in saved figures; on a page they take the theme's colour
+STYLE = (
+    "<style>.il2m { color: var(--jp-ui-font-color1, #20303c); font-size: 13px; line-height: 1.4 }"
+    ".il2m svg { width: 100%; height: auto }"
+    ".il2m table { border-collapse: collapse; font-variant-numeric: tabular-nums; color: inherit; font-size: inherit }"
+    ".il2m td, .il2m th { padding: 1px 10px 1px 0; text-align: right; border: 0 } .il2m th { font-weight: 600 }"
+    ".il2m a { color: var(--jp-content-link-color, #0072B2); margin-right: 1em }"
+    "@media print { .il2m { color: #000 } }</style>"
+)
+
+
+def make_figure(shown: Mapping[str, Shown]) -> Figure:
+    """One panel per run (label -> what is shown of it), each under its label and finding, with the legend of many
+    lines at the right. Within the style of a page, see page_svg."""
+    wide = 6.2 if len(shown) > 1 else 8.4
+    figure = Figure(figsize=(wide * len(shown), max(what.height for what in shown.values())))
+    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    many = False
+    for ax, (label, what) in zip(axes, shown.items(), strict=True):
+        what.draw(ax=ax)
+        finding = "\n".join(textwrap.wrap(what.finding, 68 if len(shown) > 1 else 90)[:2])
+        ax.set_title(f"{label}\n{finding}".replace("$", r"\$"), loc="left", pad=10)  # names may hold dollar signs
+        legend = ax.get_legend()
+        if legend is not None and len(legend.get_texts()) > 6:
+            handles, labels = ax.get_legend_handles_labels()
+            legend.remove()
+            many = True
+    width, tall = figure.get_size_inches()
+    right = 1.65 if many else 0.15
+    figure.subplots_adjust(0.75 / width, 0.55 / tall, 1 - right / width, 1 - 0.62 / tall, wspace=0.16)
+    if many:
+        figure.legend(handles, labels, loc="center right", fontsize="small")
+    return figure
+
+
+def page_svg(shown: Mapping[str, Shown]) -> str:
+    """The figure as SVG that takes the page's colour for lines and text, in light and dark themes and in print."""
+    text = figure_bytes(shown, "svg").decode()
+    return text[text.index("<svg") :].replace(_INK, "currentColor")
+
+
+def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "none", dpi: int = 100) -> bytes:
+    """The figure as a file, ``svg`` or ``png``."""
+    with mpl.rc_context(plots.page_style(_INK)), _collected_young():
+        figure, file = make_figure(shown), io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(file, format=kind, facecolor=background, dpi=dpi, metadata=metadata)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def _collected_young() -> Iterator[None]:
+    """Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that
+    a kernel holds, which would take several times as long as the figure itself."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+            gc.collect(1)
+
+
+def numbers_csv(shown: Mapping[str, Shown]) -> str:
+    """All numbers behind what is shown, unrounded; the first column says of which run."""
+    return pd.concat({label: what.numbers for label, what in shown.items()}, names=["run"]).to_csv()
+
+
+def numbers_html(shown: Mapping[str, Shown]) -> str:
+    """The numbers that a page has room for, as HTML tables, one per run."""
+    parts = []
+    for label, what in shown.items():
+        table = what.numbers if what.table is None else what.table
+        table = table.rename_axis(index=None, columns=table.index.name)  # the index's name in the header's own line
+        rounded = table.iloc[:16, :12].to_html(
+            border=0, float_format="{:.4f}".format, na_rep="", classes="il2m-numbers"
+        )
+        parts.append(f"<div><b>{html.escape(label)}</b>{rounded}</div>")
+    return f'<div class="il2m" style="display: flex; gap: 3em; flex-wrap: wrap">{"".join(parts)}</div>'
+
+
+def save_links(shown: Mapping[str, Shown], name: str) -> str:
+    """Links that save the view as SVG, PNG and CSV, each file inside its link: nothing is written to disk here."""
+    files = {
+        "svg": ("image/svg+xml", figure_bytes(shown, "svg", background="white")),
+        "png": ("image/png", figure_bytes(shown, "png", background="white", dpi=200)),
+        "csv": ("text/csv", numbers_csv(shown).encode()),
+    }
+    links = []
+    for kind, (mime, data) in files.items():
+        address = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+        links.append(f'<a download="{html.escape(name)}.{kind}" href="{address}">{kind.upper()}</a>')
+    return f'<div class="il2m">{"".join(links)}</div>'

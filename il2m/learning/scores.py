@@ -1,0 +1,69 @@
+"""A model and un-augmented images, in order -> score arrays.
+
+Scores are the model's outputs before softmax ("raw scores"); every image is scored once, as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from il2m.data.batches import ImageBatches
+from il2m.learning.networks import Classifier
+from il2m.memory.exemplars import unit_features
+from il2m.memory.statistics import own_and_top, reduce_scores
+
+
+@torch.inference_mode()
+def score_batches(model: Classifier, batches: ImageBatches) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Raw scores (m, C), features (m, d), both float32, and labels (m,) of one batch after the other."""
+    device = next(model.parameters()).device
+    model.eval()
+    for images, labels in batches.to(device).plain():
+        features = model.backbone(images)
+        yield model.head(features).float().cpu().numpy(), features.float().cpu().numpy(), labels.cpu().numpy()
+
+
+def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, np.ndarray]:
+    """Raw scores (n, C) and features (n, d) of all images, float32."""
+    scores = np.empty((len(batches), model.head.out_features), dtype=np.float32)
+    features = np.empty((len(batches), model.head.in_features), dtype=np.float32)
+    done = 0
+    for batch_scores, batch_features, _ in score_batches(model, batches):
+        scores[done : done + len(batch_scores)] = batch_scores
+        features[done : done + len(batch_scores)] = batch_features
+        done += len(batch_scores)
+    return scores, features
+
+
+def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str, np.ndarray]:
+    """What the second memory needs of training images, reduced batch by batch: never images x classes at once.
+
+    Returns ``own_scores, top_scores`` (raw) and ``own_probabilities, top_probabilities`` (after softmax), all (n,)
+    float32, and ``features`` (n, d) float32.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for scores, features, labels in score_batches(model, batches):
+        for name, values in (reduce_scores(scores, labels) | {"features": features}).items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def mean_by_class(model: Classifier, batches: ImageBatches, num_classes: int) -> dict[str, np.ndarray]:
+    """Means over each class's images, summed batch by batch: ``own_scores, own_probabilities`` (num_classes,) float64,
+    and ``unit_features`` (num_classes, d) float64. Each class must have images."""
+    counts = np.zeros(num_classes)
+    sums: dict[str, np.ndarray] = {}
+    for scores, features, labels in score_batches(model, batches):
+        np.add.at(counts, labels, 1)
+        for name, values in (
+            ("own_scores", own_and_top(scores, labels)[0]),
+            ("own_probabilities", own_and_top(softmax(scores, axis=1), labels)[0]),
+            ("unit_features", unit_features(features)),
+        ):
+            total = sums.setdefault(name, np.zeros((num_classes, *values.shape[1:])))
+            np.add.at(total, labels, values)
+    return {name: (total.T / counts).T for name, total in sums.items()}

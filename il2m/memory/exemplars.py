@@ -1,0 +1,103 @@
+"""First memory: which past images are kept, under a bound on their number.
+
+Each class's training images are ranked once, when the class is new; what is kept for it later is always a prefix of
+that ranking, so that it can only shrink as the memory is shared by more classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from il2m.data.states import States
+from il2m.errors import InputError
+
+
+def exemplars_per_past_class(memory_size: int, exemplars_per_class: int, num_past: int) -> int:
+    """Images kept for each of ``num_past`` classes: a fixed number, or else ``K // num_past``, K = memory_size."""
+    return exemplars_per_class or memory_size // num_past
+
+
+def kept_per_class(settings: Mapping[str, Any], num_past: int) -> int:
+    """Images that a run of these settings (its identity) keeps for each of ``num_past`` classes."""
+    return exemplars_per_past_class(settings.get("memory_size", 0), settings.get("exemplars_per_class", 0), num_past)
+
+
+def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> None:
+    """Raise InputError if some past class would be left without an image, naming the state and the smallest K."""
+    if exemplars_per_class or states.num_states == 1:
+        return
+    needed = states.num_past(states.num_states)
+    if memory_size >= needed:
+        return
+    state = next(b for b in range(2, states.num_states + 1) if memory_size < states.num_past(b))
+    raise InputError(
+        f"memory_size = {memory_size} leaves less than one image per past class at state {state}, which has "
+        f"{states.num_past(state)} past classes; the smallest memory_size that works for all {states.num_states} "
+        f"states is {needed}."
+    )
+
+
+def held_out_places(num_ranked: int, share: float) -> np.ndarray:
+    """Places in a class's ranking that are held out of training: ``floor(k * share)`` of any first k.
+
+    So what is held out stays held out while the ranking's prefix shrinks. Returns positions among 0..num_ranked-1.
+    """
+    return np.flatnonzero(np.diff(num_held_out(np.arange(num_ranked + 1), share)))
+
+
+def num_held_out(num_ranked: np.ndarray, share: float) -> np.ndarray:
+    """How many of the first ``num_ranked`` (any shape) images of a class are held out: ``floor(k * share)``."""
+    return np.floor(num_ranked * share + 1e-9).astype(np.int64)
+
+
+def random_ranking(num_images: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions 0..num_images-1 in random order, (num_images,)."""
+    return rng.permutation(num_images)
+
+
+def herding_ranking(features: np.ndarray, num_kept: int) -> np.ndarray:
+    """iCaRL's herding (Rebuffi et al., CVPR 2017, Alg. 4): positions of the kept images, best first.
+
+    Each pick brings the mean of the picked closest to the class mean, on l2-normalised features.
+
+    features: (n, d), one class's training images under the model of the state where the class was new.
+    num_kept: how many to rank (all if more than n). Returns (min(num_kept, n),) int64.
+    """
+    unit = features.astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    mean = unit.mean(axis=0)
+    picked_sum = np.zeros_like(mean)
+    available = np.ones(len(unit), dtype=bool)
+    picks = np.empty(min(num_kept, len(unit)), dtype=np.int64)
+    for k in range(len(picks)):
+        distance = np.linalg.norm(mean - (picked_sum + unit) / (k + 1), axis=1)
+        picks[k] = np.where(available, distance, np.inf).argmin()
+        available[picks[k]] = False
+        picked_sum += unit[picks[k]]
+    return picks
+
+
+def rank_classes(
+    selection: str, features: np.ndarray | None, labels: np.ndarray, num_kept: int, seed: int
+) -> dict[int, np.ndarray]:
+    """For each class in ``labels``: positions (into ``labels``) of its best ``num_kept`` images, best first.
+
+    selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int.
+    """
+    ranking = {}
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label)
+        if selection == "herding":
+            order = herding_ranking(features[positions], num_kept)
+        else:
+            order = random_ranking(len(positions), np.random.default_rng([seed, int(label)]))[:num_kept]
+        ranking[int(label)] = positions[order]
+    return ranking
+
+
+def unit_features(features: np.ndarray) -> np.ndarray:
+    """l2-normalised features, (n, d)."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

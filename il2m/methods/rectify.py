@@ -1,0 +1,102 @@
+"""Rectification of past-class scores: the paper's Eq. 1, with its gate and its two factors one by one.
+
+``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from il2m.errors import InputError
+from il2m.memory.statistics import ClassStatistics
+
+METHODS: dict[str, dict[str, bool]] = {
+    # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
+    "FT": {"use_means": False, "use_confidence": False},
+    "IL2M": {},
+    "IL2M-no-gate": {"gate": False},
+    "IL2M-means": {"use_confidence": False},
+    "IL2M-confidence": {"use_means": False},
+}
+
+_ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Factors:
+    """values: (C,) what each class's score is multiplied by. undefined: (C,) bool, whose ratio means nothing."""
+
+    values: np.ndarray
+    undefined: np.ndarray
+
+
+def rectification_factors(
+    statistics: ClassStatistics, *, use_means: bool = True, use_confidence: bool = True, undefined: str = "keep"
+) -> Factors:
+    """The factor of each class in Eq. 1; 1 for new classes.
+
+    A ratio is undefined where a mean it is made of is missing or not positive: raw scores can be negative, and a ratio
+    of such means would push a past class the wrong way or by a wild amount. ``undefined`` says what then happens:
+    ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
+    that isn't finite still leaves it alone), ``raise`` raises InputError.
+    """
+    past = statistics.is_past
+    own_state = statistics.state_of_class[past] - 1
+    ratios = [
+        (statistics.initial_means[past], statistics.current_means[past], use_means),
+        (statistics.confidences[-1], statistics.confidences[own_state], use_confidence),
+    ]
+    values = np.ones(past.sum())
+    bad = np.zeros(past.sum(), dtype=bool)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for numerator, denominator, used in ratios:
+            if used:
+                values = values * (numerator / denominator)
+                bad |= ~((numerator > 0) & (denominator > 0))
+    if undefined == "raise" and bad.any():
+        classes = np.flatnonzero(past)[bad]
+        raise InputError(
+            f"state {statistics.state}: the rectification of class(es) {classes[:10].tolist()} is undefined (a mean "
+            "score is missing or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
+        )
+    left_alone = bad if undefined == "keep" else ~np.isfinite(values)
+    all_values, all_undefined = np.ones(len(past)), np.zeros(len(past), dtype=bool)
+    all_values[past] = np.where(left_alone, 1.0, values)
+    all_undefined[past] = bad
+    return Factors(all_values, all_undefined)
+
+
+def rectify(
+    scores: np.ndarray,
+    statistics: ClassStatistics,
+    *,
+    gate: bool = True,
+    use_means: bool = True,
+    use_confidence: bool = True,
+    undefined: str = "keep",
+) -> np.ndarray:
+    """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind (float64 for whole numbers).
+
+    scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``.
+    gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
+    use_means, use_confidence: the equation's two factors. undefined: see rectification_factors.
+    """
+    factors = rectification_factors(
+        statistics, use_means=use_means, use_confidence=use_confidence, undefined=undefined
+    ).values
+    if scores.ndim != 2 or scores.shape[1] != len(factors):
+        raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
+    num_past = int(statistics.is_past.sum())
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)  # else the factors would be cut to whole numbers
+    factors = factors.astype(scores.dtype)
+    rectified = np.empty_like(scores)
+    for start in range(0, len(scores), _ROWS):
+        rows = slice(start, start + _ROWS)
+        np.multiply(scores[rows], factors, out=rectified[rows])
+        if gate:
+            kept = scores[rows].argmax(axis=1) < num_past  # predicted past: nothing changes
+            rectified[rows][kept] = scores[rows][kept]
+    return rectified

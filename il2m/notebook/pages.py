@@ -1,0 +1,64 @@
+"""Executed notebooks as pages that need no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from il2m.system.files import write_atomically
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+# of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
+_SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
+
+
+def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> None:
+    """Write an executed notebook as one HTML file that loads nothing, for offline reading: no scripts, formulas as
+    MathML, pictures inside. A reader sees the old page or the new one, never a part."""
+    import nbformat
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        template_file="page.html.j2",
+        extra_template_paths=[str(_TEMPLATES)],
+        config=Config({"NbConvertBase": {"display_data_priority": _SHOWN}}),
+        filters={"markdown2html": _markdown_with_mathml},
+        exclude_input=hide_code,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    resources = {"page_title": title, "page_style": _style()}
+    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    write_atomically(page, text)
+
+
+def _style() -> str:
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (
+        HtmlFormatter(style=style, nobackground=True).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    )
+    return f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+
+
+def _markdown_with_mathml(source: str) -> str:
+    """Markdown as HTML, formulas as MathML: MathJax, which notebooks are shown with, would be loaded from elsewhere."""
+    from latex2mathml.converter import convert
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            return _without_namespace(convert(body))
+
+        def block_math(self, body: str) -> str:
+            return _without_namespace(convert(body, display="block"))
+
+    return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+def _without_namespace(mathml: str) -> str:
+    return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows it, and it looks like a link

@@ -1,0 +1,137 @@
+"""What lies in a study's folder, as tables for its report: what was asked and how far it is, all runs, environments."""
+
+from __future__ import annotations
+
+import shlex
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from il2m.batch.records import DONE, STATUSES
+from il2m.notebook.catalogue import BASE, NOTEBOOKS
+from il2m.report.overview import Study, count, in_words
+from il2m.report.tables import Link
+from il2m.results import comparison
+from il2m.results.description import run_description
+
+STAGES = dict(zip(("base", "fine-tuning", "analysis", "ablation"), NOTEBOOKS, strict=True))
+_MOST_ROWS = 60  # beyond them a page is not read any more
+
+
+# how far the study is
+
+
+def plans_table(study: Study) -> pd.DataFrame:
+    """One row per grid that was run into the folder."""
+    rows = [
+        {"grid": plan["grid"], "asks for": plan["description"], "made": plan["made"], "jobs": len(plan["jobs"])}
+        | {"command": shlex.join(plan["command"])}
+        for plan in study.plans
+    ]
+    return pd.DataFrame(rows)
+
+
+def stages_table(study: Study) -> pd.DataFrame:
+    """One row per stage: how many jobs are done, under way, failed, blocked and missing, and how long they took."""
+    rows = []
+    for stage, notebook in STAGES.items():
+        jobs = study.jobs[study.jobs["notebook"] == notebook]
+        counts = jobs["status"].value_counts()
+        row = {"stage": stage, "planned": len(jobs)} | {name: int(counts.get(name, 0)) for name in STATUSES}
+        rows.append(
+            row | {"seconds, median": f"{jobs['seconds'].median():.0f}" if jobs["seconds"].notna().any() else ""}
+        )
+    return pd.DataFrame(rows)
+
+
+def unfinished_table(study: Study, *statuses: str) -> pd.DataFrame:
+    """The jobs that stand so: what they are, why, and a link to the notebook that failed; the first of many."""
+    jobs = study.jobs[study.jobs["status"].isin(statuses)]
+    rows = [
+        {"job": _page_link(study, job.job, text=job.job), "grid": job.grid, "of": job.swept}
+        | {"status": job.status, "why": job.reason}
+        for job in jobs.head(_MOST_ROWS).itertuples()
+    ]
+    if len(jobs) > _MOST_ROWS:
+        rows.append({"job": f"... and {len(jobs) - _MOST_ROWS} more: il2m status {shlex.quote(str(study.folder))}"})
+    return pd.DataFrame(rows).dropna(axis="columns", how="all").replace({np.nan: ""})
+
+
+def progress_in_words(study: Study) -> str:
+    """How far the study is, as a sentence."""
+    if not study.plans:
+        finished = sum(not run.missing_states for run in study.runs)
+        return (
+            f"No grid was run into this folder: its {count(len(study.runs), 'run')} came by hand, {finished} finished."
+            " What else was meant to be run can't be known."
+        )
+    counts = study.jobs["status"].value_counts()
+    others = [f"{counts[name]} {name}" for name in STATUSES if name != DONE and counts.get(name, 0)]
+    done = f"{counts.get('done', 0)} of {count(len(study.jobs), 'planned notebook')} done"
+    again = " The commands below, given again, do only what is not done." if others else ""
+    return f"{', '.join([done, *others])}.{again}"
+
+
+# all runs
+
+
+def _page_link(study: Study, job: str, *, text: str) -> Link | str:
+    """To the page of an executed notebook, or of one that failed (then that first, an older one may have done well);
+    where there is none, plain text."""
+    kinds = [(".html", ""), (".failed.html", " (failed)")]
+    for ending, note in reversed(kinds) if job in study.failed else kinds:
+        address = f"notebooks/{job}{ending}"
+        if (study.folder / address).is_file():
+            return Link(text + note, urllib.parse.quote(address))
+    return text
+
+
+def runs_table(study: Study) -> pd.DataFrame:
+    """One row per run, finished or not: settings, mean top-1 and top-5 over states 2..S of FT and IL2M, and links to
+    the pages of its notebooks."""
+    means = {}
+    if study.results is not None:
+        raw = comparison.mean_results(study.results).query("score_kind == 'raw'")
+        means = raw.set_index(["run", "method"])[["top1", "top5"]].to_dict("index")
+    rows = []
+    for run in study.runs:
+        about = run_description(run)
+        others = {
+            name: about[name] for name in ("recipe", "dataset", "exemplar_selection", "held_out", "balanced_epochs")
+        }
+        row = {"run": in_words(others, study.recipes), "S": about["num_states"], "K": about["memory_size"]}
+        row |= {"distillation": "on" if about["distillation"] else "off"}
+        row |= {name.replace("_", " "): "" if about[name] is None else about[name] for name in comparison.SEEDS}
+        for method in ("FT", "IL2M"):
+            found = means.get((run.name, method), {})
+            row |= {f"{method} top-1": found.get("top1", np.nan), f"{method} top-5": found.get("top5", np.nan)}
+        missing = ", ".join(map(str, run.missing_states))
+        pages = [
+            _page_link(study, f"{notebook}-{run.base.name if notebook == BASE else run.name}", text=stage)
+            for stage, notebook in STAGES.items()
+        ]
+        row["notebooks"] = [page for page in pages if isinstance(page, Link)]
+        row["note"] = f"states {missing} not finished" if missing else ""
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    if rows:
+        table = table.sort_values(list(table.columns[:6]), ignore_index=True)
+    return table.drop(columns=[name for name in ("notebooks", "note") if rows and not table[name].map(len).any()])
+
+
+# where it was made
+
+
+def environments_table(environments: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Environments (label -> provenance.environment()) side by side, one row per thing, packages last."""
+    columns = {}
+    for label, made in environments.items():
+        git = made["git"]
+        commit = f"{git['commit']}{' and changes' if git['changed'] else ''}" if git["commit"] else "unknown"
+        about = {name: made[name] for name in ("python", "platform", "cpu", "cores", "memory_gb")}
+        about |= {"gpus": ", ".join(made["gpus"]) or "none", "commit": commit}
+        columns[label] = {name: str(value) for name, value in (about | made["packages"]).items()}
+    return pd.DataFrame(columns).rename_axis("").reset_index()

@@ -1,0 +1,52 @@
+"""The results of all runs in a study's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from il2m.errors import InputError
+from il2m.methods.registry import METHODS
+from il2m.results.description import run_description
+from il2m.results.table import results_table
+from il2m.study.find import find_joint_runs, find_runs
+from il2m.study.runs import RESULTS_FILE, Run
+
+
+def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataFrame:
+    """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
+    trainings (method ``joint``).
+
+    What notebook 04 stored beside a run is read and not computed again; ``undefined`` is for the others. A copy of a
+    run counts as one with it. Raises InputError if there are no runs.
+    """
+    runs = {run.config["hash"]: run for run in find_runs(out_dir)}
+    if not runs:
+        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
+    tables = []
+    for run in runs.values():
+        table = _stored_results(run)
+        tables.append(results_table(run, methods=METHODS, undefined=undefined) if table is None else table)
+    tables += [joint_results(joint) for joint in find_joint_runs(out_dir)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _stored_results(run: Run) -> pd.DataFrame | None:
+    """The table beside the run, if it can be read and describes this run as this library does."""
+    try:
+        table = pd.read_parquet(run.folder / RESULTS_FILE)
+        about = run_description(run)
+        described = table[list(about)].drop_duplicates().to_dict("records")
+    except (OSError, ValueError, KeyError):  # ValueError: pyarrow's errors
+        return None
+    same = len(described) == 1 and all(
+        described[0][name] == value or (value is None and pd.isna(described[0][name])) for name, value in about.items()
+    )
+    return table if same and table["state"].nunique() == run.states.num_states else None
+
+
+def joint_results(joint: Run) -> pd.DataFrame:
+    """The rows of a joint training for the results table: method ``joint``, raw scores, the base's seeds."""
+    table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
+    return table.assign(method="joint", train_seed=joint.base.identity["train_seed"])

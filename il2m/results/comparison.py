@@ -1,0 +1,215 @@
+"""Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts.
+
+Everything but collect_results reads the rows of results.parquet. A pair is one seed (of class order and of training)
+under both of the things compared; what is compared is the mean over the incremental states 2..S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from il2m.errors import InputError
+from il2m.methods.rectify import METHODS as METHODS_OF_IL2M
+from il2m.results.metrics import aggregated_gap
+from il2m.results.pairs import _STATISTICS, mean_interval, paired_difference
+
+SEEDS = ["order_seed", "train_seed"]
+SETTINGS = [  # what else tells runs apart
+    "dataset", "num_states", "setting", "memory_size", "exemplar_selection", "held_out", "balanced_epochs",
+    "distillation",
+]  # fmt: skip
+
+SYSTEMS: dict[str, dict[str, Any]] = {
+    # the field's known systems, as what this study has of them: how the model was trained, and what corrects its scores
+    "fine-tuning": {"method": "FT", "distillation": False},
+    "IL2M": {"method": "IL2M", "distillation": False},
+    "ScaIL": {"method": "ScaIL", "distillation": False},
+    "SIW": {"method": "SIW", "distillation": False},
+    "iCaRL": {"method": "NEM", "distillation": True, "exemplar_selection": "herding"},
+    "E2EIL": {"method": "FT", "distillation": True, "balanced": True},
+    "BiC": {"method": "BiC", "distillation": True, "held out": True},
+    "WA": {"method": "WA", "distillation": True},
+}
+
+FINDINGS: dict[str, dict[str, Any]] = {
+    # the paper's claims -> the two things compared, and the sign that the claim gives their difference
+    "distillation hurts fine-tuning when a memory is allowed": {
+        "a": {"method": "FT", "distillation": True}, "b": {"method": "FT", "distillation": False}, "sign": -1,
+    },
+    "distillation hurts IL2M when a memory is allowed": {
+        "a": {"method": "IL2M", "distillation": True}, "b": {"method": "IL2M", "distillation": False}, "sign": -1,
+    },
+    "initial statistics help: class means alone improve fine-tuning": {
+        "a": {"method": "IL2M-means", "distillation": False}, "b": {"method": "FT", "distillation": False}, "sign": 1,
+    },
+    "IL2M gains over fine-tuning": {
+        "a": {"method": "IL2M", "distillation": False}, "b": {"method": "FT", "distillation": False}, "sign": 1,
+    },
+}  # fmt: skip
+
+
+def mean_results(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds.
+
+    results: rows of results.parquet. Runs of one state have none.
+    """
+    keys = ["run", *_settings(results), *SEEDS, "method", "score_kind"]
+    keys += [name for name in ("recipe",) if name in results.columns]
+    incremental = results[results["state"] > 1]
+    return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
+
+
+def over_seeds(
+    results: pd.DataFrame, by: str, methods: Sequence[str], *, column: str = "top1"
+) -> tuple[dict[str, dict[Any, np.ndarray]], dict[str, dict[Any, tuple[float, float]]]]:
+    """Mean ``column`` over states 2..S (raw scores) of every run, method -> value of ``by``, rising -> (runs,); and the
+    intervals of their means, in the same order."""
+    means = mean_results(results).query("score_kind == 'raw'")
+    values = {
+        method: {value: group[column].to_numpy() for value, group in means[means["method"] == method].groupby(by)}
+        for method in methods
+    }
+    values = {method: found for method, found in values.items() if found}
+    return values, {m: {value: mean_interval(of) for value, of in found.items()} for m, found in values.items()}
+
+
+def against(
+    results: pd.DataFrame, reference: str, *, column: str = "top1"
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
+    """Paired differences of all methods but oracles to ``reference``: method -> (pairs,); and their intervals."""
+    methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
+    pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
+    points = {name: found["difference"].to_numpy() for name, found in pairs.items() if len(found)}
+    return points, {name: mean_interval(found) for name, found in points.items()}
+
+
+def is_bound(method: str) -> bool:
+    """Whether a method is none that could be used, but a bound: it knows more than a memory holds."""
+    return method == "joint" or method.endswith("oracle")
+
+
+def best_methods(results: pd.DataFrame, *, most: int, column: str = "top1") -> list[str]:
+    """FT, IL2M and the best others that are no oracle nor joint training, by mean ``column``: ``most`` at most."""
+    means = mean_results(results).query("score_kind == 'raw'").groupby("method")[column].mean()
+    others = means[[not is_bound(name) and name not in METHODS_OF_IL2M for name in means.index]]
+    first = [method for method in ("FT", "IL2M") if method in means.index]
+    return first + others.nlargest(most - len(first)).index.tolist()
+
+
+def differences(
+    results: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], *, column: str = "top1", score_kind: str = "raw"
+) -> pd.DataFrame:
+    """Paired differences a - b of mean ``column`` over states 2..S: one row per pair, with settings, seeds, ``a``,
+    ``b``, ``difference``. Settings that neither side names must be equal within a pair.
+
+    a, b: values of ``method`` and of settings that choose the rows of each side.
+    Raises InputError where a side has several runs of the same seeds: no one can say which make a pair.
+    """
+    means = mean_results(results)
+    means = means[means["score_kind"] == score_kind]
+    shared = [name for name in _settings(results) if name not in {*a, *b}] + SEEDS
+    sides = []
+    for name, choice in (("a", a), ("b", b)):
+        chosen = np.logical_and.reduce([means[key] == value for key, value in choice.items()])
+        side = means.loc[chosen, [*shared, "run", column]].rename(columns={column: name})
+        if side.duplicated(shared).any():
+            runs = next(group["run"].tolist() for _, group in side.groupby(shared, dropna=False) if len(group) > 1)
+            raise InputError(
+                f"several runs have the same seeds and settings ({', '.join(runs)}), so they can't be paired: "
+                "compare the runs of one grid at a time."
+            )
+        sides.append(side.drop(columns="run"))
+    pairs = sides[0].merge(sides[1], on=shared)
+    return pairs.assign(difference=pairs["a"] - pairs["b"])
+
+
+def compare_methods(
+    results: pd.DataFrame, reference: str = "FT", *, column: str = "top1", score_kind: str = "raw"
+) -> pd.DataFrame:
+    """Every method against ``reference`` on the same models: one row per setting and method.
+
+    Columns: the settings, ``method``, ``mean`` (of the method over seeds), and those of PairedDifference and its note.
+    """
+    rows = []
+    settings = _settings(results)
+    for method in results["method"].unique():
+        pairs = differences(results, {"method": method}, {"method": reference}, column=column, score_kind=score_kind)
+        for key, group in pairs.groupby(settings, sort=False, dropna=False):
+            found = paired_difference(group["difference"])
+            row = dict(zip(settings, key, strict=True)) | {"method": method, "mean": group["a"].mean()}
+            rows.append(row | asdict(found) | {"note": found.note})
+    return pd.DataFrame(rows, columns=[*settings, "method", "mean", *_STATISTICS, "note"])
+
+
+def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFrame:
+    """The paper's findings against this study: one row per finding and setting that has pairs for it.
+
+    Columns: ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``.
+    """
+    settings = [name for name in _settings(results) if name != "distillation"]
+    rows = []
+    for finding, claim in FINDINGS.items():
+        pairs = differences(results, claim["a"], claim["b"], column=column)
+        for key, group in pairs.groupby(settings, sort=False, dropna=False):
+            found = paired_difference(group["difference"])
+            row = {"finding": finding, **dict(zip(settings, key, strict=True)), **asdict(found)}
+            rows.append(row | {"verdict": found.verdict(claim["sign"]), "note": found.note})
+    return pd.DataFrame(rows, columns=["finding", *settings, *_STATISTICS, "verdict", "note"])
+
+
+def gap_table(results: pd.DataFrame) -> pd.DataFrame:
+    """G_IL of every run and method (raw scores) against the joint training of the same base: ``run, method, gap`` and
+    settings and seeds. Empty without rows of method ``joint``."""
+    raw = results[(results["score_kind"] == "raw") & (results["state"] > 1)]
+    shared = ["base", "state"]
+    joint = raw.loc[raw["method"] == "joint", [*shared, "top1"]].drop_duplicates(shared)
+    both = raw[raw["method"] != "joint"].merge(joint.rename(columns={"top1": "joint"}), on=shared)
+    keys = ["run", *_settings(results), *SEEDS, "method"]
+    rows = [
+        dict(zip(keys, key, strict=True)) | {"gap": aggregated_gap(group["top1"], group["joint"])}
+        for key, group in both.groupby(keys, sort=False, dropna=False)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "gap"])
+
+
+def systems_table(results: pd.DataFrame) -> pd.DataFrame:
+    """The field's known systems as this study's combinations (SYSTEMS): one row per system that has runs, apart by data
+    set, recipe (network, epochs, ...), S and K.
+
+    Columns: these (as far as ``results`` has them), ``system``, what it is made of, mean over seeds and states 2..S of
+    ``top1`` and ``top5``, ``gap`` (mean G_IL over the runs that have a joint training) and ``num_runs``. They share
+    this study's network, head and schedule, so that they differ in method alone; figures of the original papers had
+    others.
+    """
+    means = mean_results(results).query("score_kind == 'raw'")
+    means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
+    apart = [name for name in ("dataset", "recipe", "num_states", "memory_size") if name in results.columns]
+    never = pd.Series(0, index=means.index)
+    is_balanced, is_held_out = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
+    rows = []
+    for system, parts in SYSTEMS.items():
+        chosen = (means["method"] == parts["method"]) & (means["distillation"] == parts["distillation"])
+        chosen &= (is_balanced == parts.get("balanced", False)) & (is_held_out == parts.get("held out", False))
+        chosen &= means["exemplar_selection"] == parts.get("exemplar_selection", "random")
+        for key, group in means[chosen].groupby(apart, sort=False):
+            row = dict(zip(apart, key, strict=True)) | {"system": system, "made of": _made_of(parts)}
+            row |= {column: group[column].mean() for column in ("top1", "top5", "gap")}
+            rows.append(row | {"num_runs": len(group)})
+    return pd.DataFrame(rows, columns=[*apart, "system", "made of", "top1", "top5", "gap", "num_runs"])
+
+
+def _made_of(parts: Mapping[str, Any]) -> str:
+    training = ["distillation"] if parts["distillation"] else ["fine-tuning"]
+    training += [name for name in ("herding",) if parts.get("exemplar_selection") == name]
+    training += ["balanced fine-tuning"] if parts.get("balanced") else []
+    training += ["held-out exemplars"] if parts.get("held out") else []
+    return " + ".join(training + ([] if parts["method"] == "FT" else [parts["method"]]))
+
+
+def _settings(results: pd.DataFrame) -> list[str]:
+    return [name for name in SETTINGS if name in results.columns]

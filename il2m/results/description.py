@@ -1,0 +1,76 @@
+"""What tells one run from another, as columns of the results table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from il2m.study.runs import Run
+from il2m.system.hashes import short_hash
+
+
+def run_description(run: Run) -> dict[str, object]:
+    """What tells one run from another, as columns of the results table.
+
+    ``memory_size`` is Run.memory_size. ``setting`` is a hash of all
+    that shapes the run but its seeds and whether it distils: runs of one setting are repetitions of each other.
+    ``recipe`` is a hash of what of that has no column of its own, see run_recipe.
+    """
+    settings = run.identity
+    return {
+        "run": run.name,
+        "base": run.base.name,
+        "setting": _setting(run),
+        "recipe": short_hash(run_recipe(run)),
+        "dataset": run.config["dataset"],
+        "num_states": run.states.num_states,
+        "memory_size": run.memory_size,
+        "exemplar_selection": settings.get("exemplar_selection", ""),
+        "distillation": bool(settings.get("distillation", False)),
+        "held_out": float(settings.get("held_out", 0)),
+        "balanced_epochs": int(settings.get("balanced_epochs", 0)),
+        "order_seed": run.config.get("order_seed"),
+        "train_seed": settings.get("train_seed"),
+    }
+
+
+def _setting(run: Run) -> str:
+    if run.kind == "imported":
+        return run.name  # what made its scores is not known
+    settings = _without_seeds(run)
+    settings.pop("distillation", None)  # joint training has none
+    return short_hash(settings)
+
+
+def run_recipe(run: Run) -> dict[str, object]:
+    """What shapes a run beside its seeds and what the results table has columns for: name -> value, those of the base
+    as ``base_<name>``. Sizes of states are part of it only where they differ: the table has their number."""
+    if run.kind == "imported":
+        return {"scores": run.name}
+    settings = _without_seeds(run)
+    sizes = settings.pop("state_sizes")
+    base = {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
+    del base["base_state_sizes"]
+    recipe = {name: value for name, value in settings.items() if name not in _WITH_COLUMNS} | base
+    if len(set(sizes)) > 1:
+        recipe["state_sizes"] = sizes
+    if settings.get("exemplars_per_class"):
+        recipe["memory"] = "images per class"
+    return recipe
+
+
+_WITH_COLUMNS = {
+    "memory_size", "exemplars_per_class", "exemplar_selection", "exemplar_lists", "distillation", "held_out",
+    "balanced_epochs",
+}  # fmt: skip
+
+
+def _without_seeds(run: Run) -> dict[str, Any]:
+    """A run's identity, that of its base within, but for seeds and for defaults that only a run that distils has."""
+    settings = {name: value for name, value in run.identity.items() if name != "train_seed"}
+    for name, default in (("temperature", 2.0), ("distillation_weight", 1.0)):
+        if settings.get(name) == default:
+            del settings[name]  # as in the twin that does not distil
+    drawn = run.config["order_seed"] is not None
+    left_out = ("train_seed", "class_order") if drawn else ("train_seed",)
+    settings["base"] = {name: value for name, value in run.base.identity.items() if name not in left_out}
+    return settings

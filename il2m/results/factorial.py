@@ -1,0 +1,106 @@
+"""IL2M's factors in every combination, and what each of them adds."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from il2m.memory.statistics import ClassStatistics
+from il2m.methods import rectify
+from il2m.methods.registry import missing_for, validation_scores
+from il2m.parameters import SCORE_KINDS
+from il2m.results.metrics import mean_over_states, ranks, top_k
+from il2m.study.runs import Run
+
+_FACTORS = ("statistics", "undefined", "gate", "means", "confidence")
+
+
+def factorial_table(run: Run) -> pd.DataFrame:
+    """Every combination of IL2M's factors, averaged over the incremental states 2..S; one row per combination.
+
+    Columns: ``score_kind``, ``statistics`` (current means of ``exemplars``, or of ``all`` past training images: an
+    oracle), ``undefined`` (policy), ``gate, means, confidence`` (bool); ``top1, top5`` and their ``gain_top1,
+    gain_top5`` over fine-tuning; ``undefined_classes``, classes whose ratio is undefined, and ``undefined_images``,
+    images whose rectification met such a class, both summed over states. Combinations that can't differ from another
+    are left out.
+    """
+    incremental = range(2, run.states.num_states + 1)
+    rows = []
+    for score_kind in SCORE_KINDS:
+        by_state = [_factorial_at(run, state, score_kind) for state in incremental]
+        for key in by_state[0] if by_state else ():
+            columns = zip(*(values[key] for values in by_state), strict=True)
+            top1, top5, classes, images = (np.array(column) for column in columns)
+            row = {"score_kind": score_kind, **dict(zip(_FACTORS, key, strict=True))}
+            row |= {"top1": mean_over_states(top1, 1), "top5": mean_over_states(top5, 1)}
+            rows.append(row | {"undefined_classes": int(classes.sum()), "undefined_images": int(images.sum())})
+    table = pd.DataFrame(
+        rows, columns=["score_kind", *_FACTORS, "top1", "top5", "undefined_classes", "undefined_images"]
+    )
+    for column in ("top1", "top5"):
+        plain = table[~table["means"] & ~table["confidence"]].set_index("score_kind")[column]
+        table[f"gain_{column}"] = table[column] - table["score_kind"].map(plain)
+    return table
+
+
+def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[float, float, int, int]]:
+    """{combination: (top-1, top-5, undefined classes, undefined images)} of one state."""
+    scores = validation_scores(run, state, score_kind)
+    labels = run.state(state).array("val_labels")
+    predicted_new = scores.argmax(axis=1) >= run.states.num_past(state)
+    plain = ranks(scores, labels)
+    result: dict[tuple, tuple[float, float, int, int]] = {
+        ("exemplars", "keep", True, False, False): (top_k(plain, 1), top_k(plain, 5), 0, 0)
+    }
+    for source, statistics in _statistics_by_source(run, state, score_kind).items():
+        for means, confidence, undefined in itertools.product((True, False), (True, False), ("keep", "as-published")):
+            if not means and (not confidence or source == "all"):
+                continue
+            factors = {"use_means": means, "use_confidence": confidence, "undefined": undefined}
+            bad = int(rectify.rectification_factors(statistics, **factors).undefined.sum())
+            ungated = ranks(rectify.rectify(scores, statistics, gate=False, **factors), labels)
+            gated = np.where(predicted_new, ungated, plain)  # rows are independent: the gate only chooses between them
+            for gate, image_ranks, touched in ((True, gated, predicted_new.sum()), (False, ungated, len(labels))):
+                key = (source, undefined, gate, means, confidence)
+                result[key] = top_k(image_ranks, 1), top_k(image_ranks, 5), bad, int(touched) if bad else 0
+    return result
+
+
+def _statistics_by_source(run: Run, state: int, score_kind: str) -> dict[str, ClassStatistics]:
+    """The second memory with current means of the exemplars, and of all past training images where these were
+    scored."""
+    if missing_for(run, "IL2M"):
+        return {}
+    found = {"exemplars": run.statistics(state, score_kind)}
+    means_of_all = run.state(state).info["second_memory"][score_kind].get("all_current_means")
+    if means_of_all:
+        statistics = found["exemplars"]
+        current = np.concatenate([means_of_all, statistics.current_means[len(means_of_all) :]])
+        found["all"] = ClassStatistics(
+            statistics.initial_means, current, statistics.confidences, statistics.state_of_class
+        )
+    return found
+
+
+def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
+    """What each of IL2M's factors adds to mean top-1, one row per score kind and factor, from factorial_table's rows.
+
+    ``alone``: the factor added to fine-tuning (the gate alone changes nothing: it has nothing to gate). ``last``: the
+    factor added to the other two. Policy ``keep``, statistics of the exemplars.
+    """
+    names = ("gate", "means", "confidence")
+    used = table[(table["statistics"] == "exemplars") & (table["undefined"] == "keep")]
+    rows = []
+    for score_kind, group in used.groupby("score_kind", sort=False):
+        top1 = {tuple(row[list(names)]): row["top1"] for _, row in group.iterrows()}
+        if len(top1) == 1:
+            continue  # fine-tuning alone: the run has no second memory
+        plain, full = top1[True, False, False], top1[True, True, True]
+        without = {"gate": (False, True, True), "means": (True, False, True), "confidence": (True, True, False)}
+        alone = {"gate": plain, "means": top1[False, True, False], "confidence": top1[False, False, True]}
+        for name in names:
+            row = {"score_kind": score_kind, "factor": name}
+            rows.append(row | {"alone": alone[name] - plain, "last": full - top1[without[name]]})
+    return pd.DataFrame(rows, columns=["score_kind", "factor", "alone", "last"])

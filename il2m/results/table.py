@@ -1,0 +1,198 @@
+"""A run's numbers as a table: one row per state and method, which is all that tables, plots and reports read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from il2m.memory.statistics import own_and_top
+from il2m.methods.rectify import METHODS
+from il2m.methods.registry import method_scores, missing_for, score_kinds, validation_scores
+from il2m.parameters import SCORE_KINDS
+from il2m.results.description import run_description
+from il2m.results.metrics import (
+    accuracy_matrix,
+    calibration_error,
+    error_breakdown,
+    forgetting,
+    mean_over_states,
+    predictions,
+    rank_changes,
+    ranks,
+    share_new,
+    state_confusion,
+    top_k,
+)
+from il2m.study.runs import RESULTS_FILE, Run
+from il2m.system.files import replacing
+
+
+def results_table(
+    run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep", details: bool = False
+) -> pd.DataFrame:
+    """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
+
+    ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
+    has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class.
+    methods: names in ablation.METHODS; those that the run can't give are left out (ablation.missing_for says why).
+    details: more columns: ``forgetting``, those of score_details, and what became of fine-tuning's ranks
+    (metrics.rank_changes).
+    """
+    about = run_description(run)
+    methods = [method for method in methods if not missing_for(run, method)]
+    kinds = [(method, kind) for kind in SCORE_KINDS for method in methods if kind in score_kinds(method)]
+    rows, hits, class_states = [], {key: [] for key in kinds}, []
+    for state in range(1, run.states.num_states + 1):
+        labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
+        class_states.append(run.states.of_class[labels])
+        plain = ranks(validation_scores(run, state), labels) if details else None
+        for method, kind in kinds:
+            scores = method_scores(run, state, method, score_kind=kind, undefined=undefined)
+            image_ranks = ranks(scores, labels)
+            row = about | {"state": state, "num_classes": run.states.num_seen(state), "method": method}
+            row |= {"score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
+            if details:
+                hits[method, kind].append(image_ranks == 0)
+                row["forgetting"] = forgetting(accuracy_matrix(hits[method, kind], class_states))[-1]
+                row |= score_details(scores, labels, num_past, method, kind) | rank_changes(plain, image_ranks)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
+    is_past = labels < num_past
+    return {
+        "top1": top_k(image_ranks, 1),
+        "top5": top_k(image_ranks, 5),
+        "top1_past": top_k(image_ranks[is_past], 1),
+        "top1_new": top_k(image_ranks[~is_past], 1),
+        "predicted_new": share_new(predictions(scores), num_past),
+        "true_new": share_new(labels, num_past),
+    }
+
+
+def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefined: str = "keep") -> pd.DataFrame:
+    """The prediction bias, one row per state (index ``state``), of a method's validation scores.
+
+    ``past_score``, ``new_score``: mean score of the true class over images of past and of new classes (the paper's
+    Fig. 1; NaN without past classes); ``confidence``: mu(M_b); ``predicted_new``, ``true_new``: shares of images; and
+    the four shares of metrics.error_breakdown.
+    """
+    rows = []
+    for state in range(1, run.states.num_states + 1):
+        scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
+        labels = np.asarray(run.state(state).array("val_labels"))
+        num_past = run.states.num_past(state)
+        own = own_and_top(scores, labels)[0]
+        predicted = predictions(scores)
+        rows.append(
+            {
+                "state": state,
+                "past_score": own[labels < num_past].mean() if num_past else np.nan,
+                "new_score": own[labels >= num_past].mean(),
+                "confidence": run.statistics(state, score_kind).confidences[-1],
+                "predicted_new": share_new(predicted, num_past),
+                "true_new": share_new(labels, num_past),
+                **error_breakdown(predicted, labels, num_past),
+            }
+        )
+    return pd.DataFrame(rows).set_index("state")
+
+
+def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: str = "raw") -> np.ndarray:
+    """(state, state) shares: metrics.state_confusion of a method's validation predictions at ``state``."""
+    predicted = predictions(method_scores(run, state, method, score_kind=score_kind))
+    return state_confusion(predicted, np.asarray(run.state(state).array("val_labels")), run.states.of_class)
+
+
+def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: str = "raw") -> list[float]:
+    """A method's values by state, (S,), from the rows of one run."""
+    rows = table[(table["method"] == method) & (table["score_kind"] == score_kind)]
+    return rows.sort_values("state")[column].tolist()
+
+
+def means_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean top-1 and top-5 over states 2..S and over 1..S, one row per run, method and score kind."""
+    groups = ["dataset", "run", "distillation", "method", "score_kind"]
+    rows = []
+    for key, group in table.groupby(groups, sort=False):
+        group = group.sort_values("state")
+        row = dict(zip(groups, key, strict=True))
+        for column in ("top1", "top5"):
+            for first in (2, 1):
+                row[f"{column}, states {first}..S"] = mean_over_states(group[column], first)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str:
+    """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals."""
+    about = table.iloc[0]
+    lines = [
+        f"{about['dataset']}, {about['num_states']} states, K = {about['memory_size']}, "
+        f"distillation {'on' if about['distillation'] else 'off'}, "
+        f"order seed {about['order_seed']}, train seed {about['train_seed']} ({about['run']})"
+    ]
+    for method in methods:
+        top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
+        means = [
+            f"acc@1 = {mean_over_states(top1, first):.4f} | acc@5 = {mean_over_states(top5, first):.4f}"
+            for first in (2, 1)
+        ]
+        lines += [
+            f"{'*' * 30} {method} {'*' * 30}",
+            f"Top1 Acc = {[round(value, 4) for value in top1]}",
+            f"Top5 Acc = {[round(value, 4) for value in top5]}",
+            f"Mean inc Acc | {means[0]}",
+            f"Mean of all states | {means[1]}",
+        ]
+    return "\n".join(lines)
+
+
+def save_results(table: pd.DataFrame, folder: Path) -> Path:
+    """Write ``results.parquet`` into ``folder``, all or nothing; returns its path."""
+    target = folder / RESULTS_FILE
+    with replacing(target, "wb") as file:
+        table.to_parquet(file, index=False)
+    return target
+
+
+DISTANCES = (
+    "NEM",
+    "NCM-oracle",
+)  # their scores are no logits: no probabilities, and no calibration, can be had of them
+
+
+def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> np.ndarray | None:
+    """A method's scores as probabilities that add up to 1, (n, C): softmax of raw scores, rectified probabilities
+    divided by their sum; None for methods that give distances."""
+    if method in DISTANCES:
+        return None
+    return softmax(scores, axis=1) if score_kind == "raw" else scores / scores.sum(axis=1, keepdims=True)
+
+
+def score_details(scores: np.ndarray, labels: np.ndarray, num_past: int, method: str, kind: str) -> dict[str, float]:
+    """``ece_past, ece_new``: calibration error on images of past and of new classes (NaN for distances); ``score_past,
+    score_new``: their mean true-class score; and the four shares of metrics.error_breakdown."""
+    found, shares = {}, probabilities(scores, method, kind)
+    own = scores[np.arange(len(labels)), labels]
+    for name, chosen in (("past", labels < num_past), ("new", labels >= num_past)):
+        found[f"ece_{name}"] = np.nan if shares is None else calibration_error(shares[chosen], labels[chosen])
+        in_play = chosen & np.isfinite(own)  # ScaIL takes some classes out
+        found[f"score_{name}"] = own[in_play].mean(dtype=np.float64) if in_play.any() else np.nan
+    return found | error_breakdown(scores.argmax(axis=1), labels, num_past)
+
+
+def state_accuracies(run: Run, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:
+    """Top-1 of ``method`` on the classes of each state (row) at each state of the model (column), (S, S)."""
+    hits, of_state = [], []
+    for state in range(1, run.states.num_states + 1):
+        labels = run.state(state).array("val_labels")
+        scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
+        hits.append(ranks(scores, labels) == 0)
+        of_state.append(run.states.of_class[labels])
+    return accuracy_matrix(hits, of_state)

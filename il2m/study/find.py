@@ -1,0 +1,112 @@
+"""Which runs a folder holds, and which belong together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from il2m.errors import InputError
+from il2m.study.runs import ANALYSED, KINDS, Run
+
+
+def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
+    """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
+    unless told otherwise. Warns of damaged ones, and leaves them out."""
+    configs = sorted(Path(out_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    folders = [path.parent for path in configs if not path.parent.name.startswith(("base-", "joint-"))]
+    runs = open_readable(folders)
+    return [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
+
+
+def open_readable(folders: Iterable[Path]) -> list[Run]:
+    """The runs in these folders. Warns of damaged ones, and passes over what is no run (others have a config.json)."""
+    runs = []
+    for folder in folders:
+        try:
+            run = Run(folder)
+            run.base  # noqa: B018 - it is checked when it is read
+            runs.append(run)
+        except InputError as error:
+            named = folder.name.startswith(tuple(f"{kind}-" for kind in KINDS))
+            if named or any(folder.glob("state_[0-9][0-9]")):
+                warnings.warn(f"left out {folder.name}: {error}", stacklevel=3)
+    return runs
+
+
+def open_run(out_dir: str | Path, run: str = "") -> Run:
+    """A finished fine-tuning run: a folder, or its name in ``out_dir``; ``""`` is the newest without distillation, or
+    the newest of all if every run distils."""
+    if run:
+        folder = next((p for p in (Path(out_dir) / run, Path(run)) if (p / "config.json").exists()), None)
+        if folder is None:
+            names = [found.name for found in find_runs(out_dir, finished=False)]
+            raise InputError(f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
+        found = Run(folder)
+        if found.kind == "base" or found.missing_states:
+            problem = "a base, not a fine-tuning run" if found.kind == "base" else (
+                f"not finished (states {found.missing_states} are missing: run notebook 02 again, it goes on there)"
+            )  # fmt: skip
+            raise InputError(f"{folder} is {problem}.")
+        return found
+    runs = find_runs(out_dir)
+    if not runs:
+        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
+    return ([r for r in runs if not r.identity.get("distillation")] or runs)[-1]
+
+
+def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's identity without what says whether and how it distils: equal for twins."""
+    ignored = {"distillation", "temperature", "distillation_weight"}
+    return {name: value for name, value in identity.items() if name not in ignored}
+
+
+def twin_run(run: Run) -> Run | None:
+    """The finished run beside ``run`` that differs from it in distillation only, if there is one."""
+    for other in find_runs(run.folder.parent):
+        switched = bool(other.identity.get("distillation")) != bool(run.identity.get("distillation"))
+        if switched and but_distillation(other.identity) == but_distillation(run.identity):
+            return other
+    return None
+
+
+def labelled(runs: Iterable[Run]) -> dict[str, Run]:
+    """Runs under what tells them apart in a figure: their setting of distillation, off before on, or else their names.
+
+    Raises InputError if the same run is given twice.
+    """
+    runs = sorted(runs, key=lambda run: run.label)
+    labels = [run.label for run in runs]
+    if len(set(labels)) < len(runs):
+        labels = [run.name for run in runs]
+    if len(set(labels)) < len(runs):
+        raise InputError(f"the same run was given twice: {', '.join(labels)}.")
+    return dict(zip(labels, runs, strict=True))
+
+
+def find_joint_runs(out_dir: str | Path) -> list[Run]:
+    """The finished joint trainings in a study's folder; warns of damaged ones."""
+    runs = open_readable(path.parent for path in sorted(Path(out_dir).glob("joint-*/config.json")))
+    return [run for run in runs if not run.missing_states]
+
+
+def open_base(out_dir: Path, base: str) -> Run:
+    """The base named, or the one trained last in ``out_dir``."""
+    if base:
+        folder = next((p for p in (out_dir / base, Path(base)) if (p / "config.json").exists()), None)
+        if folder is None:
+            raise InputError(
+                f"no base {base!r} in {out_dir.absolute()}: run notebook 01 first, or name another folder."
+            )
+        run = Run(folder)
+        if run.kind != "base":
+            raise InputError(f"{folder} is not a base but a {run.kind} run.")
+    else:
+        folders = sorted(out_dir.glob("base-*/state_01/state.json"), key=lambda path: path.stat().st_mtime)
+        if not folders:
+            raise InputError(f"no finished base in {out_dir.absolute()}: run notebook 01 first.")
+        run = Run(folders[-1].parent.parent)
+    if run.missing_states:
+        raise InputError(f"base {run.folder} is not finished: run notebook 01 again with its parameters.")
+    return run

@@ -1,0 +1,185 @@
+"""Grid files: what is read, inherited, swept and refused, before anything is planned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from il2m.batch.grids import Grid, all_settings, read_grid, read_overrides, swept_names
+from il2m.errors import InputError
+
+DEFAULTS = {"memory_size": 200, "epochs": 20, "distillation": [False, True], "state_sizes": [], "network": "small"}
+
+
+def chosen(grid: Grid) -> list[dict[str, Any]]:
+    return [setting.values for setting in all_settings(grid, DEFAULTS)]
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Grid files in ``folder``; returns the path of the last."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{list(files)[-1]}.yaml"
+
+
+def test_lists_are_swept_in_every_combination():
+    grid = Grid("g", parameters={"memory_size": [100, 50], "epochs": 3, "distillation": False})
+    assert chosen(grid) == [
+        {"distillation": False, "memory_size": 100, "epochs": 3},
+        {"distillation": False, "memory_size": 50, "epochs": 3},
+    ]
+
+
+def test_a_list_of_the_notebooks_is_swept_unless_the_grid_says_otherwise():
+    assert [values["distillation"] for values in chosen(Grid("g"))] == [False, True]
+    assert [values["distillation"] for values in chosen(Grid("g", parameters={"distillation": True}))] == [True]
+
+
+def test_a_parameter_that_is_a_list_is_swept_by_a_list_of_lists():
+    off = {"distillation": False}
+    assert chosen(Grid("g", parameters={"state_sizes": [2, 4], **off})) == [
+        {"distillation": False, "state_sizes": [2, 4]}
+    ]
+    both = chosen(Grid("g", parameters={"state_sizes": [[2, 4], [4, 2]], **off}))
+    assert [values["state_sizes"] for values in both] == [[2, 4], [4, 2]]
+
+
+def test_combinations_are_swept_beside_each_other():
+    grid = Grid(
+        "g",
+        parameters={"memory_size": [100, 50], "distillation": False},
+        combinations={"plain": {}, "long": {"epochs": [30, 40], "memory_size": 10}},
+    )
+    found = [(s.combination, s.values["memory_size"], s.values.get("epochs")) for s in all_settings(grid, DEFAULTS)]
+    assert found == [("plain", 100, None), ("plain", 50, None), ("long", 10, 30), ("long", 10, 40)]
+    assert swept_names(grid, DEFAULTS) == ["memory_size", "epochs"]
+
+
+def test_what_is_excluded_matches_in_all_that_it_names():
+    grid = Grid("g", parameters={"memory_size": [100, 50]}, exclude=[{"memory_size": 50, "distillation": True}])
+    pairs = [(values["memory_size"], values["distillation"]) for values in chosen(grid)]
+    assert pairs == [(100, False), (50, False), (100, True)]
+
+
+def test_an_exclusion_may_name_several_values_and_what_the_grid_leaves_alone():
+    grid = Grid("g", parameters={"memory_size": [100, 50, 20]}, exclude=[{"memory_size": [50, 20], "network": "small"}])
+    assert {values["memory_size"] for values in chosen(grid)} == {100}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "expected"),
+    [
+        ([{"memory_size": 70}], "exclude: {'memory_size': 70} is none of its settings"),
+        ([{"memory_size": [100, 50]}], "every setting is excluded"),
+        ([{"memory_sise": 3}], "exclude: unknown parameter 'memory_sise': did you mean 'memory_size'"),
+    ],
+)
+def test_exclusions_that_can_not_be_meant_are_refused(exclude: list, expected: str):
+    with pytest.raises(InputError, match=re.escape(expected)):
+        chosen(Grid("g", parameters={"memory_size": [100, 50]}, exclude=exclude))
+
+
+def test_overrides_hold_in_combinations_too_and_drop_exclusions_of_what_is_gone():
+    grid = Grid(
+        "g",
+        parameters={"memory_size": [100, 50]},
+        combinations={"long": {"epochs": 30}, "short": {"epochs": 3}},
+        exclude=[{"memory_size": 50, "distillation": True}],
+    )
+    short = chosen(grid.overridden({"epochs": 1, "memory_size": 100}))
+    assert {values["epochs"] for values in short} == {1}
+    assert {values["memory_size"] for values in short} == {100}
+    kept = chosen(grid.overridden({"distillation": True}))
+    assert {values["memory_size"] for values in kept} == {100}
+
+
+def test_too_many_settings_are_told_and_not_planned():
+    with pytest.raises(InputError, match=r"2,000,000 settings; a grid may have 100,000 at most"):
+        chosen(Grid("g", parameters={"memory_size": list(range(1000)), "epochs": list(range(1, 1001))}))
+
+
+def test_all_bad_names_and_values_are_told_at_once():
+    grid = Grid("g", parameters={"memory_sise": 3, "epochs": [0, 2]}, combinations={"deep": {"network": "resnet19"}})
+    with pytest.raises(InputError) as error:
+        chosen(grid)
+    message = str(error.value)
+    assert "unknown parameter 'memory_sise': did you mean 'memory_size'?" in message
+    assert "epochs = 0: expected a whole number of at least 1" in message
+    assert "combination deep: network = 'resnet19': expected one of small" in message
+    with pytest.raises(InputError, match=r"epochs = .*at least one"):
+        chosen(Grid("g", parameters={"epochs": []}))
+
+
+def test_a_grid_extends_another(tmp_path: Path):
+    path = write(
+        tmp_path,
+        first="{description: one, parameters: {epochs: 3, memory_size: [1, 2]}, combinations: {a: {}, b: {epochs: 4}}}",
+        second="{extends: first.yaml, parameters: {memory_size: 5}, exclude: [{epochs: 4}]}",
+        third="{extends: second.yaml, description: three, combinations: {b: null, c: {epochs: 9}}}",
+    )
+    grid = read_grid(path)
+    assert grid.name == "third"
+    assert grid.description == "three"
+    assert grid.parameters == {"epochs": 3, "memory_size": 5}
+    assert grid.combinations == {"a": {}, "c": {"epochs": 9}}
+    assert grid.exclude == [{"epochs": 4}]
+    assert read_grid(tmp_path / "second.yaml").description == "one"
+
+
+def test_a_grid_that_extends_itself_is_refused(tmp_path: Path):
+    path = write(tmp_path, one="extends: two.yaml", two="extends: one.yaml")
+    with pytest.raises(InputError, match=r"two\.yaml extends itself, by way of two\.yaml, one\.yaml"):
+        read_grid(path)
+    with pytest.raises(InputError, match=re.escape(f"can't read the grid {tmp_path / 'none.yaml'}")):
+        read_grid(write(tmp_path, lost="extends: none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("parameters: [1, 2]", "expected 'description' and 'parameters'"),
+        ("just words", "expected 'description' and 'parameters'"),
+        ("parametres: {}", "unknown key 'parametres': did you mean 'parameters'"),
+        ("combinations: [1]", "expected 'combinations' as name: {parameter: value, ...}"),
+        ("combinations: {a: 3}", "expected 'combinations' as name: {parameter: value, ...}"),
+        ("exclude: {epochs: 3}", "expected 'exclude' as a list of {parameter: value, ...}"),
+        ("exclude: [{}]", "expected 'exclude' as a list of {parameter: value, ...}"),
+        ("extends: [a, b]", "'extends' names one other grid file"),
+        ("parameters: {a: [}", "not valid YAML"),
+        ("parameters: {epochs: 3, epochs: 4}", "not valid YAML: 'epochs' is given twice"),
+        ("parameters: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("parameters: {epochs: !!python/name:os.system }", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_grid_are_refused(tmp_path: Path, text: str, expected: str):
+    with pytest.raises(InputError, match=re.escape(expected)):
+        read_grid(write(tmp_path, grid=text))
+
+
+def test_yaml_anchors_and_merges_are_allowed(tmp_path: Path):
+    text = "combinations: {a: &short {epochs: 3}, b: {<<: *short, memory_size: 7}}"
+    assert read_grid(write(tmp_path, grid=text)).combinations["b"] == {"epochs": 3, "memory_size": 7}
+
+
+def test_a_missing_grid_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=re.escape(f"can't read the grid {tmp_path / 'no.yaml'}")):
+        read_grid(tmp_path / "no.yaml")
+
+
+def test_overrides_are_yaml():
+    texts = ["epochs=3", "learning_rate=0.5", "distillation=[false, true]", "dataset=a=b.npz"]
+    assert read_overrides(texts) == {
+        "epochs": 3, "learning_rate": 0.5, "distillation": [False, True], "dataset": "a=b.npz",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="expected name=value"):
+        read_overrides(["epochs"])
+
+
+def test_numbers_with_an_exponent_are_numbers():
+    assert read_overrides(["weight_decay=1e-4", "learning_rate=2.5E-1"]) == {
+        "weight_decay": 1e-4,
+        "learning_rate": 0.25,
+    }

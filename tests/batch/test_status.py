@@ -1,0 +1,57 @@
+"""What a running study tells a log, and a person."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from il2m.batch import live
+from il2m.batch.estimates import Estimates
+from il2m.batch.jobs import Job
+from il2m.notebook.catalogue import FINE_TUNING
+from il2m.study.progress import FILE_NAME
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (172800, "2.0 days")],
+)
+def test_durations(seconds: float, told: str):
+    assert live.duration(seconds) == told
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    made = [Job(FINE_TUNING, f"fine_tuning-{i}", {"out_dir": str(tmp_path)}, kind="a", work=100.0) for i in range(3)]
+    (tmp_path / "fine_tuning-1").mkdir()
+    progress = {"stage": "fine-tuning", "where": "state 2/5, epoch 3/20, loss 1.234", "seconds_left": 200}
+    (tmp_path / "fine_tuning-1" / FILE_NAME).write_text(json.dumps(progress))
+    return made
+
+
+def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
+    jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    estimates = Estimates(tmp_path / "none", {})
+    estimates.add("a", 60, 100)  # less a second to start, and again with it
+    with live.Live(jobs, estimates) as told:
+        told.ended(jobs[0], 60, "")
+        told.show(lambda: (jobs[1:], 2))  # too soon for another line
+        monkeypatch.setattr(live, "_SECONDS_BETWEEN_LINES", 0)
+        told.show(lambda: (jobs[1:], 2))
+        told.show(lambda: ([], 0))
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/3] 02_fine_tuning-fine_tuning-0: 60 s",
+        "1 of 3 jobs done, about 60 s left",  # two jobs of a minute, side by side
+        "  02_fine_tuning-fine_tuning-1  fine-tuning, state 2/5, epoch 3/20, loss 1.234, 3 min left",
+        "  02_fine_tuning-fine_tuning-2",
+        "1 of 3 jobs done, waiting for a worker",
+    ]
+
+
+def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):
+    estimates = Estimates(tmp_path / "none", {})
+    assert live.total_seconds(jobs, estimates) == (0, 3)
+    assert live.Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"

@@ -1,0 +1,401 @@
+"""The explorer without a browser: what controls do, what is shown, and that it is what the library computes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny import TinyStudy, rewrite_checked
+
+from il2m.errors import InputError
+from il2m.exchange.importing import import_scores
+from il2m.explorer import explore, page
+from il2m.explorer.background import Worker
+from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
+from il2m.explorer.outcomes import Exponents, RunOutcomes, what_if_factors
+from il2m.explorer.views import VIEWS, Choice, true_class_scores
+from il2m.methods.rectify import rectification_factors
+from il2m.methods.registry import METHODS, method_scores, score_kinds
+from il2m.results.metrics import error_breakdown, ranks, state_confusion
+from il2m.results.table import bias_table, results_table
+from il2m.study.runs import Run
+
+mpl.use("Agg")
+IL2M_AS_EXPONENTS = {
+    "FT": Exponents(0, 0),
+    "IL2M": Exponents(),
+    "IL2M-no-gate": Exponents(gate=0),
+    "IL2M-means": Exponents(confidence=0),
+    "IL2M-confidence": Exponents(means=0),
+}
+
+
+@pytest.fixture
+def outcomes(tiny_study: TinyStudy) -> RunOutcomes:
+    return RunOutcomes(tiny_study.off, "off")
+
+
+@pytest.fixture
+def explorer(tiny_study: TinyStudy) -> BiasExplorer:
+    made = BiasExplorer(open_outcomes([tiny_study.on, tiny_study.off]))
+    made.settle()
+    return made
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Scores of a method of other code: no training images, no features, no pictures."""
+    folder, rng = tmp_path_factory.mktemp("imported"), np.random.default_rng(3)
+    for state, seen in ((1, 2), (2, 4)):
+        labels = np.repeat(np.arange(seen), 4)
+        scores = rng.normal(size=(len(labels), seen))
+        np.savez(folder / f"{state}.npz", val_scores=scores, val_labels=labels, state_sizes=[2, 2][:state])
+    return import_scores([folder / "1.npz", folder / "2.npz"], folder / "run")
+
+
+# what is computed
+
+
+@pytest.mark.parametrize("score_kind", ["raw", "softmax"])
+def test_outcomes_are_what_the_methods_make(outcomes: RunOutcomes, score_kind: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("il2m.explorer.outcomes._ROWS", 7)  # several blocks, the last not full
+    for method in (m for m in METHODS if m not in outcomes.left_out and score_kind in score_kinds(m)):
+        for state in (1, 3):
+            scores = method_scores(outcomes.run, state, method, score_kind=score_kind)
+            found = outcomes.outcome(state, method, score_kind)
+            np.testing.assert_array_equal(found.ranks, ranks(scores, found.labels), method)
+            np.testing.assert_array_equal(found.predicted, scores.argmax(axis=1), method)
+            np.testing.assert_allclose(found.own, scores[np.arange(len(scores)), found.labels], rtol=1e-5)
+
+
+def test_a_method_without_probabilities_is_taken_on_raw_scores(outcomes: RunOutcomes):
+    assert outcomes.outcome(2, "WA", "softmax") is outcomes.outcome(2, "WA", "raw")
+
+
+@pytest.mark.parametrize("method", IL2M_AS_EXPONENTS)
+@pytest.mark.parametrize("score_kind", ["raw", "softmax"])
+def test_what_if_meets_the_methods_at_whole_exponents(outcomes: RunOutcomes, method: str, score_kind: str):
+    for state in (1, 2, 3):
+        found = outcomes.what_if(state, IL2M_AS_EXPONENTS[method], score_kind)
+        np.testing.assert_array_equal(found, outcomes.outcome(state, method, score_kind).ranks)
+
+
+def test_what_if_between_them_is_the_equation_with_exponents(outcomes: RunOutcomes):
+    means, confidence, gate, state = 0.6, 1.7, 0.25, 3
+    memory, num_past = outcomes.run.statistics(state), outcomes.run.states.num_past(state)
+    scores, labels = outcomes.run.state(state).array("val_scores"), outcomes.labels(state)
+    left_alone = rectification_factors(memory).undefined
+    expected = []
+    for row, label in zip(scores, labels, strict=True):
+        opened = 1.0 if row.argmax() >= num_past else 1 - gate
+        changed = row.astype(np.float64)
+        for c in range(num_past):
+            if not left_alone[c]:
+                ratio = memory.initial_means[c] / memory.current_means[c]
+                trust = memory.confidences[-1] / memory.confidences[memory.state_of_class[c] - 1]
+                changed[c] *= ratio ** (means * opened) * trust ** (confidence * opened)
+        expected.append(np.count_nonzero(changed > changed[label]))
+    found = outcomes.what_if(state, Exponents(means, confidence, gate))
+    np.testing.assert_array_equal(found, expected)
+    assert (found != outcomes.outcome(state, "FT").ranks).any()
+
+
+def test_what_if_leaves_alone_what_has_no_positive_mean(outcomes: RunOutcomes):
+    memory = outcomes.run.statistics(3)
+    memory.current_means[0] = -2.0
+    for means in (0.5, 1.0, 2.0):  # the square of a negative mean would be positive
+        assert (what_if_factors(memory, Exponents(means=means))[:, 0] == 1).all()
+    confidence_only = what_if_factors(memory, Exponents(means=0))[1, 0]
+    assert confidence_only == pytest.approx(memory.confidences[-1] / memory.confidences[0])
+
+
+def test_some_rows_have_the_scores_they_have_among_all(outcomes: RunOutcomes):
+    rows = np.array([4, 0, 11])
+    for method in ("FT", "IL2M", "NEM", "ScaIL"):
+        some = outcomes.some_scores(rows, 3, method)
+        np.testing.assert_allclose(some, method_scores(outcomes.run, 3, method)[rows], rtol=1e-5)
+
+
+# the views
+
+
+def test_true_class_scores_are_those_of_the_bias_table(outcomes: RunOutcomes):
+    shown = true_class_scores(outcomes, Choice(state=3, method="IL2M-no-gate"))
+    expected = bias_table(outcomes.run, method="IL2M-no-gate")
+    np.testing.assert_allclose(shown.numbers["past"], expected["past_score"], rtol=1e-5)
+    np.testing.assert_allclose(shown.numbers["new"], expected["new_score"], rtol=1e-5)
+    gap = expected.loc[3, "new_score"] - expected.loc[3, "past_score"]
+    assert f"{abs(gap):.2f} {'below' if gap > 0 else 'above'}" in shown.finding
+
+
+def test_past_classes_by_origin_average_to_past_classes_together(outcomes: RunOutcomes):
+    numbers = true_class_scores(outcomes, Choice(state=3, by_origin=True)).numbers
+    assert list(numbers.columns) == ["past", "new", "from state 1", "from state 2"]
+    mean = numbers.loc[3, ["from state 1", "from state 2"]].mean()  # as many images of each
+    assert mean == pytest.approx(numbers.loc[3, "past"], rel=1e-5)
+
+
+def test_views_of_one_state_are_the_metrics(outcomes: RunOutcomes):
+    choice, states = Choice(state=3, method="IL2M"), outcomes.run.states
+    labels, predicted = outcomes.labels(3), method_scores(outcomes.run, 3, "IL2M").argmax(axis=1)
+    origins = VIEWS["predictions"].show(outcomes, choice).numbers
+    np.testing.assert_allclose(
+        origins["predicted"], [np.mean(states.of_class[predicted] == state) for state in (1, 2, 3)]
+    )
+    np.testing.assert_allclose(origins["truth"], 1 / 3)
+    confusion = VIEWS["states"].show(outcomes, choice).numbers
+    np.testing.assert_allclose(confusion, state_confusion(predicted, labels, states.of_class))
+    classes = VIEWS["classes"].show(outcomes, choice)
+    assert classes.numbers.iloc[2, 4] == np.mean(predicted[labels == 2] == 4)
+    assert classes.table["share"].is_monotonic_decreasing
+    errors = VIEWS["errors"].show(outcomes, choice).numbers
+    assert errors.loc["IL2M"].to_dict() == error_breakdown(predicted, labels, states.num_past(3))
+
+
+@pytest.mark.parametrize("top", [1, 5])
+def test_accuracy_is_that_of_the_results_table(outcomes: RunOutcomes, top: int):
+    numbers = VIEWS["accuracy"].show(outcomes, Choice(state=3, top=top)).numbers
+    table = results_table(outcomes.run, methods=list(numbers.columns))
+    for method in numbers:
+        rows = table[(table["method"] == method) & (table["score_kind"] == "raw")]
+        np.testing.assert_allclose(numbers[method], rows[f"top{top}"], err_msg=method)
+
+
+def test_one_class_then_and_now(outcomes: RunOutcomes):
+    shown = VIEWS["one class"].show(outcomes, Choice(state=3, method="FT", label=2))
+    for row, state in enumerate((2, 3)):
+        scores, labels = outcomes.run.state(state).array("val_scores"), outcomes.labels(state)
+        assert shown.numbers["mean"].iloc[row] == pytest.approx(scores[labels == 2, 2].mean())
+    memory = outcomes.run.statistics(3)
+    assert list(shown.numbers.iloc[:, -1]) == [memory.initial_means[2], memory.current_means[2]]
+    with pytest.raises(InputError, match="learned at state 3, after state 2"):
+        VIEWS["one class"].show(outcomes, Choice(state=2, label=5))
+
+
+# the page
+
+
+def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
+    controls = explorer.controls
+    for name, value in (
+        ("state", 2),
+        ("method", "IL2M-no-gate"),
+        ("run", "distillation on"),
+        ("score_kind", "softmax"),
+        ("past", "by state"),
+        ("view", "predictions"),
+        ("view", "states"),
+        ("view", "classes"),
+        ("view", "errors"),
+        ("view", "accuracy"),
+        ("top", 5),
+        ("view", "one class"),
+        ("class_name", "class 3"),
+    ):
+        before = explorer.figure.value
+        getattr(controls, name).value = value
+        assert explorer.figure.value != before, name
+        assert "<svg" in explorer.figure.value
+        for what in explorer.shown.values():
+            assert what.finding.split(",")[0][:40] in re.sub(r"</?[^>]*>", "", explorer.figure.value)
+
+
+def test_both_runs_lie_side_by_side_off_first(explorer: BiasExplorer, tiny_study: TinyStudy):
+    assert [of.run.name for of in explorer.outcomes] == [tiny_study.off.name, tiny_study.on.name]
+    assert list(explorer.shown) == ["distillation off", "distillation on"]
+    explorer.controls.run.value = "distillation on"
+    assert list(explorer.shown) == ["distillation on"]
+
+
+def test_what_if_sliders_change_the_accuracy_shown_and_reset_restores_it(explorer: BiasExplorer):
+    explorer.controls.view.value = "what if"
+    assert explorer.what_if.layout.display == ""
+    numbers = explorer.shown["distillation off"].numbers
+    assert (numbers.loc["your choice"] == numbers.loc["IL2M's own choice"]).all()
+    explorer.controls.means.value = 0
+    explorer.controls.confidence.value = 0
+    numbers = explorer.shown["distillation off"].numbers
+    assert (numbers.loc["your choice"] == numbers.loc["fine-tuning"]).all()
+    assert f"{numbers.loc['your choice', 'past']:.4f}" in explorer.numbers.value
+    explorer.reset.click()
+    assert [explorer.choice.exponents] == [Exponents()]
+    explorer.controls.view.value = "errors"
+    assert explorer.what_if.layout.display == "none"
+
+
+def test_the_images_view_names_what_was_mended(explorer: BiasExplorer):
+    explorer.controls.view.value = "images"
+    of = explorer.outcomes[0]
+    was, now = (of.outcome(3, method).ranks == 0 for method in ("FT", "IL2M"))
+    shown = explorer.shown["distillation off"]
+    assert f"mends {np.sum(~was & now)} images and breaks {np.sum(was & ~now)}" in shown.finding
+    for place, row in shown.numbers.iterrows():
+        assert (~was & now if row["what"] == "mended" else was & ~now)[place]  # validation images are in order
+        scores = method_scores(of.run, 3, "IL2M")[place]
+        assert row["top-5 after"].startswith(f"{scores.argmax()}: ")
+
+
+def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):
+    explorer.controls.view.value = "accuracy"
+    explorer.save.click()
+    links = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', explorer.links.value))
+    assert list(links) == [f"accuracy-IL2M-state-3.{kind}" for kind in ("svg", "png", "csv")]
+    svg, png, csv = (base64.b64decode(data) for data in links.values())
+    assert b"<svg" in svg
+    assert Image.open(io.BytesIO(png)).size[0] > 1000
+    table = pd.read_csv(io.BytesIO(csv), index_col=["run", "state"])
+    saved = table.loc[("distillation off", 3), "IL2M"]
+    assert saved == explorer.shown["distillation off"].numbers.loc[3, "IL2M"]  # unrounded
+    explorer.controls.state.value = 2
+    assert explorer.links.value == ""
+
+
+def test_figures_take_the_colour_of_the_page(explorer: BiasExplorer):
+    assert "currentColor" in explorer.figure.value
+    assert page._INK not in explorer.figure.value
+    saved = page.figure_bytes(explorer.shown, "svg", background="white").decode()
+    assert page._INK in saved
+
+
+def test_a_click_on_a_class_that_is_not_there_is_answered(explorer: BiasExplorer):
+    explorer.controls.class_name.value = "walrus"
+    assert "no class is called &#x27;walrus&#x27;" in explorer.status.value
+    explorer.controls.class_name.value = "class 2"
+    assert "<svg" in explorer.figure.value
+    assert explorer.status.value.endswith("></div>")
+
+
+def test_classes_are_found_by_title_number_and_part_of_name():
+    titles = ["0: Zebra", "1: great white shark", "2: 0"]
+    assert [find_class(text, titles) for text in ("0: Zebra", "1", "WHITE", " zeb ")] == [0, 1, 1, 0]
+    for text in ("", "7", "whale"):
+        with pytest.raises(InputError, match="no class"):
+            find_class(text, titles)
+
+
+def test_a_large_run_is_computed_beside_the_page(tiny_study: TinyStudy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(explore, "AT_ONCE", 0)
+    large = BiasExplorer(open_outcomes([tiny_study.off]))
+    large.settle()
+    for view in ("true-class scores", "accuracy", "errors"):
+        large.controls.view.value = view
+        large.settle()
+        expected = VIEWS[view].show(RunOutcomes(tiny_study.off), Choice(state=3)).numbers
+        pd.testing.assert_frame_equal(large.shown["distillation off"].numbers, expected)
+    assert all(large.outcomes[0].is_ready(state, "WA", "raw") for state in (1, 2, 3))  # before anyone asks
+
+
+def test_what_fails_beside_the_page_is_told(outcomes: RunOutcomes):
+    worker = Worker(lambda: None)
+    key = (outcomes, 2, "BiC", "raw")
+    assert worker.missing([key]) == [key]
+    worker.want([key])
+    worker.join()
+    with pytest.raises(InputError, match="BiC can't be computed"):
+        worker.missing([key])
+
+
+def test_methods_that_a_run_cannot_give_are_named(explorer: BiasExplorer):
+    assert "BiC" not in explorer.controls.method.options
+    assert any("BiC: distillation off: state 2 held no" in getattr(part, "value", "") for part in explorer.children)
+
+
+# where nobody watches
+
+
+def test_without_a_live_page_pictures_are_displayed(
+    tiny_study: TinyStudy, monkeypatch: pytest.MonkeyPatch, tiny_npz: Path
+):
+    shown = []
+    monkeypatch.setattr(explore, "display", lambda *things: shown.extend(things))
+    monkeypatch.setenv("IL2M_HEADLESS", "1")
+    assert bias_explorer(tiny_study.off, str(tiny_study.on.folder)) is None
+    pictures = [thing for thing in shown if getattr(thing, "format", "") == "png"]
+    assert len(pictures) == len(VIEWS) + 1
+    assert sum(len(picture.data) for picture in pictures) < 1_500_000
+
+
+def test_pictures_of_scores_alone(imported: Run, monkeypatch: pytest.MonkeyPatch):
+    shown = []
+    monkeypatch.setattr(explore, "display", lambda *things: shown.extend(things))
+    show_static(open_outcomes([imported]))
+    told = [thing.data for thing in shown if "imported scores come without images" in str(thing.data)]
+    assert len(told) == 1
+    assert len([thing for thing in shown if getattr(thing, "format", "") == "png"]) >= len(VIEWS) - 1
+
+
+# bad input
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path):
+    with pytest.raises(InputError, match=r"is not a run folder: it has no config\.json"):
+        bias_explorer(tmp_path)
+    with pytest.raises(InputError, match="0 runs were given: the explorer shows 1 to 4"):
+        bias_explorer()
+
+
+def test_a_base_and_the_same_run_twice(tiny_study: TinyStudy):
+    with pytest.raises(InputError, match="is a base run: give a fine-tuning run"):
+        bias_explorer(tiny_study.base)
+    with pytest.raises(InputError, match="the same run was given twice"):
+        bias_explorer(tiny_study.off, tiny_study.off.folder)
+
+
+def test_runs_of_other_classes(tiny_study: TinyStudy, imported: Run):
+    with pytest.raises(InputError, match="can't be compared: their states differ"):
+        bias_explorer(tiny_study.off, imported)
+
+
+def test_runs_of_classes_with_other_names(tiny_study: TinyStudy, tmp_path: Path):
+    for run in (tiny_study.base, tiny_study.off):
+        shutil.copytree(run.folder, tmp_path / run.name)
+    path = tmp_path / tiny_study.off.name / "config.json"
+    config = json.loads(path.read_text())
+    rewrite_checked(path, {**config, "class_names": [*config["class_names"][:-1], "another"]})
+    with pytest.raises(InputError, match="can't be compared: their classes differ"):
+        bias_explorer(tiny_study.on, path.parent)
+
+
+def test_a_run_that_is_still_trained(tiny_study: TinyStudy, tmp_path: Path):
+    study = tmp_path / "study"
+    shutil.copytree(tiny_study.out_dir, study)
+    folder = study / tiny_study.off.name
+    shutil.rmtree(folder / "state_03")
+    with pytest.raises(InputError, match=r"is not finished: states \[3\] are missing"):
+        bias_explorer(folder)
+    (folder / "progress.json").write_text('{"where": "state 3/3, epoch 1/2"}')
+    with pytest.raises(InputError, match=r"still being trained \(state 3/3, epoch 1/2\): states \[3\] are missing"):
+        bias_explorer(folder)
+
+
+def test_without_images_the_rest_works(tiny_study: TinyStudy, tmp_path: Path):
+    study = tmp_path / "study"
+    shutil.copytree(tiny_study.out_dir, study)
+    config = study / tiny_study.off.name / "config.json"
+    rewrite_checked(config, json.loads(config.read_text()) | {"source": str(tmp_path / "gone.npz")})
+    page = BiasExplorer(open_outcomes([config.parent]))
+    page.controls.view.value = "images"
+    assert "its images are not at hand" in page.status.value
+    assert page.figure.value == ""
+    page.controls.view.value = "errors"
+    assert "<svg" in page.figure.value
+
+
+def test_scores_alone_are_explored_as_far_as_they_go(imported: Run):
+    page = BiasExplorer(open_outcomes([imported]))
+    assert page.controls.method.value == "FT"
+    assert "IL2M" not in page.controls.method.options
+    page.controls.view.value = "what if"
+    assert "IL2M can&#x27;t be computed: state 1 has no statistics" in page.status.value
+    page.controls.view.value = "accuracy"
+    expected = results_table(imported, methods=("FT",))["top1"].iloc[2]
+    assert page.shown["imported scores"].numbers.loc[2, "FT"] == expected

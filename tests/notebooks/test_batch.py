@@ -1,0 +1,255 @@
+"""Batches: what a job leaves behind, what happens when it fails, is stopped, or is done by another process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from il2m.batch import records, worker
+from il2m.batch import run as batch
+from il2m.batch.cluster import Workers
+from il2m.batch.dispatch import execute_jobs
+from il2m.batch.estimates import Estimates
+from il2m.batch.jobs import Job
+from il2m.errors import InputError
+from il2m.notebook.execute import is_warm
+from il2m.system.locks import is_locked, locked
+from il2m.system.machine import visible_gpus
+
+pytestmark = pytest.mark.xdist_group("batch")  # jobs start from one warm process
+
+
+@pytest.fixture
+def notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small notebooks: one that works, one that fails, one whose kernel dies, one that takes its time."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    sources = {
+        "works": "print(value)",
+        "fails": "raise ValueError(f'no such {value}')",
+        "dies": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        "lasts": "import pathlib, time\npathlib.Path(out_dir, 'started').touch()\ntime.sleep(600)",
+    }
+    for name, source in sources.items():
+        parameters = new_code_cell("value = 'default'  # a word\nout_dir = ''")
+        parameters.metadata["tags"] = ["parameters"]
+        notebook = new_notebook(cells=[parameters, new_code_cell(source)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+    monkeypatch.setattr(worker, "find_notebooks", lambda: folder)
+    return folder
+
+
+def make_job(tmp_path: Path, notebook: str, run: str, **about: tuple[str, ...]) -> Job:
+    return Job(notebook, run, {"value": "thing", "out_dir": str(tmp_path / "out")}, **about)
+
+
+def run_one(job: Job, notebooks: Path) -> worker.Outcome:
+    code = records.code_hash(notebooks / f"{job.notebook}.ipynb")
+    lease = job.out_dir / "jobs" / "x.lease"
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    lease.touch()
+    return worker.run_job(job, code, lease)
+
+
+def run_all(jobs: list[Job], notebooks: Path) -> dict[str, str]:
+    estimates = Estimates(jobs[0].out_dir, {})
+    return execute_jobs(jobs, notebooks, Workers(2), estimates)
+
+
+def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    jobs = [
+        make_job(tmp_path, "fails", "bad"),
+        make_job(tmp_path, "works", "needs-bad", after=("fails-bad",)),
+        make_job(tmp_path, "works", "needs-that", after=("works-needs-bad",)),
+        make_job(tmp_path, "works", "shows-bad-too", beside=("fails-bad",)),
+    ]
+    failed = run_all(jobs, notebooks)
+    assert set(failed) == {"fails-bad", "works-needs-bad", "works-needs-that"}
+    assert "ValueError: no such thing" in failed["fails-bad"]
+    assert failed["works-needs-bad"] == "not run, because fails-bad failed"
+    out = tmp_path / "out" / "notebooks"
+    names = ["fails-bad.failed.html", "fails-bad.failed.ipynb", "works-shows-bad-too.html", "works-shows-bad-too.ipynb"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    kept = nbformat.read(out / "fails-bad.failed.ipynb", as_version=4)
+    assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
+    assert "no such thing" in (out / "fails-bad.failed.html").read_text()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("[4/4] ") for line in lines)
+    records.write_plan(tmp_path / "out", batch.Grid("g"), (), jobs, ["il2m"], {})
+    table = records.jobs_table(tmp_path / "out").set_index("run")
+    assert table["status"].to_dict() == {
+        "bad": "failed", "needs-bad": "blocked", "needs-that": "blocked", "shows-bad-too": "done",
+    }  # fmt: skip
+    assert table.loc["needs-bad", "reason"] == "needs fails-bad, which failed"
+    assert table.loc["bad", "file"] == "notebooks/fails-bad.failed.ipynb"
+
+
+def test_a_failure_is_forgotten_when_the_job_works(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "fails", "x")
+    assert run_one(job, notebooks).failure
+    works = nbformat.read(notebooks / "works.ipynb", as_version=4)
+    nbformat.write(works, notebooks / "fails.ipynb")
+    assert run_one(job, notebooks).failure == ""
+    assert sorted(path.name for path in job.output.parent.iterdir()) == ["fails-x.html", "fails-x.ipynb"]
+    assert records.read_record(records.record_path(job))["status"] == "done"
+    assert not records.record_path(job).with_suffix(".log").exists()
+
+
+def test_parameters_reach_the_notebook(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "works", "good")
+    assert run_one(job, notebooks).failure == ""
+    assert nbformat.read(job.output, as_version=4).cells[-1].outputs[0].text == "thing\n"
+
+
+def test_a_job_that_another_process_did_is_not_done_again(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "works", "good")
+    assert run_one(job, notebooks).seconds > 0
+    before = job.output.stat().st_mtime_ns
+    assert run_one(job, notebooks) == worker.Outcome()
+    assert job.output.stat().st_mtime_ns == before
+    assert run_one(replace(job, parameters=job.parameters | {"value": "other"}), notebooks).seconds > 0
+
+
+def test_a_job_is_done_again_when_there_is_more_to_show_beside_it(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "works", "good")
+    run_one(job, notebooks)
+    record, code = records.read_record(records.record_path(job)), records.code_hash(notebooks / "works.ipynb")
+    assert records.is_done(job, record, code, ())
+    assert not records.is_done(job, record, code, ["its twin"])
+    assert not records.is_done(job, record, "other code", ())
+
+
+def test_where_there_is_a_gpu_nothing_is_forked_and_each_job_is_given_one(
+    notebooks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shows = nbformat.read(notebooks / "works.ipynb", as_version=4)
+    shows.cells[-1].source = "import os, sys\nprint(os.environ['CUDA_VISIBLE_DEVICES'], 'torch' in sys.modules)"
+    nbformat.write(shows, notebooks / "works.ipynb")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    visible_gpus.cache_clear()
+    try:
+        assert not is_warm()
+        job = make_job(tmp_path, "works", "x")
+        assert run_one(job, notebooks).failure == ""
+    finally:
+        visible_gpus.cache_clear()
+    assert nbformat.read(job.output, as_version=4).cells[-1].outputs[0].text == "3 False\n"
+
+
+def test_a_kernel_that_dies_is_told(notebooks: Path, tmp_path: Path):
+    outcome = run_one(make_job(tmp_path, "dies", "x"), notebooks)
+    assert "its kernel died: out of memory, or killed" in outcome.failure
+
+
+def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "lasts", "x")
+    found: list[worker.Outcome] = []
+    thread = threading.Thread(target=lambda: found.append(run_one(job, notebooks)))
+    thread.start()
+    while not (job.out_dir / "started").exists():
+        thread.join(0.05)
+        assert thread.is_alive()
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
+    assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
+    (job.out_dir / "jobs" / "x.lease").unlink()
+    thread.join(60)
+    assert found == [worker.Outcome(failure="stopped")]
+    assert not is_locked(records.lock_path(job))
+    assert not list(job.output.parent.iterdir())
+    row = records.jobs_table(job.out_dir).iloc[0]
+    assert (row["status"], row["reason"]) == ("missing", "was interrupted")
+
+
+def test_a_job_waits_for_the_one_who_is_at_it(notebooks: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+    job = make_job(tmp_path, "works", "x")
+    with locked(records.lock_path(job), waiting_for="the test"):
+        thread = threading.Thread(target=run_one, args=(job, notebooks))
+        thread.start()
+        thread.join(2)
+        assert thread.is_alive()
+        assert not job.output.exists()
+    thread.join(60)
+    assert job.output.exists()
+    assert "waiting: another process is at works-x" in capfd.readouterr().out
+
+
+def test_another_version_of_the_code_is_refused(notebooks: Path, tmp_path: Path):
+    (tmp_path / "x.lease").touch()
+    outcome = worker.run_job(make_job(tmp_path, "works", "x"), "other", tmp_path / "x.lease")
+    assert "has another version of il2m" in outcome.failure
+
+
+def test_a_worker_that_does_not_see_the_study_makes_no_folder_of_its_own(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "works", "x")
+    outcome = worker.run_job(job, "any", job.out_dir / "jobs" / "x.lease")
+    assert outcome.failure.endswith(f"does not see {job.out_dir}")
+    assert not job.out_dir.exists()
+
+
+def test_what_can_not_be_written_fails_that_job_alone(notebooks: Path, tmp_path: Path):
+    jobs = [
+        make_job(tmp_path, "works", "a"),
+        make_job(tmp_path, "works", "b"),
+        make_job(tmp_path, "works", "c", beside=("works-a", "works-b")),
+    ]
+    records.lock_path(jobs[0]).mkdir(parents=True)  # where a file has to be
+    failed = run_all(jobs, notebooks)
+    assert list(failed) == ["works-a"]
+    assert str(records.lock_path(jobs[0])) in failed["works-a"]
+    assert records.read_record(records.record_path(jobs[0]))["status"] == "failed"
+    assert records.read_record(records.record_path(jobs[2]))["beside"] == ["works-b"]
+
+
+def test_with_a_twin_that_keeps_failing_the_good_one_is_done_once(notebooks: Path, tmp_path: Path):
+    jobs = [make_job(tmp_path, "fails", "bad"), make_job(tmp_path, "works", "good", beside=("fails-bad",))]
+    assert list(run_all(jobs, notebooks)) == ["fails-bad"]
+    before = jobs[1].output.stat().st_mtime_ns
+    waiting = records.jobs_to_do(jobs, records.read_records(tmp_path / "out"), notebooks)
+    assert list(run_all(waiting, notebooks)) == ["fails-bad"]
+    assert jobs[1].output.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [({"device": "cuda"}, "device = 'cuda', but there is no GPU here"), ({"precision": "fp16"}, "fp16' needs a GPU")],
+)
+def test_devices_that_are_not_there_are_refused_before_the_first_job(
+    parameters: dict, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(batch, "visible_gpus", lambda: ())
+    job = Job("works", "x", {"out_dir": str(tmp_path), **parameters})
+    with pytest.raises(InputError, match=expected):
+        batch._check_devices([job], Workers(1))
+    batch._check_devices([job], Workers(scheduler="tcp://elsewhere:8786"))
+    monkeypatch.setattr(batch, "visible_gpus", lambda: ("0",))
+    batch._check_devices([job], Workers(1))
+
+
+def test_damaged_plans_and_records_are_as_none(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path, "works", "x")
+    run_one(job, notebooks)
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
+    records.record_path(job).write_text("{")
+    (job.out_dir / "plans" / "other.json").write_text(json.dumps({"jobs": 3}))
+    assert records.jobs_table(job.out_dir)["status"].tolist() == ["missing"]
+
+
+def test_the_time_a_job_may_take_is_that_of_its_kind(tmp_path: Path):
+    job = Job("works", "x", {"out_dir": str(tmp_path / "out")}, kind="a", work=300)
+    others = {
+        name: {"status": "done", "kind": "a", "seconds": seconds, "work": work}
+        for name, seconds, work in (("one", 10, 100), ("two", 30, 100), ("three", 20, 100), ("found", 0.1, 0))
+    }
+    assert Estimates(job.out_dir, others).seconds(job) == 1 + 3 * 19  # the median, 20 s for 100; 1 s to start
+    assert Estimates(job.out_dir, others).seconds(replace(job, kind="b")) is None
+    beside = tmp_path / "another study" / "jobs" / "b.json"
+    beside.parent.mkdir(parents=True)
+    beside.write_text(json.dumps({"status": "done", "kind": "b", "seconds": 6, "work": 10}))
+    assert Estimates(job.out_dir, others).seconds(replace(job, kind="b")) == 151

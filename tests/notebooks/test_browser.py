@@ -1,0 +1,327 @@
+"""Notebook 03 in a real JupyterLab, in a real browser: controls are moved, what is shown is what the library computes;
+and the report's pages, which need no network.
+
+The browser is the system's chromium; where there is none these tests are skipped, but not in CI (``CI=true``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import TinyStudy
+
+from il2m.explorer.outcomes import Exponents, RunOutcomes, accuracies
+from il2m.explorer.views import VIEWS, Choice
+from il2m.notebook.catalogue import find_notebooks
+from il2m.report.build import build_report
+
+IN_CI = os.environ.get("CI") == "true"
+if IN_CI:
+    import playwright.sync_api as sync_api
+else:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
+BROWSERS = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+CHROMIUM = next(filter(None, BROWSERS), "")
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PATIENCE = 120_000  # ms that a condition may take on a busy machine
+NAME = "03_dual_memory_analysis"
+OF_THEIR_OWN = ("favicon", "Failed to load resource", "webpack", "LSP", "service worker", "ResizeObserver")
+
+RUN_ALL = """async () => {
+    const app = window.jupyterapp, panel = app.shell.currentWidget;
+    await Promise.all([app.restored, panel.context.ready, panel.revealed, panel.sessionContext.ready]);
+    await panel.sessionContext.session.kernel.info;  // what is run before the kernel has answered may get lost
+    app.commands.execute('notebook:run-all-cells');
+}"""
+
+pytestmark = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def notebook(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Notebook 03 in a folder of its own, its parameters set to the tiny study."""
+    path = tmp_path_factory.mktemp("lab") / f"{NAME}.ipynb"
+    content = nbformat.read(find_notebooks() / f"{NAME}.ipynb", as_version=4)
+    cell = next(cell for cell in content.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source = cell.source.replace('out_dir = "../runs/quickstart"', f"out_dir = {str(tiny_study.out_dir)!r}")
+    assert str(tiny_study.out_dir) in cell.source
+    nbformat.write(content, path)
+    return path
+
+
+@dataclass(frozen=True)
+class Lab:
+    port: int
+    token: str
+
+    def address(self, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
+
+
+@pytest.fixture(scope="module")
+def lab(notebook: Path) -> Iterator[Lab]:
+    """A JupyterLab on a free port of this machine only, behind a token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = Lab(free.getsockname()[1], secrets.token_hex(16))
+    home = notebook.parent
+    folders = {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
+    environment = {name: value for name, value in os.environ.items() if name != "IL2M_HEADLESS"} | folders
+    tracker = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text('{"windowingMode": "none"}')  # else cells out of sight are not part of the page
+    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "OMP_NUM_THREADS": "1"}
+    environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_TOKEN": server.token}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={server.port}"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={home}", "--LabApp.news_url=None"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--allow-root"]
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=home)
+        try:
+            _wait_for_server(server, process, home / "server.log")
+            yield server
+        finally:
+            process.terminate()  # ends its kernels too
+            process.wait(timeout=60)
+
+
+def _wait_for_server(server: Lab, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        try:
+            with urllib.request.urlopen(server.address("api/status"), timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    assert CHROMIUM, "no chromium: apt-get install chromium"
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Explorer:
+    """The explorer's page in the browser, and what the browser complained of."""
+
+    page: sync_api.Page
+    complaints: list[str]
+
+    def press(self, name: str) -> None:
+        self.page.locator(".jp-OutputArea button", has_text=re.compile(f"^{re.escape(name)}$")).first.click()
+
+    def set_slider(self, description: str, key: str, presses: int) -> None:
+        slider = self.page.locator(".widget-slider", has_text=description).locator(".noUi-handle").first
+        slider.wait_for(state="visible")
+        slider.focus()
+        for _ in range(presses):
+            slider.press(key)
+
+    def shows(self, text: str, where: str = ".il2m") -> None:
+        """Wait until some part of the page holds ``text``."""
+        self.page.locator(where, has_text=text).first.wait_for(state="attached", timeout=PATIENCE)
+
+    def shows_numbers(self, numbers: pd.DataFrame) -> None:
+        """Wait until the first table of numbers is this one, rounded as the page rounds."""
+        expected = [f"{value:.4f}" for value in numbers.to_numpy().ravel() if not np.isnan(value)]
+        self.page.wait_for_function(
+            """expected => {
+                const table = [...document.querySelectorAll('.il2m table')].find(t => t.offsetParent);
+                const found = table ? [...table.querySelectorAll('td')].map(cell => cell.innerText.trim()) : [];
+                return JSON.stringify(found.filter(text => text)) === JSON.stringify(expected);
+            }""",
+            arg=expected,
+            timeout=PATIENCE,
+        )
+
+    def figure(self) -> str | None:
+        return self.page.locator(".il2m svg").first.text_content()
+
+
+def _run_all(page: sync_api.Page) -> None:
+    """Run all cells, again where the request got lost: a session that is still being set up forgets it."""
+    first_has_run = page.locator(".jp-InputArea-prompt", has_text="[1]:")
+    for patience in (PATIENCE / 6, PATIENCE / 3, PATIENCE):
+        page.evaluate(RUN_ALL)
+        with contextlib.suppress(sync_api.TimeoutError):
+            first_has_run.wait_for(state="attached", timeout=patience)
+            return
+    raise AssertionError("JupyterLab did not run the notebook's first cell")
+
+
+@pytest.fixture(scope="module")
+def explorer(lab: Lab, notebook: Path, browser: sync_api.Browser) -> Iterator[Explorer]:
+    """Notebook 03, opened and run as a person does."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1400})
+    page.set_default_timeout(PATIENCE)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    try:
+        page.goto(lab.address(f"lab/tree/{NAME}.ipynb"))
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        _run_all(page)
+        page.locator(".il2m svg").first.wait_for(state="attached")
+        yield Explorer(page, complaints)
+    finally:
+        page.screenshot(path=notebook.parent / "at_the_end.png")  # for who looks into a failure
+        page.close()
+
+
+def test_notebook_03_in_jupyterlab(explorer: Explorer, tiny_study: TinyStudy):
+    off, on = RunOutcomes(tiny_study.off), RunOutcomes(tiny_study.on)
+    move_state_method_and_distillation(explorer, off, on)
+    move_what_if_sliders(explorer, off)
+    look_at_images_and_save_a_view(explorer, off)
+    switch_themes(explorer)
+    check_that_nothing_went_wrong(explorer)
+
+
+def move_state_method_and_distillation(explorer: Explorer, off: RunOutcomes, on: RunOutcomes) -> None:
+    shown = VIEWS["true-class scores"].show(off, Choice(state=3))
+    explorer.shows(shown.finding)
+    explorer.shows_numbers(shown.table)
+
+    explorer.set_slider("State", "ArrowLeft", 1)
+    explorer.shows(VIEWS["true-class scores"].show(off, Choice(state=2)).finding, ".il2m svg")
+
+    explorer.press("errors")
+    explorer.shows_numbers(VIEWS["errors"].show(off, Choice(state=2)).numbers)
+    before = explorer.figure()
+    explorer.page.locator(".widget-dropdown", has_text="Method").locator("select").select_option("IL2M-no-gate")
+    chosen = VIEWS["errors"].show(off, Choice(state=2, method="IL2M-no-gate"))
+    explorer.shows_numbers(chosen.numbers)
+    explorer.shows(chosen.finding, ".il2m svg")
+    assert explorer.figure() != before
+
+    explorer.press("distillation on")
+    distilled = VIEWS["errors"].show(on, Choice(state=2, method="IL2M-no-gate"))
+    explorer.shows_numbers(distilled.numbers)
+    explorer.shows(distilled.finding, ".il2m svg")
+    explorer.press("distillation off")
+    explorer.shows_numbers(chosen.numbers)
+
+
+def move_what_if_sliders(explorer: Explorer, off: RunOutcomes) -> None:
+    explorer.press("what if")
+    explorer.set_slider("State", "End", 1)
+    explorer.set_slider("Class means, exponent", "Home", 1)
+    explorer.set_slider("Confidence, exponent", "End", 1)
+    explorer.set_slider("Gate", "Home", 1)
+    exponents = Exponents(means=0, confidence=2, gate=0)
+    numbers = VIEWS["what if"].show(off, Choice(state=3, exponents=exponents)).numbers
+    expected = accuracies(off.what_if(3, exponents), off.labels(3), off.run.states.num_past(3), 1)
+    assert numbers.loc["your choice"].to_dict() == expected
+    explorer.shows_numbers(numbers)
+    explorer.press("IL2M's own choice")
+    explorer.shows_numbers(VIEWS["what if"].show(off, Choice(state=3)).numbers)
+
+
+def look_at_images_and_save_a_view(explorer: Explorer, off: RunOutcomes) -> None:
+    explorer.press("images")
+    explorer.page.locator(".il2m svg image").first.wait_for(state="attached")
+    explorer.press("accuracy")
+    expected = VIEWS["accuracy"].show(off, Choice(state=3, method="IL2M-no-gate")).numbers
+    explorer.shows_numbers(expected.loc[[3]].T)
+    explorer.press("Save this view")
+    with explorer.page.expect_download() as download:
+        explorer.page.locator(".il2m a", has_text="CSV").click()
+    table = pd.read_csv(download.value.path(), index_col=["run", "state"])
+    np.testing.assert_array_equal(table.to_numpy(), expected.to_numpy())
+
+
+def switch_themes(explorer: Explorer) -> None:
+    colours = {}
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        explorer.page.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", arg=theme
+        )
+        explorer.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+        colours[theme] = explorer.page.locator(".il2m svg text").first.evaluate("text => getComputedStyle(text).fill")
+    light, dark = (np.mean([int(n) for n in re.findall(r"\d+", colour)[:3]]) for colour in colours.values())
+    assert light < 100
+    assert dark > 155
+
+
+def check_that_nothing_went_wrong(explorer: Explorer) -> None:
+    assert explorer.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert explorer.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    assert [text for text in explorer.complaints if not any(part in text for part in OF_THEIR_OWN)] == []
+    assert explorer.page.locator(".il2m svg").count() == 1  # no figure was left behind
+
+
+def test_exported_html_holds_the_pictures(notebook: Path, browser: sync_api.Browser, tmp_path: Path):
+    executed = tmp_path / "executed.ipynb"
+    commands = (
+        ["papermill", str(notebook), str(executed), "--no-progress-bar", "--log-level", "ERROR"],
+        ["nbconvert", "--to", "html", str(executed)],
+    )
+    for command in commands:
+        result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+    assert executed.stat().st_size < 2_000_000
+    assert "application/vnd.jupyter.widget-view+json" not in json.dumps(nbformat.read(executed, as_version=4))
+    page = browser.new_page()
+    page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
+    for view in VIEWS:
+        page.locator("h4", has_text=f"{view.capitalize()} (").wait_for(state="attached", timeout=PATIENCE)
+    widths = page.locator("img").evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")
+    assert len(widths) >= len(VIEWS) + 1
+    assert min(widths) > 300
+    page.close()
+
+
+@pytest.mark.xdist_group("report")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_report_is_read_without_a_network(half_done_study: Path, browser: sync_api.Browser, theme: str):
+    index = build_report(half_done_study)
+    page = browser.new_page(color_scheme=theme)
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(index.as_uri())
+    pictures = page.locator("img").evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")
+    assert pictures
+    assert min(pictures) > 300
+    ink, paper = (
+        np.mean([int(n) for n in re.findall(r"\d+", page.locator("body").evaluate(f"body => {code}"))[:3]])
+        for code in ("getComputedStyle(body).color", "getComputedStyle(body).backgroundColor")
+    )
+    assert (ink < paper) == (theme == "light")
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # wide tables scroll, the page does not
+
+    page.locator("a", has_text="ablation").first.click()
+    page.locator("math[display=block] mfrac").first.wait_for()
+    assert page.locator("math[display=block]").first.evaluate("formula => formula.getBoundingClientRect().height") > 20
+    assert page.url.startswith(index.parent.as_uri())
+    assert len({url for url in asked if url.endswith(".html")}) == 2
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert complaints == []
+    page.close()

@@ -1,0 +1,211 @@
+"""The notebooks: how they are kept, and that papermill runs them all, through ``il2m run``, with tiny parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import TinyStudy
+
+from il2m.batch import records
+from il2m.batch.grids import read_grid, read_overrides
+from il2m.batch.jobs import Job, plan_jobs
+from il2m.exchange.importing import import_scores
+from il2m.methods import registry as ablation
+from il2m.methods.rectify import METHODS
+from il2m.notebook.catalogue import BASE, FINE_TUNING, NOTEBOOKS, find_notebooks, notebook_parameters
+from il2m.parameters import check_parameters
+from il2m.study.planning import plan_base, plan_fine_tuning
+from il2m.study.stages import fine_tune, train_base
+
+pytestmark = pytest.mark.xdist_group("notebooks")  # they share one executed study
+ALL = sorted(find_notebooks().glob("*.ipynb"))
+
+
+def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_notebooks_are_committed_clean(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in cells(path, "code"):
+        assert not cell.outputs
+        assert cell.execution_count is None
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_notebooks_hold_prose_calls_and_plots(path: Path):
+    assert len(cells(path, "markdown")) >= 4
+    for cell in cells(path, "code"):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_one_parameters_cell_of_plain_commented_literals(path: Path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        if not line.startswith("#"):
+            assert "  # " in line, f"no comment: {line}"
+            ast.literal_eval(line.split("  # ")[0].partition(" = ")[2])
+    for name, value in notebook_parameters(path).items():
+        for single in value if name == "distillation" else [value]:
+            check_parameters({name: single})
+
+
+@pytest.mark.parametrize(
+    ("notebook", "functions"), [(BASE, (plan_base, train_base)), (FINE_TUNING, (plan_fine_tuning, fine_tune))]
+)
+def test_defaults_are_those_of_the_library(notebook: str, functions: tuple):
+    parameters = notebook_parameters(find_notebooks() / f"{notebook}.ipynb")
+    assert parameters.pop("joint_epochs", 0) == 0  # of joint.train_joint, which the notebook calls only if asked
+    signatures = {
+        name: parameter.default
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("base_plan", "images", "parameters")
+    }
+    assert set(parameters) == set(signatures)
+    for name, default in signatures.items():
+        shown = parameters[name]
+        if name == "distillation":
+            assert shown[0] == default
+        else:
+            assert shown == (list(default) if isinstance(default, tuple) else default), name
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> tuple[Path, list[str], str]:
+    """A tiny study, run by the command line: its folder, the command and what it printed."""
+    out = tmp_path_factory.mktemp("executed")
+    grid = out / "tiny.yaml"
+    grid.write_text(
+        "parameters: {num_states: 3, memory_size: 12, base_epochs: 2, batch_size: 8, distillation: [false, true]}"
+    )
+    command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(out / "study")]
+    command += ["-p", f"dataset={tiny_npz}", "-p", "epochs=2", "-p", "learning_rate=0.05", "--workers", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out / "study", command, result.stdout
+
+
+def test_papermill_runs_them_all(executed: tuple[Path, list[str], str]):
+    out, _, printed = executed
+    names = sorted(path.name for path in (out / "notebooks").glob("*.ipynb"))
+    stages = [name.removesuffix(".ipynb").split("-")[0] for name in names]
+    assert stages == sorted([NOTEBOOKS[0], *2 * list(NOTEBOOKS[1:]), "05_report"])
+    pages = sorted(path.name for path in (out / "notebooks").glob("*.html"))
+    assert pages == [name.replace(".ipynb", ".html") for name in names[:-1]]  # that of the report is index.html
+    assert (out / "index.html").exists()
+    assert printed.count("Top1 Acc = [") == 4
+    assert printed.count("Mean inc Acc | acc@1 = ") == 4
+    assert str(out / "results.parquet") in printed
+    assert "\r" not in printed  # no progress bar floods a log
+
+
+def test_executed_notebooks_are_whole_and_quiet(executed: tuple[Path, list[str], str]):
+    for path in (executed[0] / "notebooks").glob("*.ipynb"):
+        for cell in cells(path, "code"):
+            assert cell.execution_count is not None, path
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                assert output.get("name") != "stderr", output.text
+        assert path.stat().st_size < 2_000_000
+
+
+def test_results_have_a_row_per_run_state_and_method(executed: tuple[Path, list[str], str]):
+    table = pd.read_parquet(executed[0] / "results.parquet")
+    assert table["run"].nunique() == 2
+    assert sorted(table["distillation"].unique()) == [False, True]
+    raw, softmax = (set(table.loc[table["score_kind"] == kind, "method"]) for kind in ("raw", "softmax"))
+    assert softmax == set(METHODS) < raw == set(ablation.METHODS) - {"BiC"}  # no exemplar was held out for it
+    assert len(table) == 2 * 3 * (len(raw) + len(softmax))
+    assert table["top1"].between(0, 1).all()
+    assert np.isnan(table.loc[table["state"] == 1, "top1_past"]).all()
+
+
+def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
+    out, command, _ = executed
+    before = {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "7 jobs, 7 of them already done" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before
+
+
+def test_results_of_other_settings_in_the_folder_are_kept(executed: tuple[Path, list[str], str]):
+    out, command, _ = executed
+    before = set(pd.read_parquet(out / "results.parquet")["run"])
+    result = subprocess.run([*command, "-p", "distillation=false"], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert set(pd.read_parquet(out / "results.parquet")["run"]) == before
+    assert len(list((out / "plans").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["a notebook", "results", "a state"])
+def test_what_was_damaged_is_not_taken_for_done(executed: tuple[Path, list[str], str], damage: str):
+    out, _, _ = executed
+    job = next(job for job in planned(executed) if job.notebook == NOTEBOOKS[3])
+    assert job.name not in to_do(executed)
+    target = {
+        "a notebook": job.output,
+        "results": out / job.run / "results.parquet",
+        "a state": out / job.run / "state_03",
+    }[damage]
+    kept = target.rename(target.with_name("kept"))
+    if damage != "a state":
+        target.write_text("{")
+    assert job.name in to_do(executed)
+    if damage != "a state":
+        target.unlink()
+    kept.rename(target)
+    assert not to_do(executed)
+
+
+def planned(executed: tuple[Path, list[str], str]) -> list[Job]:
+    out, command, _ = executed
+    overrides = read_overrides(command[i + 1] for i, word in enumerate(command) if word == "-p")
+    return plan_jobs(read_grid(out.parent / "tiny.yaml").overridden(overrides), find_notebooks(), out)
+
+
+def to_do(executed: tuple[Path, list[str], str]) -> set[str]:
+    waiting = records.jobs_to_do(planned(executed), records.read_records(executed[0]), find_notebooks())
+    return {job.name for job in waiting}
+
+
+def test_a_study_of_one_state_runs_through(tiny_npz: Path, tmp_path: Path):
+    grid = tmp_path / "one.yaml"
+    grid.write_text("parameters: {num_states: 1, base_epochs: 2, epochs: 2, batch_size: 8, distillation: false}")
+    command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(tmp_path / "study")]
+    result = subprocess.run([*command, "-p", f"dataset={tiny_npz}"], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 of 4 jobs done" in result.stdout
+    executed = (tmp_path / "study" / "notebooks").glob("04*.ipynb")
+    assert "One state only: no class is past" in next(executed).read_text()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS[2:])
+def test_analyses_open_scores_that_came_with_nothing_else(notebook: str, tiny_study: TinyStudy, tmp_path: Path):
+    files = []
+    for state in (1, 2, 3):
+        stored = tiny_study.off.state(state)
+        files.append(tmp_path / f"{state}.npz")
+        arrays = {name: stored.array(name) for name in ("val_scores", "val_labels")}
+        np.savez(files[-1], **arrays, state_sizes=tiny_study.off.states.sizes[:state])
+    run = import_scores(files, tmp_path / "run")
+    command = [sys.executable, "-m", "papermill", f"{notebook}.ipynb", str(tmp_path / "executed.ipynb")]
+    command += ["-p", "out_dir", str(tmp_path), "-p", "run", run.name, "--no-progress-bar", "--log-level", "ERROR"]
+    result = subprocess.run(command, cwd=find_notebooks(), capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "no rectification" in (tmp_path / "executed.ipynb").read_text()

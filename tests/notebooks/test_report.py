@@ -1,0 +1,222 @@
+"""Pages of executed notebooks, and the report over a study's folder: whole, offline, with every link resolved."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.parse
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from tiny import TinyStudy
+
+from il2m.cli import main
+from il2m.errors import InputError
+from il2m.notebook.catalogue import find_notebooks
+from il2m.notebook.pages import write_page
+from il2m.report.build import build_report
+from il2m.results.collect import collect_results
+from il2m.results.comparison import mean_results
+
+pytestmark = pytest.mark.xdist_group("report")  # they share one executed study
+
+
+class Page(HTMLParser):
+    """What a page would load, what it links to, its elements and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.elements: list[str] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        for name, value in attributes:
+            if name in ("src", "srcset", "data", "poster", "action") or (tag == "link" and name == "href"):
+                self.loaded.append(value or "")
+            elif name == "href":
+                self.links.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.elements[-1:] != ["style"]:
+            self.text += data
+
+
+def check_self_contained(path: Path) -> Page:
+    page = Page(path)
+    assert all(address.startswith("data:") for address in page.loaded)
+    assert not {"script", "iframe", "object", "embed"} & set(page.elements)
+    assert not re.search(r"url\(|@import", path.read_text())
+    assert "default-src 'none'" in path.read_text()
+    return page
+
+
+def write_notebook(path: Path, *cells: nbformat.NotebookNode) -> Path:
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return path
+
+
+def test_formulas_become_mathml(tmp_path: Path):
+    text = "# Of $\\mu_P(C_i)$\n\nbecause\n\n$$\\frac{a}{b} < c$$\n\nbut `$x$` is code, and this costs 3 \\$"
+    notebook = write_notebook(tmp_path / "a.ipynb", new_markdown_cell(text))
+    write_page(notebook, tmp_path / "a.html", title="A", hide_code=False)
+    page = check_self_contained(tmp_path / "a.html")
+    assert page.elements.count("math") == 2
+    assert {"mfrac", "msub"} <= set(page.elements)
+    assert "$x$" in page.text
+    assert "frac" not in page.text.replace("mfrac", "")
+
+
+@pytest.mark.parametrize("path", sorted(find_notebooks().glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_formula_of_the_notebooks_is_converted(path: Path, tmp_path: Path):
+    write_page(path, tmp_path / "page.html", title=path.stem, hide_code=True)
+    page = check_self_contained(tmp_path / "page.html")
+    prose = "".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    written = re.findall(r"\$\$.+?\$\$|\$.+?\$", prose, re.DOTALL)
+    assert page.elements.count("math") == len(written)
+    assert "$" not in page.text
+    assert "\\" not in page.text
+    assert "merror" not in page.elements
+
+
+def test_output_that_holds_html_stays_text(tmp_path: Path):
+    harm = "<script>alert(1)</script><img src='http://example.org/x.png'>"
+    outputs = [
+        new_output("stream", name="stdout", text=harm),
+        new_output("execute_result", data={"text/plain": harm}),
+        new_output("error", ename="E", evalue=harm, traceback=[f"\x1b[31mE\x1b[0m: {harm}"]),
+    ]
+    cell = new_code_cell(f"print({harm!r})", outputs=outputs)
+    write_page(write_notebook(tmp_path / "a.ipynb", cell), tmp_path / "a.html", title=harm, hide_code=False)
+    page = check_self_contained(tmp_path / "a.html")
+    assert page.text.count(harm) >= 4  # title, stream, result and traceback; in the source it is split by colours
+    assert page.loaded == ["data:,"]
+
+
+def test_outputs_that_need_a_script_are_shown_as_text(tmp_path: Path):
+    data = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}, "text/plain": "IntSlider(value=3)"}
+    outputs = [
+        new_output("display_data", data=data),
+        new_output("display_data", data={"application/javascript": "alert(1)", "text/plain": "a script"}),
+    ]
+    notebook = write_notebook(tmp_path / "a.ipynb", new_code_cell("slider", outputs=outputs))
+    write_page(notebook, tmp_path / "a.html", title="A", hide_code=False)
+    page = check_self_contained(tmp_path / "a.html")
+    assert "IntSlider(value=3)" in page.text
+    assert "a script" in page.text
+
+
+def test_code_is_hidden_only_if_asked(tmp_path: Path):
+    outputs = [new_output("stream", name="stdout", text="shown")]
+    notebook = write_notebook(tmp_path / "a.ipynb", new_code_cell("hidden_or_not = 1", outputs=outputs))
+    for hide in (True, False):
+        write_page(notebook, tmp_path / "a.html", title="A", hide_code=hide)
+        page = Page(tmp_path / "a.html")
+        assert "shown" in page.text
+        assert ("hidden_or_not" in page.text) is not hide
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.ipynb"]  # nothing temporary stays
+
+
+def test_pages_are_made_without_torch():
+    code = "import il2m.report.build, sys; sys.exit('torch' in sys.modules or 'nbconvert' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# the report of a whole folder
+
+
+def check_links(path: Path) -> list[str]:
+    """Every link of a page leads to something that is there; returns the files."""
+    addresses = [urllib.parse.unquote(link) for link in Page(path).links if not link.startswith(("#", "data:"))]
+    for address in addresses:
+        assert ":" not in address
+        assert (path.parent / address).is_file(), address
+    return addresses
+
+
+def without_page(folder: Path, pattern: str) -> Path:
+    page = next(folder.glob(pattern))
+    page.unlink()
+    return page
+
+
+def test_report_of_a_half_done_study_says_what_is_missing_and_why(half_done_study: Path):
+    page = check_self_contained(build_report(half_done_study))
+    assert "3 of 8 planned notebooks done, 1 failed, 3 blocked, 1 missing" in page.text
+    assert "training diverged" in page.text
+    assert "its files are not as it left them" in page.text
+    assert "A branch that <b>fails</b> & one that works." in page.text
+    assert f"run {shlex.quote(str(half_done_study.parent / 'tiny.yaml'))} --out" in page.text
+
+
+def test_report_links_to_every_page_and_to_nothing_else(half_done_study: Path):
+    linked = check_links(build_report(half_done_study))
+    pages = {str(path.relative_to(half_done_study)) for path in half_done_study.glob("notebooks/*.html")}
+    assert set(linked) == pages
+    assert sorted(page.partition("-")[0] for page in pages) == [
+        "notebooks/01_base_training", "notebooks/01_base_training", "notebooks/02_fine_tuning",
+        "notebooks/04_rectification_ablation",
+    ]  # fmt: skip
+    assert sum(page.endswith(".failed.html") for page in pages) == 1
+
+
+def test_pages_of_executed_notebooks_are_self_contained(half_done_study: Path):
+    pages = sorted(half_done_study.glob("notebooks/*.html"))
+    assert len(pages) == 4
+    for path in pages:
+        page = check_self_contained(path)
+        check_links(path)
+        assert ("training diverged" in page.text) == path.name.endswith(".failed.html")
+
+
+def test_missing_and_old_pages_are_made_and_others_left(half_done_study: Path):
+    folder = half_done_study / "notebooks"
+    gone = without_page(folder, "02_*.html")
+    kept = next(folder.glob("01_*.html"))
+    before = kept.stat().st_mtime_ns
+    build_report(half_done_study)
+    assert gone.is_file()
+    assert kept.stat().st_mtime_ns == before
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]  # nothing temporary stays
+
+
+def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "by hand"
+    shutil.copytree(tiny_study.out_dir, out)
+    shutil.rmtree(out / tiny_study.on.name / "state_03")
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "index.html")
+    page = check_self_contained(out / "index.html")
+    assert check_links(out / "index.html") == []
+    assert "No grid was run into this folder: its 2 runs came by hand, 1 finished." in page.text
+    assert "states 3 not finished" in page.text
+    means = mean_results(collect_results(out)).query("score_kind == 'raw'").set_index("method")
+    for method in ("FT", "IL2M"):
+        assert f"{means.loc[method, 'top1']:.3f}" in page.text
+    executed = nbformat.read(out / "notebooks" / "05_report.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def test_report_where_nothing_is_finished(tiny_study: TinyStudy, tmp_path: Path):
+    shutil.copytree(tiny_study.out_dir / tiny_study.base.name, tmp_path / tiny_study.base.name)
+    page = check_self_contained(build_report(tmp_path))
+    assert "No run is finished yet" in page.text
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(InputError, match="holds no runs and no plans: expected a study's folder"):
+        build_report(tmp_path)
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

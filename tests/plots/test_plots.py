@@ -1,0 +1,137 @@
+"""Plots, tested through what they draw: line data, bar heights, tick labels."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from il2m import plots
+from il2m.methods.registry import METHODS
+from il2m.plots.style import METHOD_COLOURS
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def style_and_clean_up():
+    with mpl.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
+
+
+def test_by_state_draws_a_line_per_entry_from_its_first_state():
+    ax = plots.plot_by_state({"FT": [0.9, 0.5], "IL2M": [0.9, 0.6]}, first_state=2)
+    assert [line.get_label() for line in ax.lines] == ["FT", "IL2M"]
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [2, 3])
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [0.9, 0.6])
+    assert ax.lines[1].get_color() == METHOD_COLOURS["IL2M"]
+    assert ax.get_xlabel() == "state"
+
+
+def test_past_and_new_have_their_colours():
+    ax = plots.plot_past_and_new([np.nan, 1.0], [3.0, 2.0], ylabel="score")
+    assert [line.get_color() for line in ax.lines] == [plots.PAST, plots.NEW]
+    assert ax.get_ylabel() == "score"
+
+
+def test_prediction_share_starts_at_state_2():
+    ax = plots.plot_prediction_share([0.6, 0.5], [0.5, 0.3])
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [2, 3])
+
+
+def test_class_means_are_points_and_a_diagonal():
+    ax = plots.plot_class_means(np.array([3.0, 4.0]), np.array([1.0, 5.0]), np.array([1, 2]))
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[3, 1], [4, 5]])
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), ax.lines[0].get_ydata())
+
+
+def test_state_confusion_shows_shares_and_states_from_1():
+    ax = plots.plot_state_confusion(np.array([[0.75, 0.25], [0.0, 1.0]]))
+    assert [text.get_text() for text in ax.texts] == ["75%", "25%", "0%", "100%"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2"]
+
+
+def test_error_breakdown_stacks_to_the_error():
+    errors = {
+        "past as past": [0.1, 0.2],
+        "past as new": [0.3, 0.3],
+        "new as past": [0.0, 0.1],
+        "new as new": [0.1, 0.1],
+    }
+    ax = plots.plot_error_breakdown(errors)
+    tops = [max(bar.get_y() + bar.get_height() for c in ax.containers for bar in [c[i]]) for i in range(2)]
+    np.testing.assert_allclose(tops, [0.5, 0.7])
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == set(errors)
+
+
+def test_means_draw_a_labelled_bar_per_method_and_group():
+    ax = plots.plot_means({"FT": {"off": 0.5, "on": 0.4}, "IL2M": {"off": 0.6, "on": 0.5}}, xlabel="top-1")
+    widths = [[bar.get_width() for bar in container] for container in ax.containers]
+    assert widths == [[0.5, 0.6], [0.4, 0.5]]
+    assert [text.get_text() for text in ax.texts] == ["50.0%", "60.0%", "40.0%", "50.0%"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["FT", "IL2M"]
+
+
+def test_history_draws_epochs_from_1():
+    ax = plots.plot_history({"state 2": [1.0, 0.5], "state 3": [1.2, 0.6]})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2])
+    assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_laid_out_row_by_row(channels: int):
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, channels), dtype=np.uint8)
+    ax = plots.plot_images({"a": images, "b": images[:1]})
+    sheet = ax.images[0].get_array()
+    assert sheet.shape[:2] == (12, 18)
+    assert (sheet[0, 6:10] == 1).all()
+    assert (sheet[6, 6:10] == 255).all()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_plots_draw_where_they_are_told():
+    _, ax = plt.subplots()
+    assert plots.plot_by_state({"FT": [1.0]}, ax=ax) is ax
+
+
+def test_differences_are_points_a_mean_and_an_interval():
+    ax = plots.plot_differences({"IL2M": [0.01, 0.03], "WA": [0.05]}, {"IL2M": (0.0, 0.04), "WA": (np.nan, np.nan)})
+    points, interval, mean = ax.lines[:3]
+    np.testing.assert_allclose(points.get_xdata(), [1, 3])
+    np.testing.assert_allclose(interval.get_xdata(), [0, 4])
+    np.testing.assert_allclose(mean.get_xdata(), [2])
+    assert points.get_color() == METHOD_COLOURS["IL2M"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["IL2M", "WA"]
+    np.testing.assert_array_equal(ax.get_yticks(), [1, 0])  # read from the top
+
+
+def test_over_seeds_draws_every_seed_its_mean_and_its_interval():
+    values = {"FT": {50: [0.3, 0.5], 200: [0.6, 0.6]}, "WA": {200: [0.7]}}
+    intervals = {"FT": {50: (0.3, 0.5), 200: (0.6, 0.6)}, "WA": {200: (np.nan, np.nan)}}
+    ax = plots.plot_over_seeds(values, intervals, xlabel="K")
+    means = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in means] == ["FT", "WA"]
+    np.testing.assert_allclose(means[0].get_ydata(), [0.4, 0.6])
+    np.testing.assert_allclose(means[0].get_xdata(), [0, 1], atol=0.1)
+    np.testing.assert_allclose(means[1].get_xdata(), [1], atol=0.1)  # at 200, as its label says
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "200"]
+    points, interval, mean = ax.lines[1:4]
+    np.testing.assert_allclose(points.get_ydata(), [0.3, 0.5])
+    np.testing.assert_allclose(interval.get_ydata(), [0.3, 0.5])
+    np.testing.assert_allclose(mean.get_ydata(), [0.4])
+    assert {line.get_color() for line in ax.lines} == {METHOD_COLOURS["FT"], METHOD_COLOURS["WA"]}
+
+
+def test_accuracy_matrix_leaves_what_is_not_known_blank():
+    ax = plots.plot_accuracy_matrix(np.array([[0.75, 0.25], [np.nan, 1.0]]))
+    assert [text.get_text() for text in ax.texts] == ["75%", "25%", "100%"]
+    assert ax.get_xlabel() == "state of the model"
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert set(METHODS) <= set(METHOD_COLOURS)
+    own = [colour for method, colour in METHOD_COLOURS.items() if not method.endswith("oracle")]
+    assert len(set(own)) == len(own)

@@ -1,0 +1,221 @@
+"""The report's groups, words and tables, on small hand-made results."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import TinyStudy
+
+from il2m.report import inventory, overview, tables
+from il2m.report.overview import Study
+from il2m.study.runs import Run
+
+TOP1 = {"FT": 0.40, "IL2M": 0.46, "IL2M-means": 0.45, "WA": 0.50}
+
+
+def make_results(*, seeds: int = 6, distillation: tuple[bool, ...] = (False, True), **settings: Any) -> pd.DataFrame:
+    """Two states; at state 2 a method's accuracy, and .03 less with distillation."""
+    about = {"dataset": "toy", "recipe": "r1", "setting": "s", "num_states": 2, "memory_size": 60, "held_out": 0.0}
+    about |= {"exemplar_selection": "random", "balanced_epochs": 0, "score_kind": "raw"} | settings
+    rng = np.random.default_rng(3)
+    rows = []
+    for seed, distils in itertools.product(range(seeds), distillation):
+        run = {"run": f"{sorted(settings.items())}-{seed}-{distils}", "base": f"b{seed}", "distillation": distils}
+        for (method, mean), state in itertools.product(TOP1.items(), (1, 2)):
+            top1 = mean - 0.03 * distils + rng.normal(scale=0.0003)
+            row = {"order_seed": seed, "train_seed": 0, "method": method, "state": state, "top1": top1, "top5": 0.9}
+            rows.append(about | run | row)
+    return pd.DataFrame(rows)
+
+
+def make_study(*results: pd.DataFrame, folder: Path = Path("study"), **parts: Any) -> Study:
+    about = {
+        "plans": [],
+        "jobs": pd.DataFrame(columns=["job", "notebook", "status", "reason"]),
+        "runs": [],
+        "recipes": {"r1": "toy", "r2": "toy, network resnet8"},
+    }
+    return Study(folder, results=pd.concat(results, ignore_index=True), damaged=[], **(about | parts))
+
+
+# groups
+
+
+def test_groups_share_all_but_seeds_and_what_is_shown():
+    parts = [
+        make_results(),
+        make_results(memory_size=30),
+        make_results(recipe="r2"),
+        make_results(exemplar_selection="herding"),
+    ]
+    groups, left_out = overview.groups(make_study(*parts), shown=["distillation", "memory_size"], vary="memory_size")
+    assert list(groups) == ["toy, S = 2"]
+    assert set(groups["toy, S = 2"]["run"]) == set(parts[0]["run"]) | set(parts[1]["run"])
+    assert set(groups["toy, S = 2"]["state"]) == {2}
+    assert left_out == ""
+    each, _ = overview.groups(make_study(*parts), shown=["distillation"])
+    assert list(each) == [
+        "toy, S = 2, K = 30",
+        "toy, S = 2, K = 60",
+        "toy, S = 2, K = 60, herding",
+        "toy, network resnet8, S = 2, K = 60",
+    ]
+
+
+def test_what_can_not_be_compared_is_said():
+    groups, left_out = overview.groups(make_study(make_results()), shown=["memory_size"], vary="memory_size")
+    assert groups == {}
+    assert left_out == "No finished runs differ in K alone."
+    nothing = Study(Path("study"), [], pd.DataFrame(), [], None, {}, [])
+    assert overview.groups(nothing, shown=["distillation"]) == ({}, "No run is finished yet.")
+    assert overview.findings(nothing).empty
+
+
+def test_a_page_shows_a_few_groups_and_says_how_many_there_are():
+    study = make_study(*(make_results(memory_size=10 * i, seeds=1) for i in range(1, 11)))
+    groups, left_out = overview.groups(study, shown=["distillation"])
+    assert len(groups) == 8
+    assert left_out == "The first 8 of 10 groups of runs are shown."
+    assert overview.findings(study)["setting"].nunique() == 10  # tables hold all
+
+
+def test_defaults_are_not_mentioned():
+    values = {"recipe": "r1", "num_states": 5, "memory_size": 200, "exemplar_selection": "random", "held_out": 0.2}
+    values |= {"balanced_epochs": 9, "distillation": True}
+    words = overview.in_words(values, {"r1": "toy"})
+    assert words == "toy, S = 5, K = 200, 20% of exemplars held out, 9 balanced epochs, distillation on"
+
+
+def test_recipes_are_told_by_what_differs(tiny_study: TinyStudy, tmp_path: Path):
+    assert set(overview.recipe_names([tiny_study.off, tiny_study.on]).values()) == {"tiny"}
+    notes = {name: tiny_study.off.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
+    Run.create(tmp_path, "base", tiny_study.base.identity, **notes)
+    more = Run.create(
+        tmp_path, "fine_tuning", tiny_study.off.identity | {"epochs": 9}, base=tiny_study.base.name, **notes
+    )
+    names = overview.recipe_names([tiny_study.off, more])
+    assert set(names.values()) == {"tiny, epochs 2", "tiny, epochs 9"}
+    base_identity = tiny_study.base.identity | {"learning_rate": 0.01}
+    base = Run.create(tmp_path, "base", base_identity, **notes)
+    identity = tiny_study.off.identity | {"base": base_identity, "learning_rate": 0.01}
+    other = Run.create(tmp_path, "fine_tuning", identity, base=base.name, **notes)
+    names = overview.recipe_names([tiny_study.off, other])
+    assert set(names.values()) == {"tiny, learning_rate 0.05", "tiny, learning_rate 0.01"}  # the base's said with it
+
+
+# findings and titles
+
+
+def test_findings_are_counted_by_verdict():
+    found = overview.findings(make_study(make_results(), make_results(memory_size=30, seeds=2)))
+    counts = overview.verdicts(found).set_index("finding")
+    hurts = counts.loc["distillation hurts fine-tuning when a memory is allowed"]
+    assert (hurts["settings"], hurts["reproduced"], hurts["undecided"]) == (2, 1, 1)
+    low, high = (float(word) for word in hurts["difference, points"].split(" to "))
+    assert -3.5 < low <= high < -2.5
+    words = overview.findings_in_words(found)
+    assert list(words["finding"]).count("IL2M gains over fine-tuning") == 1  # named once, over its settings
+    assert len(words) == len(found) == 8
+    assert words["points (95 % interval)"].str.fullmatch(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)").all()
+
+
+def test_seeds_in_words_warn_of_few():
+    assert overview.seeds_in_words(make_study(make_results())) == "12 finished runs, 6 class orders, 1 training seed."
+    few = overview.seeds_in_words(make_study(make_results(seeds=2), make_results(seeds=5, setting="other")))
+    assert "No setting has more than 5 seeds, and with fewer than 6 no test can settle anything" in few
+
+
+def test_titles_state_the_finding():
+    points = {"IL2M": np.array([0.04, 0.06]), "WA": np.array([0.10])}
+    assert overview.best_in_words(points) == "best is WA, +10.0 points"
+    assert overview.span_in_words(points) == "+5.0 to +10.0 points"
+    assert overview.best_in_words({}) == "no runs"
+    off = make_results(distillation=(False,))
+    assert overview.gains_in_words(off, "memory_size").startswith("IL2M against fine-tuning: +6.")
+
+
+def test_distillation_effects_are_by_states_and_memory():
+    rows = pd.concat([make_results(), make_results(memory_size=30)])
+    points, intervals = overview.distillation_effects(rows, "FT")
+    assert list(points) == list(intervals) == ["S = 2, K = 30", "S = 2, K = 60"]
+    assert len(points["S = 2, K = 30"]) == 6
+    assert points["S = 2, K = 60"].mean() == pytest.approx(-0.03, abs=0.005)
+
+
+def test_systems_of_other_recipes_stand_apart():
+    table = overview.systems(make_study(make_results(), make_results(recipe="r2")))
+    assert set(table["setting"]) == {"toy, S = 2, K = 60", "toy, network resnet8, S = 2, K = 60"}
+    assert set(table["runs"]) == {6}
+    assert "G_IL" not in table  # nothing was trained jointly
+
+
+# how far, runs, tables
+
+
+def test_unfinished_jobs_are_listed_up_to_a_limit(tmp_path: Path):
+    jobs = pd.DataFrame(
+        [
+            {"job": f"02_fine_tuning-r{i}", "notebook": "02_fine_tuning", "run": f"r{i}", "grid": "g", "swept": "K=1"}
+            | {"status": "missing", "reason": "was interrupted" if i == 0 else "", "seconds": np.nan}
+            for i in range(100)
+        ]
+    )
+    study = make_study(make_results(), folder=tmp_path, jobs=jobs, plans=[{"grid": "g"}])
+    table = inventory.unfinished_table(study, "missing")
+    assert len(table) == 61
+    assert table.iloc[0]["why"] == "was interrupted"
+    assert table.iloc[-1]["job"] == f"... and 40 more: il2m status {tmp_path}"
+    assert inventory.unfinished_table(study, "failed").empty
+    assert inventory.progress_in_words(study).startswith("0 of 100 planned notebooks done, 100 missing. The commands")
+    stages = inventory.stages_table(study).set_index("stage")
+    assert stages.loc["fine-tuning", "missing"] == 100
+    assert stages.loc["base", "planned"] == 0
+
+
+def test_runs_are_listed_with_their_pages(tiny_study: TinyStudy, tmp_path: Path):
+    (tmp_path / "notebooks").mkdir()
+    pages = [
+        f"01_base_training-{tiny_study.base.name}.html",
+        f"03_dual_memory_analysis-{tiny_study.off.name}.failed.html",
+    ]
+    for page in pages:
+        (tmp_path / "notebooks" / page).write_text("")
+    study = make_study(make_results(), folder=tmp_path, runs=[tiny_study.on, tiny_study.off])
+    off, on = inventory.runs_table(study).to_dict("records")
+    assert (off["distillation"], on["distillation"], off["S"], off["K"]) == ("off", "on", 3, 12)
+    assert off["notebooks"] == [
+        tables.Link("base", f"notebooks/{pages[0]}"),
+        tables.Link("analysis (failed)", f"notebooks/{pages[1]}"),
+    ]
+    assert [link.text for link in on["notebooks"]] == ["base"]
+
+
+def test_tables_escape_what_they_show():
+    table = pd.DataFrame(
+        {"<b>": ["<script>", "a & b"], "link": [tables.Link("<i>", "a%20b.html?x=1&y"), ""], "n": [0.5, np.nan]}
+    )
+    shown = tables.show(table, caption="<u>").data
+    for raw in ("<script>", "<b>", "<i>", "<u>"):
+        assert raw not in shown
+    assert '<a href="a%20b.html?x=1&amp;y">&lt;i&gt;</a>' in shown
+    assert "<td>0.500</td>" in shown
+    assert "<td></td>" in shown
+    assert tables.show(table.iloc[:0]) is None
+    assert tables.say("a < b").data == "<p>a &lt; b</p>"
+    assert tables.say("") is None
+
+
+def test_environments_stand_side_by_side():
+    made = {"python": "3.11", "platform": "p", "cpu": None, "cores": 2, "memory_gb": 8.1, "gpus": ["a GPU"]}
+    made |= {"packages": {"il2m": "0.1.0"}, "git": {"commit": "abc", "changed": True}}
+    other = made | {"git": {"commit": None, "changed": None}, "gpus": []}
+    table = inventory.environments_table({"then": made, "now": other}).set_index("")
+    assert table.loc["commit", "then"] == "abc and changes"
+    assert table.loc["commit", "now"] == "unknown"
+    assert table.loc["gpus"].tolist() == ["a GPU", "none"]
+    assert table.loc["il2m", "then"] == "0.1.0"

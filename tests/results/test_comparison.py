@@ -1,0 +1,299 @@
+"""Paired statistics against enumeration and known cases, and the tables made of many runs' results."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from il2m.errors import InputError
+from il2m.results.comparison import (
+    FINDINGS,
+    SYSTEMS,
+    against,
+    best_methods,
+    compare_methods,
+    differences,
+    findings_table,
+    gap_table,
+    mean_results,
+    over_seeds,
+    systems_table,
+)
+from il2m.results.pairs import PairedDifference, mean_interval, paired_difference
+
+SEEDS = list(itertools.product((0, 1, 2), (0, 1)))
+TOP1 = {"FT": 0.40, "IL2M": 0.46, "IL2M-means": 0.45, "WA": 0.50}
+
+
+def make_results(*, seeds=SEEDS, distillation=(False, True), shift=-0.02, **settings):
+    """Three states; state 1 at .9, state 2 at a method's mean + .1, state 3 at its mean - .1; distillation adds
+    ``shift``."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for (order_seed, train_seed), distils in itertools.product(seeds, distillation):
+        about = {
+            "run": f"run-{order_seed}{train_seed}{distils:d}{len(settings)}", "dataset": "toy", "num_states": 3,
+            "base": f"base-{order_seed}{train_seed}",
+            "memory_size": 60, "exemplar_selection": "random", "distillation": distils,
+            "order_seed": order_seed, "train_seed": train_seed, **settings,
+        }  # fmt: skip
+        for method, mean in TOP1.items():
+            mean += shift * distils + rng.normal(scale=0.003)
+            for state, top1 in ((1, 0.9), (2, mean + 0.1), (3, mean - 0.1)):
+                rows.append(
+                    about | {"state": state, "method": method, "score_kind": "raw", "top1": top1, "top5": top1 + 0.05}
+                )
+    return pd.DataFrame(rows)
+
+
+# statistics
+
+
+@pytest.mark.parametrize("num_pairs", [2, 5, 6, 9])
+def test_the_sign_flip_test_agrees_with_enumeration(num_pairs):
+    values = np.random.default_rng(num_pairs).normal(loc=0.4, size=num_pairs)
+    means = [np.mean(values * flips) for flips in itertools.product((1, -1), repeat=num_pairs)]
+    larger = np.mean([mean >= values.mean() - 1e-12 for mean in means])
+    smaller = np.mean([mean <= values.mean() + 1e-12 for mean in means])
+    assert paired_difference(values).p_value == pytest.approx(min(1, 2 * min(larger, smaller)))
+
+
+@pytest.mark.parametrize(("num_pairs", "smallest"), [(1, 1), (2, 0.5), (5, 0.0625), (6, 0.03125), (7, 0.015625)])
+def test_the_smallest_p_value_and_the_note(num_pairs, smallest):
+    found = paired_difference(np.linspace(1, 2, num_pairs))
+    assert found.p_value == pytest.approx(smallest)
+    assert found.num_pairs == num_pairs
+    if num_pairs < 6:
+        assert f"the smallest possible is {smallest:.3g}" in found.note
+        assert "no two-sided test can reach p = 0.05" in found.note
+        assert found.verdict(1) == found.verdict(-1) == "undecided"
+    else:
+        assert found.note == ""
+        assert found.verdict(1) == "reproduced"
+        assert found.verdict(-1) == "not reproduced"
+
+
+def test_interval_holds_the_mean_and_narrows_with_more_pairs():
+    rng = np.random.default_rng(0)
+    few, many = (paired_difference(rng.normal(1, 0.5, size=n)) for n in (8, 200))
+    for found in (few, many):
+        assert found.low < found.estimate < found.high
+    assert many.high - many.low < few.high - few.low
+    assert many.low < 1 < many.high
+
+
+def test_interval_has_its_coverage():
+    rng = np.random.default_rng(1)
+    found = [paired_difference(rng.normal(0.3, 1, size=30)) for _ in range(60)]
+    covered = np.mean([f.low <= 0.3 <= f.high for f in found])
+    assert 0.85 <= covered <= 1
+
+
+def test_statistics_are_the_same_each_time():
+    values = np.random.default_rng(2).normal(size=20)
+    assert paired_difference(values) == paired_difference(values)
+
+
+def test_equal_differences_have_an_interval_of_no_width():
+    assert paired_difference(np.full(6, 0.25)) == PairedDifference(0.25, 0.25, 0.25, 0.03125, 6)
+    assert paired_difference(np.zeros(6)).verdict(1) == "undecided"
+    assert paired_difference(np.zeros(6)).p_value == 1
+
+
+def test_one_pair_has_no_interval():
+    found = paired_difference(np.array([0.1]))
+    assert found.estimate == 0.1
+    assert np.isnan([found.low, found.high]).all()
+    assert found.note.startswith("with 1 pair no")
+
+
+# tables
+
+
+def test_mean_results_leave_the_first_state_out():
+    means = mean_results(make_results())
+    assert len(means) == len(SEEDS) * 2 * len(TOP1)
+    row = means[(means["method"] == "IL2M") & ~means["distillation"]].iloc[0]
+    assert row["top1"] == pytest.approx(0.46, abs=0.02)
+    assert row["top5"] == pytest.approx(row["top1"] + 0.05)
+
+
+def test_differences_pair_the_same_seeds_whatever_the_order_of_rows():
+    results = make_results()
+    pairs = differences(results, {"method": "IL2M"}, {"method": "FT"})
+    assert len(pairs) == 2 * len(SEEDS)
+    shuffled = differences(results.sample(frac=1, random_state=0), {"method": "IL2M"}, {"method": "FT"})
+    key = ["order_seed", "train_seed", "distillation"]
+    assert_allclose(pairs.sort_values(key)["difference"], shuffled.sort_values(key)["difference"])
+    means = mean_results(results).set_index(["method", *key])["top1"]
+    for _, pair in pairs.iterrows():
+        seed = tuple(pair[key])
+        assert pair["difference"] == pytest.approx(means["IL2M", *seed] - means["FT", *seed])
+
+
+def test_seeds_without_a_partner_make_no_pair():
+    results = make_results()
+    gone = results["distillation"] & (results["order_seed"] == 2)
+    choice = {"method": "FT", "distillation": True}, {"method": "FT", "distillation": False}
+    assert len(differences(results[~gone], *choice)) == 4
+
+
+def test_several_runs_of_the_same_seeds_are_refused():
+    results = make_results()
+    again = results.assign(run="another")
+    with pytest.raises(InputError, match=r"several runs have the same seeds and settings \(run-0000, another\)"):
+        compare_methods(pd.concat([results, again]))
+
+
+def test_runs_of_other_settings_are_compared_apart():
+    results = pd.concat([make_results(memory_size=60), make_results(memory_size=30, seeds=SEEDS[:2])])
+    table = compare_methods(results).set_index(["memory_size", "distillation", "method"])
+    assert table.loc[(60, False, "IL2M"), "num_pairs"] == 6
+    assert table.loc[(30, False, "IL2M"), "num_pairs"] == 2
+    assert "smallest possible is 0.5" in table.loc[(30, False, "IL2M"), "note"]
+
+
+def test_compare_methods_against_fine_tuning_and_against_il2m():
+    table = compare_methods(make_results()).set_index(["distillation", "method"])
+    assert table.loc[(False, "FT"), "estimate"] == 0
+    assert table.loc[(False, "WA"), "estimate"] == pytest.approx(0.1, abs=0.01)
+    assert table.loc[(False, "WA"), "low"] > 0
+    against = compare_methods(make_results(), "IL2M", column="top5").set_index(["distillation", "method"])
+    assert against.loc[(True, "FT"), "estimate"] == pytest.approx(-0.06, abs=0.01)
+    assert against.loc[(True, "FT"), "p_value"] == pytest.approx(0.03125)
+
+
+def test_findings_of_a_study_that_reproduces_the_paper():
+    table = findings_table(make_results(shift=-0.02)).set_index("finding")
+    assert set(table.index) == set(FINDINGS)
+    assert (table["verdict"] == "reproduced").all()
+    assert (table["num_pairs"] == 6).all()
+
+
+def test_findings_of_a_study_where_distillation_helps_or_does_nothing():
+    helps = findings_table(make_results(shift=0.03)).set_index("finding")["verdict"]
+    nothing = findings_table(make_results(shift=0.0)).set_index("finding")["verdict"]
+    for finding in FINDINGS:
+        about_distillation = finding.startswith("distillation")
+        assert helps[finding] == ("not reproduced" if about_distillation else "reproduced")
+        assert nothing[finding] == ("undecided" if about_distillation else "reproduced")
+
+
+def test_findings_with_few_seeds_are_undecided_and_say_why():
+    table = findings_table(make_results(seeds=SEEDS[:3]))
+    assert (table["verdict"] == "undecided").all()
+    assert table["note"].str.contains("with 3 pairs no two-sided test").all()
+
+
+def test_a_finding_without_pairs_is_left_out():
+    table = findings_table(make_results(distillation=(False,)))
+    assert set(table["finding"]) == {name for name in FINDINGS if not name.startswith("distillation")}
+
+
+def joint_rows():
+    rows = make_results(distillation=(False,))
+    rows = rows[rows["method"] == "FT"].assign(method="joint", memory_size=0, exemplar_selection="")
+    return rows.assign(top1=0.8, top5=0.95, run="joint-" + rows["run"])
+
+
+def test_gaps_to_joint_training():
+    results = make_results(distillation=(False,))
+    gaps = gap_table(pd.concat([results, joint_rows()]))
+    assert set(gaps["method"]) == set(TOP1)
+    one = gaps[(gaps["method"] == "FT") & (gaps["run"] == "run-0000")]["gap"].item()
+    top1 = results[(results["method"] == "FT") & (results["run"] == "run-0000") & (results["state"] > 1)]["top1"]
+    assert one == pytest.approx(np.mean([(value - 0.8) / 0.2 for value in top1]))
+    assert len(gap_table(results)) == 0
+
+
+def test_known_systems_are_their_combinations():
+    held_out = make_results(distillation=(True,), held_out=0.1, balanced_epochs=0)
+    held_out.loc[held_out["method"] == "WA", "method"] = "BiC"
+    balanced = make_results(distillation=(True,), held_out=0.0, balanced_epochs=9, shift=0.2)
+    herding = make_results(distillation=(True,), exemplar_selection="herding", held_out=0.0, balanced_epochs=0)
+    herding.loc[herding["method"] == "WA", "method"] = "NEM"
+    plain = make_results(held_out=0.0, balanced_epochs=0)
+    parts = [plain, held_out, balanced, herding]
+    runs = pd.concat([part.assign(run=part["run"] + f"-{i}") for i, part in enumerate(parts)] + [joint_rows()])
+    table = systems_table(runs).set_index("system")
+    assert set(table.index) == set(SYSTEMS) - {"ScaIL", "SIW"}  # no rows of those here
+    assert (table["num_runs"] == 6).all()
+    expected = {"fine-tuning": 0.40, "IL2M": 0.46, "iCaRL": 0.48, "E2EIL": 0.60, "BiC": 0.48, "WA": 0.48}
+    for system, top1 in expected.items():
+        assert table.loc[system, "top1"] == pytest.approx(top1, abs=0.01)
+        assert table.loc[system, "gap"] == pytest.approx((top1 - 0.8) / 0.2, abs=0.05)
+    assert table.loc["iCaRL", "made of"] == "distillation + herding + NEM"
+    assert table.loc["E2EIL", "made of"] == "distillation + balanced fine-tuning"
+    assert table.loc["BiC", "made of"] == "distillation + held-out exemplars + BiC"
+
+
+def test_known_systems_without_joint_training_have_no_gap():
+    table = systems_table(make_results())
+    assert table["gap"].isna().all()
+    assert table["top1"].notna().all()
+
+
+def test_a_study_of_one_state_has_tables_without_rows():
+    results = make_results()
+    one_state = results[results["state"] == 1]
+    for table in (compare_methods, findings_table, systems_table, gap_table, mean_results):
+        empty, full = table(one_state), table(results)
+        assert len(empty) == 0
+        assert list(empty.columns) == list(full.columns)
+
+
+# over settings
+
+
+def test_other_recipes_in_the_same_folder_make_systems_of_their_own():
+    small, large = make_results(recipe="small"), make_results(recipe="large", shift=0.3)
+    large["run"] += "-large"
+    table = systems_table(pd.concat([small, large])).set_index(["recipe", "system"])
+    assert (table["num_runs"] == 6).all()
+    assert table.loc[("small", "WA"), "top1"] == pytest.approx(0.48, abs=0.01)
+    assert table.loc[("large", "WA"), "top1"] == pytest.approx(0.80, abs=0.01)
+
+
+def test_values_and_intervals_over_seeds_are_by_method_and_value():
+    results = pd.concat([make_results(memory_size=60), make_results(memory_size=30, seeds=SEEDS[:2], shift=0)])
+    off = results[~results["distillation"]]
+    values, intervals = over_seeds(off, "memory_size", ["FT", "WA", "BiC"])
+    assert list(values) == list(intervals) == ["FT", "WA"]  # there is no BiC here
+    assert list(values["WA"]) == list(intervals["WA"]) == [30, 60]
+    assert [len(found) for found in values["WA"].values()] == [2, 6]
+    means = mean_results(off).query("method == 'WA' and memory_size == 60")["top1"]
+    assert_allclose(np.sort(values["WA"][60]), np.sort(means))
+    assert intervals["WA"][60] == mean_interval(values["WA"][60])
+
+
+def test_differences_against_a_reference_leave_oracles_out():
+    results = make_results(distillation=(False,))
+    oracle = results[results["method"] == "WA"].assign(method="NCM-oracle")
+    points, intervals = against(pd.concat([results, oracle]), "FT")
+    assert list(points) == list(intervals) == ["IL2M", "IL2M-means", "WA"]
+    table = compare_methods(results).set_index("method")
+    for method, found in points.items():
+        assert len(found) == 6
+        assert found.mean() == pytest.approx(table.loc[method, "estimate"])
+        assert intervals[method] == (table.loc[method, "low"], table.loc[method, "high"])
+    assert against(results[results["method"] != "FT"], "FT") == ({}, {})
+
+
+def test_best_methods_begin_with_what_the_study_is_about():
+    results = make_results()
+    oracle = results[results["method"] == "WA"].assign(method="NCM-oracle", top1=1.0)
+    results = pd.concat([results, oracle, joint_rows()])
+    assert best_methods(results, most=3) == ["FT", "IL2M", "WA"]
+    assert best_methods(results, most=2) == ["FT", "IL2M"]
+    assert best_methods(results[results["method"] == "WA"], most=3) == ["WA"]
+
+
+def test_the_interval_of_a_mean():
+    values = np.random.default_rng(3).normal(0.4, 0.02, size=12)
+    low, high = mean_interval(values)
+    found = paired_difference(values)
+    assert (low, high) == (found.low, found.high)
+    assert low < values.mean() < high
+    assert np.isnan(mean_interval(values[:1])).all()

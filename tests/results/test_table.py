@@ -1,0 +1,189 @@
+"""Results: the table's rows against the metrics written out, the means, and the authors' form of summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import TinyStudy
+
+from il2m.methods.rectify import METHODS, rectify
+from il2m.methods.registry import method_scores, validation_scores
+from il2m.results.description import run_description, run_recipe
+from il2m.results.table import bias_table, confusion_by_state, means_table, results_table, save_results, series, summary
+from il2m.study.runs import Run
+
+COLUMNS = [
+    "run",
+    "base",
+    "setting",
+    "recipe",
+    "dataset",
+    "num_states",
+    "memory_size",
+    "exemplar_selection",
+    "distillation",
+    "held_out",
+    "balanced_epochs",
+    "order_seed",
+    "train_seed",
+    "state",
+    "num_classes",
+    "method",
+    "score_kind",
+    "top1",
+    "top5",
+    "top1_past",
+    "top1_new",
+    "predicted_new",
+    "true_new",
+]
+
+
+def test_table_has_one_row_per_state_method_and_score_kind(tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 3 * len(METHODS) * 2
+    assert not table.duplicated(["state", "method", "score_kind"]).any()
+    assert set(table["run"]) == {tiny_study.off.name}
+    assert set(table["memory_size"]) == {12}
+    assert set(table["num_classes"]) == {2, 4, 6}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_study: TinyStudy):
+    """A function: a run as the tiny study's, but for some of its settings or its base's; nothing is trained."""
+
+    def make(base: dict[str, Any] | None = None, **changed: Any) -> Run:
+        base_identity = tiny_study.base.identity | (base or {})
+        notes = {name: tiny_study.base.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
+        parent = Run.create(tmp_path, "base", base_identity, **notes)
+        identity = tiny_study.off.identity | {"base": base_identity, "state_sizes": base_identity["state_sizes"]}
+        return Run.create(tmp_path, "fine_tuning", identity | changed, base=parent.name, **notes)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"memory_size": 18},
+        {"exemplar_selection": "herding"},
+        {"distillation": True, "temperature": 2.0, "distillation_weight": 1.0},
+        {"train_seed": 5},
+        {"held_out": 0.2},
+        {"balanced_epochs": 3},
+        {"base": {"train_seed": 5, "class_order": [5, 4, 3, 2, 1, 0]}},
+        {"base": {"state_sizes": [3, 3]}},
+    ],
+    ids=lambda changed: ", ".join(changed),
+)
+def test_what_has_a_column_of_its_own_is_not_part_of_the_recipe(changed: dict[str, Any], make_run):
+    assert run_recipe(make_run(**changed)) == run_recipe(make_run())
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({"epochs": 9}, {"epochs": 9}),
+        ({"temperature": 3.0, "distillation": True}, {"temperature": 3.0}),
+        ({"base": {"network": "resnet8"}}, {"base_network": "resnet8"}),
+        ({"base": {"base_epochs": 9}}, {"base_epochs": 9}),
+        ({"base": {"state_sizes": [4, 2]}}, {"state_sizes": [4, 2]}),
+        ({"exemplars_per_class": 2}, {"memory": "images per class"}),
+    ],
+    ids=lambda value: ", ".join(value),
+)
+def test_all_else_is(changed: dict[str, Any], shown: dict[str, Any], make_run):
+    plain, found = run_recipe(make_run()), run_recipe(make_run(**changed))
+    assert {name: value for name, value in found.items() if plain.get(name) != value} == shown
+    assert run_description(make_run(**changed))["recipe"] != run_description(make_run())["recipe"]
+
+
+def test_rows_say_what_the_scores_say(tiny_study: TinyStudy):
+    run = tiny_study.on
+    table = results_table(run).set_index(["state", "method", "score_kind"])
+    for state in (2, 3):
+        labels = np.asarray(run.state(state).array("val_labels"))
+        scores = rectify(run.state(state).array("val_scores"), run.statistics(state), gate=False)
+        predicted = scores.argmax(axis=1)
+        num_past = 2 * (state - 1)
+        row = table.loc[(state, "IL2M-no-gate", "raw")]
+        assert row["top1"] == pytest.approx(np.mean(predicted == labels))
+        assert row["top1_past"] == pytest.approx(np.mean((predicted == labels)[labels < num_past]))
+        assert row["top1_new"] == pytest.approx(np.mean((predicted == labels)[labels >= num_past]))
+        assert row["predicted_new"] == pytest.approx(np.mean(predicted >= num_past))
+        assert row["true_new"] == pytest.approx(2 / (2 * state))
+
+
+def test_all_methods_agree_at_the_first_state_which_has_no_past(tiny_study: TinyStudy):
+    first = results_table(tiny_study.off).query("state == 1")
+    assert first["top1"].nunique() == 1
+    assert first["top1_past"].isna().all()
+    assert (first["predicted_new"] == 1).all()
+
+
+def test_softmax_leaves_fine_tuning_as_it_is(tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    assert series(table, "FT", score_kind="softmax") == series(table, "FT", score_kind="raw")
+    np.testing.assert_allclose(validation_scores(tiny_study.off, 2, "softmax").sum(axis=1), 1, rtol=1e-5)
+
+
+def test_method_scores_follow_the_undefined_policy(tiny_study: TinyStudy):
+    run = tiny_study.off
+    expected = rectify(
+        run.state(3).array("val_scores"), run.statistics(3), use_confidence=False, undefined="as-published"
+    )
+    np.testing.assert_array_equal(method_scores(run, 3, "IL2M-means", undefined="as-published"), expected)
+
+
+def make_table() -> pd.DataFrame:
+    common = {"dataset": "toy", "run": "r", "distillation": False, "num_states": 3, "memory_size": 9}
+    common |= {"order_seed": 0, "train_seed": 1, "score_kind": "raw", "method": "FT"}
+    values = [(1, 0.9, 1.0), (2, 0.6, 0.8), (3, 0.3, 0.7)]
+    return pd.DataFrame([common | {"state": b, "top1": top1, "top5": top5} for b, top1, top5 in values])
+
+
+def test_means_are_over_the_incremental_states_and_over_all():
+    row = means_table(make_table()).iloc[0]
+    assert row["top1, states 2..S"] == pytest.approx(0.45)
+    assert row["top1, states 1..S"] == pytest.approx(0.6)
+    assert row["top5, states 2..S"] == pytest.approx(0.75)
+
+
+def test_summary_has_the_authors_form():
+    lines = summary(make_table(), methods=("FT",)).splitlines()
+    assert lines[0] == "toy, 3 states, K = 9, distillation off, order seed 0, train seed 1 (r)"
+    assert lines[2] == "Top1 Acc = [0.9, 0.6, 0.3]"
+    assert lines[3] == "Top5 Acc = [1.0, 0.8, 0.7]"
+    assert lines[4] == "Mean inc Acc | acc@1 = 0.4500 | acc@5 = 0.7500"
+
+
+def test_results_are_written_and_read_back(tmp_path, tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    path = save_results(table, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), table)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.parquet"]
+
+
+def test_bias_table_against_the_scores(tiny_study: TinyStudy):
+    run = tiny_study.off
+    table = bias_table(run)
+    assert np.isnan(table.loc[1, "past_score"])
+    scores, labels = run.state(3).array("val_scores"), np.asarray(run.state(3).array("val_labels"))
+    own = [row[label] for row, label in zip(scores, labels, strict=True)]
+    assert table.loc[3, "past_score"] == pytest.approx(np.mean([s for s, c in zip(own, labels, strict=True) if c < 4]))
+    assert table.loc[3, "new_score"] == pytest.approx(np.mean([s for s, c in zip(own, labels, strict=True) if c >= 4]))
+    assert table.loc[3, "confidence"] == pytest.approx(run.state(3).array("new_top_scores").mean(), rel=1e-6)
+    errors = [column for column in table if " as " in column]
+    top1 = results_table(run).query("state == 3 and method == 'FT' and score_kind == 'raw'")["top1"].item()
+    assert table.loc[3, errors].sum() == pytest.approx(1 - top1)
+
+
+def test_confusion_rows_add_up_to_one(tiny_study: TinyStudy):
+    shares = confusion_by_state(tiny_study.off, 3)
+    assert shares.shape == (3, 3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)

@@ -1,0 +1,214 @@
+"""The trainings that the ablation compares with: joint, on balanced images, and with images held out."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+
+from il2m.errors import InputError
+from il2m.memory.exemplars import held_out_places
+from il2m.methods.registry import METHODS
+from il2m.results.collect import collect_results
+from il2m.results.comparison import gap_table
+from il2m.results.description import run_description
+from il2m.results.table import results_table, save_results
+from il2m.study import stage
+from il2m.study.find import find_joint_runs
+from il2m.study.joint import train_joint
+from il2m.study.planning import plan_fine_tuning
+from il2m.study.stages import fine_tune, train_base
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("joint")
+
+
+@pytest.fixture(scope="module")
+def base(folder, tiny_base_parameters):
+    return train_base(out_dir=str(folder), **tiny_base_parameters)
+
+
+@pytest.fixture(scope="module")
+def joint(folder, base):
+    return train_joint(out_dir=str(folder), base=base, joint_epochs=1, device="cpu")
+
+
+def tune(folder, base, parameters, **changed):
+    return fine_tune(out_dir=str(folder), base=base, **{**parameters, "epochs": 1, **changed})
+
+
+# joint training
+
+
+def test_joint_training_scores_all_classes_so_far(joint, base):
+    assert joint.missing_states == []
+    for state in (2, 3):
+        scores, labels = (joint.state(state).array(name) for name in ("val_scores", "val_labels"))
+        assert scores.shape == (5 * 2 * state, 2 * state)
+        assert_array_equal(np.bincount(labels), np.full(2 * state, 5))
+    assert_array_equal(joint.state(1).array("val_scores"), base.state(1).array("val_scores"))
+
+
+def test_joint_training_sees_every_image_of_every_class_and_repeats(base, joint, monkeypatch, tmp_path):
+    seen, real = [], stage.train
+    monkeypatch.setattr("il2m.study.stage.train", lambda m, b, **kw: seen.append(b.labels.clone()) or real(m, b, **kw))
+    shutil.copytree(base.folder, tmp_path / base.name)
+    again = train_joint(out_dir=str(tmp_path), base=base.name, joint_epochs=1, device="cpu")
+    assert [np.bincount(labels).tolist() for labels in seen] == [[12] * 4, [12] * 6]
+    for state in (2, 3):  # bit for bit
+        assert_array_equal(again.state(state).array("val_scores"), joint.state(state).array("val_scores"))
+
+
+def test_a_finished_joint_training_is_not_run_again(folder, base, joint, monkeypatch):
+    monkeypatch.setattr("il2m.study.stage.train", None)
+    assert train_joint(out_dir=str(folder), base=base, joint_epochs=1, device="cpu").folder == joint.folder
+
+
+def test_joint_training_takes_the_bases_epochs_by_default(folder, base, joint):
+    run = train_joint(out_dir=str(folder), base=base, device="cpu")
+    assert run.identity["joint_epochs"] == base.identity["base_epochs"] == 2
+    assert len(run.state(2).info["history"]) == 2
+    assert {found.name for found in find_joint_runs(folder)} == {run.name, joint.name}
+
+
+@pytest.mark.parametrize("epochs", [-1, 0.5])
+def test_joint_epochs_are_checked(folder, base, epochs):
+    with pytest.raises(InputError, match=f"joint_epochs = {epochs}: expected a whole number of at least 0"):
+        train_joint(out_dir=str(folder), base=base, joint_epochs=epochs)
+
+
+# held out, balanced
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.29, 0.34, 0.5])
+def test_held_out_places_are_a_share_of_every_prefix(share):
+    places = held_out_places(200, share)
+    for k in range(201):
+        assert np.count_nonzero(places < k) == int(k * share + 1e-9)
+        assert_array_equal(held_out_places(k, share), places[places < k])
+
+
+def test_nothing_is_held_out_by_default():
+    assert len(held_out_places(50, 0)) == 0
+
+
+def test_default_runs_know_nothing_of_either(folder, base, tiny_fine_tuning_parameters):
+    parameters = {name: v for name, v in tiny_fine_tuning_parameters.items() if name != "device"}
+    plain = plan_fine_tuning(out_dir=str(folder), base=base, **parameters)
+    assert not {"held_out", "balanced_epochs"} & set(plain.identity)
+    zero = plan_fine_tuning(out_dir=str(folder), base=base, held_out=0, balanced_epochs=0, **parameters)
+    assert zero.folder == plain.folder
+    for changed in ({"held_out": 0.2}, {"balanced_epochs": 3}):
+        assert plan_fine_tuning(out_dir=str(folder), base=base, **changed, **parameters).folder != plain.folder
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.6, "a"])
+def test_held_out_is_checked(folder, base, share):
+    with pytest.raises(InputError, match=r"held_out = .*: expected a number of at least 0 and at most 0.5"):
+        plan_fine_tuning(out_dir=str(folder), base=base, held_out=share)
+
+
+def trained_on(monkeypatch, folder, base, parameters, **changed):
+    """What each call of train was given: (labels, epochs, learning rate), in order."""
+    calls, real = [], stage.train
+
+    def watched(model, batches, **kwargs):
+        calls.append((batches.labels.numpy().copy(), kwargs["epochs"], kwargs["learning_rate"]))
+        return real(model, batches, **kwargs)
+
+    monkeypatch.setattr(stage, "train", watched)
+    return tune(folder, base, parameters, **changed), calls
+
+
+@pytest.mark.parametrize("selection", ["random", "herding"])
+def test_balanced_fine_tuning_is_a_second_stage_on_equally_many_images(
+    folder, base, tiny_fine_tuning_parameters, monkeypatch, selection
+):
+    run, calls = trained_on(
+        monkeypatch, folder, base, tiny_fine_tuning_parameters, balanced_epochs=2, exemplar_selection=selection
+    )
+    rate = run.identity["learning_rate"]
+    wanted = [
+        ([6, 6, 12, 12], 1, rate / 2), ([6, 6, 6, 6], 2, rate / 20),
+        ([3, 3, 3, 3, 12, 12], 1, rate / 3), ([3, 3, 3, 3, 3, 3], 2, rate / 30),
+    ]  # fmt: skip
+    for (labels, epochs, used_rate), (counts, wanted_epochs, wanted_rate) in zip(calls, wanted, strict=True):
+        assert_array_equal(np.bincount(labels), counts)
+        assert epochs == wanted_epochs
+        assert used_rate == pytest.approx(wanted_rate)
+    assert len(run.state(2).info["history"]) == 3
+
+
+def test_held_out_images_are_not_trained_on_not_even_when_balanced(
+    folder, base, tiny_fine_tuning_parameters, monkeypatch
+):
+    run, calls = trained_on(monkeypatch, folder, base, tiny_fine_tuning_parameters, balanced_epochs=1, held_out=0.34)
+    counts = [np.bincount(labels).tolist() for labels, _, _ in calls]
+    assert counts == [[4, 4, 10, 10], [4, 4, 4, 4], [2, 2, 2, 2, 11, 11], [2] * 6]
+    stored = run.state(3)
+    assert len(stored.array("exemplar_indices")) == 12  # statistics still come from all that the memory keeps
+    assert stored.array("held_out_scores").shape == (6, 6)
+
+
+# all runs of a folder
+
+
+def test_collected_results_hold_every_run_and_method(folder, base, joint, tiny_fine_tuning_parameters):
+    run = tune(folder, base, tiny_fine_tuning_parameters, held_out=0.34)
+    table = collect_results(folder)
+    own = table[table["run"] == run.name]
+    assert set(own["method"]) == set(METHODS)
+    assert set(own["held_out"]) == {0.34}
+    assert set(own["balanced_epochs"]) == {0}
+    for name, value in run_description(run).items():
+        assert set(own[name]) == {value}
+    assert joint.name in set(table.loc[table["method"] == "joint", "run"])
+    assert set(gap_table(table).query("run == @run.name")["method"]) == set(METHODS)
+
+
+@pytest.fixture
+def stored(folder, base, tiny_fine_tuning_parameters):
+    """A run with results of which each number is -1 beside it, as no computation gives them; gone afterwards."""
+    run = tune(folder, base, tiny_fine_tuning_parameters)
+    yield run, save_results(results_table(run, methods=("FT",)).assign(top1=-1.0), run.folder)
+    (run.folder / "results.parquet").unlink()
+
+
+def test_results_that_are_stored_are_not_computed_again(folder, stored):
+    table = collect_results(folder).query("run == @stored[0].name")
+    assert set(table["method"]) == {"FT"}
+    assert set(table["top1"]) == {-1.0}
+
+
+@pytest.mark.parametrize("damage", ["no parquet", "of another run", "a column less", "a state less"])
+def test_stored_results_that_are_not_the_runs_are_computed(damage, folder, stored):
+    run, path = stored
+    table = pd.read_parquet(path)
+    if damage == "no parquet":
+        path.write_text("no parquet")
+    elif damage == "of another run":
+        save_results(table.assign(setting="another"), run.folder)
+    elif damage == "a column less":
+        save_results(table.drop(columns="recipe"), run.folder)
+    else:
+        save_results(table[table["state"] < 3], run.folder)
+    found = collect_results(folder).query("run == @run.name")
+    assert set(found["method"]) == set(METHODS) - {"BiC"}
+    assert found["top1"].between(0, 1).all()
+
+
+def test_a_copied_run_counts_once(folder, base, tiny_fine_tuning_parameters, tmp_path):
+    tune(folder, base, tiny_fine_tuning_parameters)
+    study = tmp_path / "study"
+    shutil.copytree(folder, study)
+    run = next(study.glob("fine_tuning-*"))
+    shutil.copytree(run, study / "copy")
+    assert collect_results(study)["run"].nunique() == collect_results(folder)["run"].nunique()
+
+
+def test_an_empty_folder_has_no_results(tmp_path):
+    with pytest.raises(InputError, match="no finished fine-tuning run in"):
+        collect_results(tmp_path)

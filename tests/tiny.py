@@ -1,0 +1,56 @@
+"""What many tests share: tiny images that can be learned, a study of them, and files that look untouched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from il2m.study.runs import Run
+from il2m.system.hashes import short_hash
+
+PROJECT = Path(__file__).parents[1]
+
+TINY_CLASSES = 6
+
+
+def make_tiny_arrays() -> dict[str, np.ndarray]:
+    """6 classes of grey 8 x 8 images, 12 to train and 5 to validate each: a pattern by class, and noise."""
+    rng = np.random.default_rng(7)
+    patterns = rng.uniform(40, 215, (TINY_CLASSES, 8, 8))
+    arrays = {"class_names": np.array([f"class {c}" for c in range(TINY_CLASSES)])}
+    for split, per_class in (("train", 12), ("test", 5)):
+        labels = rng.permutation(np.repeat(np.arange(TINY_CLASSES), per_class))
+        images = patterns[labels] + rng.normal(0, 30, (len(labels), 8, 8))
+        arrays[f"x_{split}"] = images.clip(0, 255).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    return arrays
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A finished study in ``out_dir``, and the parameters that made it; shared by tests, so never to be written to."""
+
+    out_dir: Path
+    base_parameters: dict[str, Any]
+    fine_tuning_parameters: dict[str, Any]
+    base: Run
+    off: Run  # fine-tuning without distillation
+    on: Run  # and with
+
+
+def rewrite_checked(path: Path, info: dict[str, Any]) -> None:
+    """Write a ``state.json`` or ``config.json`` as if the library had: for runs that hold other things than these."""
+    info = {name: value for name, value in info.items() if name != "checksum"}
+    path.write_text(json.dumps({**info, "checksum": short_hash(info)}))
+
+
+def kill_when_stalled(process: subprocess.Popen) -> None:
+    """SIGKILL, in the middle of an epoch."""
+    assert process.stdout.readline() == "stalled\n", process.stderr.read()
+    process.kill()
+    process.wait()

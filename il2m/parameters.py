@@ -1,19 +1,22 @@
-"""What a study may be told: each parameter's type and range, in one table.
+"""What a study may be told: each parameter once, with its type, range, default, unit, meaning, and whom it concerns.
 
-The notebooks' parameter cells, the grids and the two training stages all check against it, before any work starts.
-Defaults live in the notebooks' parameter cells and in the stages' signatures (a test keeps the two equal).
+One settings object per stage. From its fields come what is accepted, what shapes the stage's result (and so its hash
+and its checkpoints), which runs are replicates or twins of each other, and the table of `il2m parameters`. A notebook's
+cell repeats name, default and meaning for its reader; a test keeps the two equal.
 """
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Self
 
 from il2m.errors import InputError, nearest
+from il2m.rules import PATH, SWITCH, TEXT, Rule, choice, integer, integers, number
 
-NETWORKS = ("small", "resnet8", "resnet20", "resnet32", "resnet18")
+# name -> hash of its source, "" for what is built in; those that are registered are added
+NETWORKS = dict.fromkeys(("small", "resnet8", "resnet20", "resnet32", "resnet18"), "")
 SELECTIONS = ("random", "herding")
 HEADS = ("new", "extended")
 SCHEDULES = ("step", "plateau")
@@ -21,132 +24,258 @@ PRECISIONS = ("float32", "bf16", "fp16")
 UNDEFINED_POLICIES = ("keep", "as-published", "raise")
 SCORE_KINDS = ("raw", "softmax")
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """What one parameter may be: ``accepts(value)`` is True for good values, ``expected`` says it in words, ``convert``
-    gives equal values one form (1 and 1.0, a list and a tuple)."""
-
-    expected: str
-    accepts: Callable[[Any], bool]
-    convert: Callable[[Any], Any] = lambda value: value
-    is_sequence: bool = False
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _integer(low: int, or_none: bool = False) -> Parameter:
-    words = f"a whole number of at least {low}" + (", or None" if or_none else "")
-    return Parameter(
-        words,
-        lambda v: (or_none and v is None) or (_is_integer(v) and v >= low),
-        convert=lambda v: None if v is None else int(v),
-    )
-
-
-def _number(low: float, high: float = float("inf"), open_low: bool = False, open_high: bool = False) -> Parameter:
-    words = f"a number {'above' if open_low else 'of at least'} {low:g}"
-    if high < float("inf"):
-        words += f" and {'below' if open_high else 'at most'} {high:g}"
-
-    def accepts(value: Any) -> bool:
-        if not _is_number(value):
-            return False
-        return (value > low if open_low else value >= low) and (
-            value < high if open_high or high == float("inf") else value <= high
-        )
-
-    return Parameter(words, accepts, convert=float)
-
-
-def _choice(*names: str) -> Parameter:
-    return Parameter("one of " + ", ".join(names), lambda v: isinstance(v, str) and v in names)
-
-
-def _integers(low: int) -> Parameter:
-    return Parameter(
-        f"a list of whole numbers of at least {low} (empty: not given)",
-        lambda v: isinstance(v, (list, tuple)) and all(_is_integer(x) and x >= low for x in v),
-        convert=lambda v: [int(x) for x in v],
-        is_sequence=True,
-    )
-
-
-_TEXT = Parameter("a text", lambda v: isinstance(v, str))
-_SWITCH = Parameter("True or False", lambda v: isinstance(v, bool), convert=bool)
-
-PARAMETERS: dict[str, Parameter] = {
-    # where things are
-    "dataset": _TEXT,
-    "data_dir": _TEXT,
-    "out_dir": _TEXT,
-    "base": _TEXT,
-    "run": _TEXT,
-    "compare": _TEXT,
-    # states
-    "num_states": _integer(1),
-    "state_sizes": _integers(1),
-    "order_seed": _integer(0, or_none=True),
-    "class_order": _integers(0),
-    # image files
-    "image_size": _integer(8),
-    "mean_std": _TEXT,
-    # first memory
-    "memory_size": _integer(0),
-    "exemplars_per_class": _integer(0),
-    "exemplar_selection": _choice(*SELECTIONS),
-    # training
-    "network": _choice(*NETWORKS),
-    "head": _choice(*HEADS),
-    "distillation": _SWITCH,
-    "temperature": _number(0, open_low=True),
-    "distillation_weight": _number(0),
-    "held_out": _number(0, 0.5),
-    "balanced_epochs": _integer(0),
-    "joint_epochs": _integer(0),
-    "base_epochs": _integer(1),
-    "epochs": _integer(1),
-    "batch_size": _integer(2),
-    "summed_batches": _integer(1),
-    "learning_rate": _number(0, open_low=True),
-    "momentum": _number(0, 1, open_high=True),
-    "weight_decay": _number(0),
-    "schedule": _choice(*SCHEDULES),
-    "patience": _integer(0),
-    "max_shift": _integer(0),
-    "flip": _SWITCH,
-    "score_all_past": _SWITCH,
-    "train_seed": _integer(0),
-    # machine
-    "device": _choice("auto", "cpu", "cuda"),
-    "precision": _choice(*PRECISIONS),
-    "num_threads": _integer(1),
-    "num_workers": _integer(0),
-    # analysis
-    "undefined": _choice(*UNDEFINED_POLICIES),
-    "score_kind": _choice(*SCORE_KINDS),
+CONCERNS = {  # whom a parameter concerns -> does it shape what is learned, as it stands?
+    "training": True,
+    "first memory": True,
+    "distillation": True,
+    "image files": True,
+    "images in memory": True,
+    "training seed": True,  # runs that differ in nothing else are replicates
+    "states": False,  # the sizes and the class order that come of them do
+    "normalisation": False,  # the mean and standard deviation that come of it do
+    "joint training": False,
+    "places": False,
+    "machine": False,
+    "analysis": False,
 }
 
 
-def check_parameters(values: dict[str, Any], known: Iterable[str] | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a stage. unit: ``""`` for none. concerns: a key of CONCERNS.
+
+    only_with: (name, value) of another parameter of the stage, or ("image_files", True or False): without it this one
+    has no effect. neutral: a value at which it has none. What has no effect is left out of the hash. column: whether
+    the results table has a column of it.
+    """
+
+    default: Any
+    rule: Rule
+    meaning: str
+    unit: str = ""
+    concerns: str = "training"
+    only_with: tuple[str, Any] | None = None
+    neutral: Any = None
+    column: bool = False
+
+    def has_effect(self, value: Any, others: Mapping[str, Any]) -> bool:
+        """Whether this value shapes the result, beside the stage's other values."""
+        needed, needed_value = self.only_with or (None, None)
+        applies = needed is None or others[needed] == needed_value
+        return CONCERNS[self.concerns] and applies and (self.neutral is None or value != self.neutral)
+
+
+def parameter(*args: Any, **kwargs: Any) -> Any:
+    """A dataclass field that is a Parameter; arguments as there."""
+    one = Parameter(*args, **kwargs)
+    return field(default=one.default, metadata={"parameter": one})
+
+
+def _patience(default: int) -> Any:
+    meaning = "epochs without a lower loss before the rate drops (plateau only)"
+    return parameter(default, integer(0), meaning, only_with=("schedule", "plateau"))
+
+
+# the stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parameters of one stage; what each means its Parameter says."""
+
+    out_dir: str = parameter("../runs/quickstart", PATH, "folder of the study: runs and results", concerns="places")
+
+    @classmethod
+    def parameters(cls) -> dict[str, Parameter]:
+        return {one.name: one.metadata["parameter"] for one in fields(cls)}
+
+    @classmethod
+    def given(cls, settings: Self | None = None, values: Mapping[str, Any] = MappingProxyType({})) -> Self:
+        """``settings`` (or the defaults) with these values. Raises InputError that lists every problem at once."""
+        known = cls.parameters()
+        return cls(**check_parameters({**vars(settings or cls()), **values}, known, known))
+
+    @classmethod
+    def read(cls, cell: Mapping[str, Any], **changed: Any) -> Self:
+        """The settings that a notebook's names give (``globals()`` there), checked; changed: over them."""
+        return cls.given(values={name: cell[name] for name in cls.parameters() if name in cell} | changed)
+
+    @classmethod
+    def of_identity(cls, identity: Mapping[str, Any], **others: Any) -> Self:
+        """The settings that made a run, from what its hash is of; what had no effect has its default. others: of the
+        machine, and whatever else is not told by a run."""
+        return cls(**{name: identity[name] for name in cls.parameters() if name in identity} | others)
+
+    def of_training(self) -> dict[str, Any]:
+        """All values that could shape what is learned, be they of effect as they stand or not."""
+        return {name: vars(self)[name] for name, one in self.parameters().items() if CONCERNS[one.concerns]}
+
+    def shaping(self, **facts: Any) -> dict[str, Any]:
+        """What shapes the result, of these settings. facts: ``image_files``, whether images are in files."""
+        values, facts = vars(self), {**vars(self), **facts}
+        return {name: values[name] for name, one in self.parameters().items() if one.has_effect(values[name], facts)}
+
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class _Machine(Settings):
+    data_dir: str = parameter("../data", PATH, "folder where datasets are cached or looked for", concerns="places")
+    device: str = parameter("auto", choice(("auto", "cpu", "cuda")), "auto, cpu or cuda", concerns="machine")
+    num_threads: int = parameter(
+        1, integer(1), "CPU threads; equal seeds give equal bits for equal threads", concerns="machine")
+    num_workers: int = parameter(2, integer(0), "processes that decode image files", concerns="machine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(_Machine):
+    """What base training and fine-tuning have in common."""
+
+    batch_size: int = parameter(32, integer(2), "images per mini-batch")
+    summed_batches: int = parameter(
+        1, integer(1), "mini-batches whose gradients are summed for one step (the authors: 8)", neutral=1)
+    learning_rate: float = parameter(0.1, number(0, above=True), "of SGD, divided by the state's number")
+    momentum: float = parameter(0.9, number(0, 1, below=True), "of SGD, 0 to 1")
+    weight_decay: float = parameter(1e-4, number(0), "L2 penalty")
+    schedule: str = parameter(
+        "step", choice(SCHEDULES), "step: rate x .1 at 60 % and 85 % of the epochs; plateau: when the loss stalls")
+    patience: int = _patience(10)
+    max_shift: int = parameter(
+        2, integer(0), "random shift while training (not of image files)", "pixels", concerns="images in memory",
+        only_with=("image_files", False))
+    flip: bool = parameter(False, SWITCH, "mirror training images at random")
+    train_seed: int = parameter(
+        0, integer(0), "seed of weights, heads, exemplars, image order and augmentation", concerns="training seed")
+    precision: str = parameter("float32", choice(PRECISIONS), "float32, bf16 or fp16 (mixed precision)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseTraining(Training):
+    """Notebook 01: the first state."""
+
+    dataset: str = parameter(
+        "glyphs", TEXT, "glyphs (embedded), cifar10, cifar100, PATH.npz, folder:PATH or lists:PATH (image files)",
+        concerns="places")
+    image_size: int = parameter(
+        224, integer(8), "side of image files once cropped (folder: and lists: only)", "pixels",
+        concerns="image files", only_with=("image_files", True))
+    mean_std: str = parameter(
+        "", TEXT, "name in datasets_mean_std.txt; empty: computed over the first state's images",
+        concerns="normalisation")
+    num_states: int = parameter(
+        5, integer(1), "number of states of equal size (classes must divide evenly)", concerns="states")
+    state_sizes: list[int] = parameter(
+        (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes",
+        concerns="states")
+    order_seed: int = parameter(0, integer(0), "seed of the order in which classes arrive", concerns="states")
+    class_order: list[int] = parameter(
+        (), integers(0), "class ids in learning order; empty: shuffled by order_seed", concerns="states")
+    network: str = parameter(
+        "small", choice(NETWORKS), "small, resnet8, resnet20, resnet32 (32-pixel images) or resnet18 (the paper's)")
+    base_epochs: int = parameter(30, integer(1), "passes over the first state's images")
+    joint_epochs: int = parameter(
+        0, integer(0), "epochs of joint training on all classes so far, once per state: the upper bound; 0: none",
+        concerns="joint training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Training):
+    """Notebook 02: states 2..S."""
+
+    base: str = parameter(
+        "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last", concerns="places")
+    dataset: str = parameter(
+        "", TEXT, "name or path, if it is not where the base found it; must hold the base's images", concerns="places")
+    order_seed: int | None = parameter(
+        None, integer(0, or_none=True), "if given, the base must have this class order", concerns="states")
+    memory_size: int = parameter(
+        200, integer(0), "K, exemplar images in total, shared evenly by the past classes", concerns="first memory",
+        only_with=("exemplars_per_class", 0), column=True)
+    exemplars_per_class: int = parameter(
+        0, integer(0), "images per past class instead of K in total; 0: use memory_size", concerns="first memory",
+        column=True)
+    exemplar_selection: str = parameter(
+        "random", choice(SELECTIONS), "random or herding (iCaRL)", concerns="first memory", column=True)
+    head: str = parameter(
+        "new", choice(HEADS), "new: re-initialised at each state (the paper); extended: past weights kept")
+    distillation: bool = parameter(
+        False, SWITCH, "False is the method, True the ablation; a list trains one run each", concerns="distillation",
+        column=True)
+    temperature: float = parameter(
+        2.0, number(0, above=True), "T, softens both sides of the distillation loss", concerns="distillation",
+        only_with=("distillation", True))
+    distillation_weight: float = parameter(
+        1.0, number(0), "weight of the distillation loss beside cross-entropy", concerns="distillation",
+        only_with=("distillation", True))
+    epochs: int = parameter(20, integer(1), "passes over the images of each state")
+    balanced_epochs: int = parameter(
+        0, integer(0), "further passes over equally many images per class, rate / 10 (balanced fine-tuning)",
+        neutral=0, column=True)
+    held_out: float = parameter(
+        0.0, number(0, 0.5), "share of the exemplars kept from training, 0 to .5; BiC needs some (its authors: .1)",
+        neutral=0, column=True)
+    patience: int = _patience(5)
+    score_all_past: bool = parameter(
+        True, SWITCH, "also reduce all past training images to class means, for oracles only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointTraining(_Machine):
+    """The upper bound: a training from scratch on all classes so far, for each state."""
+
+    base: str = parameter(
+        "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last", concerns="places")
+    joint_epochs: int = parameter(0, integer(0), "epochs of each training; 0: the base's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Settings):
+    """Notebooks 03 and 04."""
+
+    data_dir: str = parameter("../data", PATH, "folder where datasets are cached or looked for", concerns="places")
+    run: str = parameter(
+        "", PATH, "run to analyse, a folder or its name in out_dir; empty: the newest without distillation",
+        concerns="places")
+    compare: str = parameter(
+        "auto", PATH, "a second run shown beside it; auto: its twin in distillation; empty: none", concerns="places")
+    score_kind: str = parameter(
+        "raw", choice(SCORE_KINDS), "raw (before softmax, the paper) or softmax (probabilities)", concerns="analysis")
+    undefined: str = parameter(
+        "keep", choice(UNDEFINED_POLICIES), "keep: that class's score is left alone; as-published: multiplied anyway; "
+        "raise: stop", concerns="analysis")
+# fmt: on
+
+
+STAGES: dict[str, type[Settings]] = {"01": BaseTraining, "02": FineTuning, "03, 04": Analysis}  # by notebook
+PARAMETERS: dict[str, Parameter] = {
+    name: one for stage in (JointTraining, *STAGES.values()) for name, one in stage.parameters().items()
+}
+
+
+def check_parameters(
+    values: Mapping[str, Any], known: Iterable[str] | None = None, rules: Mapping[str, Parameter] = PARAMETERS
+) -> dict[str, Any]:
     """The values in their one form; refuse unknown names (naming the nearest right one) and wrong types or ranges.
 
-    ``known``: the names that may be given here; by default every parameter of the study.
+    known: the names that may be given here; by default every parameter of the study. rules: what each may be.
     Raises InputError that lists every problem at once.
     """
-    known = set(PARAMETERS if known is None else known)
+    known = set(rules if known is None else known)
     problems = []
     for name, value in values.items():
         if name not in known:
             problems.append(f"unknown parameter {name!r}: {nearest(name, known)}")
-        elif name in PARAMETERS and not PARAMETERS[name].accepts(value):
-            problems.append(f"{name} = {value!r}: expected {PARAMETERS[name].expected}")
+        elif name in rules and not rules[name].rule.accepts(value):
+            problems.append(f"{name} = {value!r}: expected {rules[name].rule.expected}")
     if problems:
         raise InputError("\n".join(problems))
-    return {name: PARAMETERS[name].convert(value) if name in PARAMETERS else value for name, value in values.items()}
+    return {name: rules[name].rule.convert(value) if name in rules else value for name, value in values.items()}
+
+
+def parameters_table() -> Iterator[dict[str, str]]:
+    """One row per parameter and notebook that has it: notebook, name, default, unit, what is accepted, whom it
+    concerns, meaning."""
+    for notebooks, stage in STAGES.items():
+        for name, one in stage.parameters().items():
+            default = list(one.default) if isinstance(one.default, tuple) else one.default
+            row = {"notebook": notebooks, "parameter": name, "default": repr(default), "unit": one.unit}
+            yield row | {"accepts": one.rule.expected, "concerns": one.concerns, "meaning": one.meaning}

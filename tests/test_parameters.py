@@ -1,13 +1,23 @@
 """Parameters: names, types and ranges, all checked at once and before any work."""
 
-import inspect
+import ast
+import json
 
 import numpy as np
 import pytest
+from tiny import PROJECT
 
 from il2m.errors import InputError, nearest
-from il2m.parameters import PARAMETERS, check_parameters
-from il2m.study.planning import plan_base, plan_fine_tuning
+from il2m.parameters import (
+    CONCERNS,
+    PARAMETERS,
+    Analysis,
+    BaseTraining,
+    FineTuning,
+    JointTraining,
+    check_parameters,
+    parameters_table,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -98,13 +108,77 @@ def test_equal_values_get_one_form():
     assert given == before
 
 
-@pytest.mark.parametrize("stage", [plan_base, plan_fine_tuning])
-def test_every_parameter_of_a_stage_is_in_the_table_and_its_default_passes(stage):
-    signature = inspect.signature(stage).parameters
-    defaults = {name: signature[name].default for name in signature if name not in ("base_plan", "images")}
-    assert set(defaults) <= set(PARAMETERS)
-    checked = check_parameters(defaults)
-    assert checked.keys() == defaults.keys()
+@pytest.mark.parametrize("stage", [BaseTraining, FineTuning, JointTraining, Analysis])
+def test_the_defaults_of_a_stage_are_values_that_it_accepts(stage):
+    settings = stage.given(values=vars(stage()))
+    assert settings == stage.given()
+    assert {one.concerns for one in stage.parameters().values()} <= set(CONCERNS)
+    for one in stage.parameters().values():
+        assert one.only_with is None or one.only_with[0] in {*stage.parameters(), "image_files"}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "stage"),
+    [
+        ("01_base_training", BaseTraining),
+        ("02_fine_tuning", FineTuning),
+        ("03_dual_memory_analysis", Analysis),
+        ("04_rectification_ablation", Analysis),
+    ],
+)
+def test_a_notebooks_cell_says_what_the_settings_say(notebook, stage):
+    """Name, default, meaning and unit, line by line; the two training stages have every parameter in their cells."""
+    cells = json.loads((PROJECT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    lines = [line for line in "".join(cell["source"]).splitlines() if not line.startswith("#")]
+    parameters = stage.parameters()
+    for line in lines:
+        name, _, rest = line.partition(" = ")
+        literal, _, meaning = rest.partition("  # ")
+        one, value = parameters[name], ast.literal_eval(literal)
+        assert value == (
+            [False, True] if name == "distillation" else [*one.default] if one.default == () else one.default
+        )
+        assert meaning == one.meaning + (f", {one.unit}" if one.unit else "")
+    if stage is not Analysis:
+        assert sorted(line.split()[0] for line in lines) == sorted(parameters)
+
+
+def test_what_has_no_effect_is_left_out_of_what_shapes_a_result():
+    plain = FineTuning.given().shaping(image_files=False)
+    assert plain == FineTuning.given(values={"temperature": 9, "patience": 99, "num_threads": 4}).shaping(
+        image_files=False
+    )
+    assert not {"temperature", "patience", "held_out", "balanced_epochs", "summed_batches", "out_dir"} & set(plain)
+    distilling = FineTuning.given(values={"distillation": True}).shaping(image_files=False)
+    assert set(distilling) - set(plain) == {"temperature", "distillation_weight"}
+    assert set(plain) - set(FineTuning.given(values={"exemplars_per_class": 3}).shaping(image_files=False)) == {
+        "memory_size"
+    }
+    assert set(plain) - set(FineTuning.given().shaping(image_files=True)) == {"max_shift"}
+    of_files = BaseTraining.given().shaping(image_files=True)
+    assert set(of_files) - set(BaseTraining.given().shaping(image_files=False)) == {"image_size"}
+
+
+def test_settings_are_read_from_a_cells_names_and_from_a_run():
+    cell = {"epochs": 3, "learning_rate": 1, "something": object(), "out_dir": PROJECT / "runs"}
+    settings = FineTuning.read(cell, distillation=True)
+    assert (settings.epochs, settings.learning_rate, settings.distillation) == (3, 1.0, True)
+    assert settings.out_dir == str(PROJECT / "runs")
+    again = FineTuning.of_identity(
+        settings.shaping(image_files=False) | {"base": {}}, base="", out_dir=settings.out_dir
+    )
+    assert again == settings
+    with pytest.raises(InputError, match="epochs = 0: expected a whole number of at least 1"):
+        FineTuning.read({"epochs": 0})
+
+
+def test_the_table_has_every_parameter_of_every_notebook():
+    rows = list(parameters_table())
+    assert {row["parameter"] for row in rows} == set(PARAMETERS)
+    assert all(row["meaning"] and row["accepts"] for row in rows)
+    shift = next(row for row in rows if row["parameter"] == "max_shift")
+    assert (shift["default"], shift["unit"], shift["concerns"]) == ("2", "pixels", "images in memory")
 
 
 def test_nearest():

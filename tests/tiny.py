@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from il2m.learning.networks import Classifier
+from il2m.learning.training import Epoch, train
+from il2m.parameters import FineTuning
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
@@ -54,3 +57,11 @@ def kill_when_stalled(process: subprocess.Popen) -> None:
     assert process.stdout.readline() == "stalled\n", process.stderr.read()
     process.kill()
     process.wait()
+
+
+def train_with(
+    model: Classifier, batches: Any, *, epochs: int, learning_rate: float, seed: int, **given: Any
+) -> list[Epoch]:
+    """train() with its settings given by name."""
+    settings = FineTuning.given(values={name: given.pop(name) for name in [*given] if name in FineTuning.parameters()})
+    return train(model, batches, settings, epochs=epochs, learning_rate=learning_rate, seed=seed, **given)

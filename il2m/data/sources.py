@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from il2m.data.dataset import Dataset
 from il2m.data.glyphs import VERSION, render_glyphs
 from il2m.errors import InputError, nearest
 from il2m.system.files import replacing
+from il2m.system.hashes import registered_source
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
@@ -34,18 +38,39 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
         load = load_folder if kind == "folder" else load_lists
         options = {"data_dir": Path(data_dir), "image_size": image_size, "num_workers": num_workers}
         return load(Path(path).expanduser(), **options)
-    if dataset == "glyphs":
-        arrays = _cached_glyphs(Path(data_dir))
-    elif dataset in _CIFAR:
-        arrays = _load_cifar(dataset, Path(data_dir))
-    elif dataset.endswith(".npz"):
+    if dataset.endswith(".npz"):
         arrays = _read_npz(Path(dataset).expanduser())
-    else:
+        return dataset_from_arrays(Path(dataset).stem, arrays, source=dataset)
+    if dataset not in _LOADERS:
         raise InputError(
-            f"unknown dataset {dataset!r}: {nearest(dataset, ['glyphs', *_CIFAR])} "
+            f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} "
             "(or give the path of an .npz file with x_train, y_train, x_test, y_test, or folder:PATH or lists:PATH)"
         )
-    return dataset_from_arrays(Path(dataset).stem, arrays, source=dataset)
+    try:
+        loaded = _LOADERS[dataset](Path(data_dir))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(f"dataset {dataset!r} can't be loaded: {type(error).__name__}: {error}") from error
+    if isinstance(loaded, Dataset):
+        return replace(loaded, name=dataset)
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"dataset {dataset!r}: its loader returned {type(loaded).__name__}; expected arrays by name.")
+    return dataset_from_arrays(dataset, {key: np.asarray(array) for key, array in loaded.items()}, source=dataset)
+
+
+def register_dataset(name: str, loader: Loader) -> Loader:
+    """Make ``dataset = name`` a data set of the study.
+
+    loader: ``data_dir`` -> arrays ``x_train, y_train, x_test, y_test[, class_names]`` as dataset_from_arrays takes
+    them, or a Dataset. What it loads is known by its content: the fingerprint of the images shapes the results.
+    Raises InputError for a name that is taken or would be read as a path.
+    """
+    if name.endswith(".npz") or ":" in name:
+        raise InputError(f"dataset {name!r} would be read as a path: take another name.")
+    _SOURCES[name] = registered_source("dataset", name, loader, _SOURCES)
+    _LOADERS[name] = loader
+    return loader
 
 
 def absolute_source(dataset: str, start: Path) -> str:
@@ -175,3 +200,12 @@ def _load_cifar(dataset: str, data_dir: Path) -> dict[str, np.ndarray]:
         "x_test": test.data, "y_test": np.asarray(test.targets),
         "class_names": np.array(train.classes),
     }  # fmt: skip
+
+
+Loader = Callable[[Path], Mapping[str, np.ndarray] | Dataset]
+_LOADERS: dict[str, Loader] = {
+    "glyphs": _cached_glyphs,
+    "cifar10": partial(_load_cifar, "cifar10"),
+    "cifar100": partial(_load_cifar, "cifar100"),
+}
+_SOURCES = dict.fromkeys(_LOADERS, "")  # name -> hash of its source, "" for what is built in

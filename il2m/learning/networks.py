@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from il2m.errors import InputError
+from il2m.parameters import NETWORKS
+from il2m.system.hashes import registered_source
+
+Builder = Callable[[int], nn.Module]  # number of channels -> backbone with an attribute num_features
 
 
 class Classifier(nn.Module):
@@ -58,27 +66,82 @@ class CifarResNet(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def build_network(network: str, in_channels: int, num_classes: int, seed: int) -> Classifier:
+def _cifar_resnet(blocks: int, stem_stride: int = 1) -> Builder:
+    return lambda in_channels: CifarResNet(in_channels, blocks, stem_stride)
+
+
+def _resnet18(in_channels: int) -> nn.Module:
+    from torchvision.models import resnet18  # slow to import, and only needed here
+
+    backbone = resnet18(weights=None)
+    backbone.num_features, backbone.fc = backbone.fc.in_features, nn.Identity()
+    if in_channels != 3:
+        backbone.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return backbone
+
+
+_BUILDERS: dict[str, Builder] = {
+    "small": _cifar_resnet(1, stem_stride=2),
+    "resnet8": _cifar_resnet(1),
+    "resnet20": _cifar_resnet(3),
+    "resnet32": _cifar_resnet(5),
+    "resnet18": _resnet18,
+}
+
+
+def register_network(name: str, builder: Builder) -> Builder:
+    """Make ``network = name`` a network of the study.
+
+    builder: number of channels -> a module that turns images (n, c, h, w) into features (n, d) of a fixed width.
+    Its source's hash is part of what it shapes: what it learned is not taken for the work of another version.
+    Raises InputError for a name that is taken, or a builder whose source can't be told.
+    """
+    NETWORKS[name] = registered_source("network", name, builder, NETWORKS)
+    _BUILDERS[name] = builder
+    return builder
+
+
+def build_network(
+    network: str, in_channels: int, num_classes: int, seed: int, image_size: tuple[int, int] = (32, 32)
+) -> Classifier:
     """A freshly initialised classifier.
 
     network: ``small`` (one block per stage, stride-2 stem: for quick studies), ``resnet8``, ``resnet20``, ``resnet32``
-    (for 32-pixel images), or ``resnet18`` (torchvision's, the paper's).
+    (for 32-pixel images), ``resnet18`` (torchvision's, the paper's), or a registered one. image_size: height and width.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if network == "resnet18":
-            from torchvision.models import resnet18  # slow to import, and only needed here
+        backbone = _BUILDERS[network](in_channels)
+        num_features = check_network(network, (*image_size, in_channels), backbone) if NETWORKS[network] else None
+        return Classifier(backbone, num_features or backbone.num_features, num_classes)
 
-            backbone = resnet18(weights=None)
-            num_features, backbone.fc = backbone.fc.in_features, nn.Identity()
-            if in_channels != 3:
-                backbone.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
-                nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        else:
-            blocks = {"small": 1, "resnet8": 1, "resnet20": 3, "resnet32": 5}[network]
-            backbone = CifarResNet(in_channels, blocks, stem_stride=2 if network == "small" else 1)
-            num_features = backbone.num_features
-        return Classifier(backbone, num_features, num_classes)
+
+@torch.no_grad()
+def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.Module | None = None) -> int:
+    """The width of a network's features for images of that shape (height, width, channels).
+
+    Raises InputError if it can't be built, or its features are not (n, d) of one width for any n.
+    """
+    height, width, channels = image_shape
+    try:
+        with torch.random.fork_rng(devices=[]):
+            backbone = _BUILDERS[network](channels) if backbone is None else backbone
+            was_training = backbone.training
+            backbone.eval()  # which leaves the statistics of batch normalisation alone
+            shapes = [tuple(backbone(torch.zeros(n, channels, height, width)).shape) for n in (2, 3)]
+            backbone.train(was_training)
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(
+            f"network {network!r} fails on images of {height} x {width} pixels and {channels} channel(s): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1] or [s[0] for s in shapes] != [2, 3]:
+        raise InputError(
+            f"network {network!r}: 2 and 3 images give features of shape {shapes[0]} and {shapes[1]}; expected (n, d) "
+            "with one d, as a linear head needs."
+        )
+    return shapes[0][1]
 
 
 def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Classifier:

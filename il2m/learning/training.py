@@ -23,6 +23,7 @@ from il2m.data.batches import ImageBatches
 from il2m.errors import InputError
 from il2m.learning.checkpoints import read_checkpoint, weights_hash, write_checkpoint
 from il2m.learning.networks import Classifier
+from il2m.parameters import Training
 
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints: what an interruption loses, but for the epoch under way
 _ACCELERATE_PRECISION = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -51,77 +52,92 @@ def distillation_loss(scores: torch.Tensor, teacher_scores: torch.Tensor, temper
 def train(
     model: Classifier,
     batches: ImageBatches,
+    settings: Training,
     *,
     epochs: int,
-    batch_size: int,
     learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    schedule: str,
-    patience: int,
-    max_shift: int,
-    flip: bool,
     seed: int,
     teacher: Classifier | None = None,
-    temperature: float = 2.0,
-    distillation_weight: float = 1.0,
-    summed_batches: int = 1,
-    device: str = "auto",
-    precision: str = "float32",
     checkpoint: Path | None = None,
     on_resume: Callable[[list[Epoch]], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place with SGD, for base training and for fine-tuning alike.
 
-    schedule: ``step`` (rate x .1 at 60 % and 85 % of the epochs) or ``plateau`` (x .1 when the epoch's training loss
-    has not improved for ``patience`` epochs).
-    teacher: the previous model; with it, ``distillation_weight`` times the distillation loss over its classes is added.
-    summed_batches: mini-batches whose gradients are summed, not averaged, before a step, as the authors' training loop
-    does: the step is that many times the learning rate's. An epoch's last step sums what is left.
-    seed: of image order and augmentation; on a CPU with one thread equal seeds give equal weights, bit for bit.
+    settings: batch size, momentum, ... and the device. summed_batches there are mini-batches whose gradients are
+    summed, not averaged, before a step, as the authors' training loop does: the step is that many times the learning
+    rate's. An epoch's last step sums what is left. epochs, learning_rate: of this training, over those in settings.
+    teacher: the previous model; with it, ``settings.distillation_weight`` times the distillation loss over its classes
+    is added. seed: of image order and augmentation; on a CPU with one thread equal seeds give equal weights, bit for
+    bit.
     checkpoint: a file that keeps this training while it is under way, written after an epoch, at most every
     CHECKPOINT_SECONDS. If it holds this very training, that goes on there and ends as if it had not been interrupted.
     Whoever has stored the trained model removes it.
     on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now.
     Raises InputError when the loss stops being a number, or the device lacks the precision.
     """
-    identity = checkpoint and {
-        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "momentum": momentum,
-        "weight_decay": weight_decay, "schedule": schedule, "patience": patience, "max_shift": max_shift, "flip": flip,
-        "seed": seed, "temperature": temperature, "distillation_weight": distillation_weight,
-        "summed_batches": summed_batches, "precision": precision, "labels": batches.labels.tolist(),
-        "model": weights_hash(model), "teacher": teacher and weights_hash(teacher),
+    asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+    training = _begin(model, settings, teacher, asked)
+    keeper = _Keeper(checkpoint, training, checkpoint and _identity(settings, asked, batches, model, teacher))
+    if keeper.resume() and on_resume:
+        on_resume(list(training.history))
+    batches = batches.to(training.accelerator.device)
+    training.model.train()
+    augmentation = {"max_shift": settings.max_shift, "flip": settings.flip}
+    while len(training.history) < epochs:
+        epoch = training.run_epoch(batches.augmented(settings.batch_size, training.generator, **augmentation))
+        keeper.keep(is_last=epoch.epoch == epochs)
+        if on_epoch:
+            on_epoch(epoch)
+    training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
+    return training.history
+
+
+def _identity(
+    settings: Training, asked: dict[str, Any], batches: ImageBatches, model: Classifier, teacher: Classifier | None
+) -> dict[str, Any]:
+    """All that tells a training from any other."""
+    return settings.of_training() | asked | {
+        "labels": batches.labels.tolist(), "model": weights_hash(model), "teacher": teacher and weights_hash(teacher),
     }  # fmt: skip
-    accelerator = _new_accelerator(device, precision)
+
+
+def _begin(model: Classifier, settings: Training, teacher: Classifier | None, asked: dict[str, Any]) -> _Training:
+    accelerator = _new_accelerator(settings.device, settings.precision)
     model.to(memory_format=torch.channels_last)
-    sgd = torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay, fused=True)
+    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
+    sgd = torch.optim.SGD(model.parameters(), asked["learning_rate"], **options)
     prepared, optimizer = accelerator.prepare(model, sgd)
-    scheduler = _new_scheduler(sgd, schedule, epochs, patience)
+    scheduler = _new_scheduler(sgd, settings.schedule, asked["epochs"], settings.patience)
     distillation = None
     if teacher is not None:
         teacher = teacher.to(accelerator.device, memory_format=torch.channels_last).eval()
-        distillation = _Distillation(teacher, temperature, distillation_weight)
-    generator = torch.Generator().manual_seed(seed)
-    training = _Training(accelerator, prepared, optimizer, scheduler, generator, distillation, summed_batches)
-    if checkpoint and (state := read_checkpoint(checkpoint, identity)):
-        training.load_state_dict(state)
-        if on_resume:
-            on_resume(list(training.history))
-    batches = batches.to(accelerator.device)
-    start = stored = time.monotonic()
-    prepared.train()
-    while len(training.history) < epochs:
-        epoch = training.run_epoch(batches.augmented(batch_size, generator, max_shift=max_shift, flip=flip))
-        # after the last epoch too, if much would be lost: the model is scored before it is stored
-        since = start if epoch.epoch == epochs else stored
-        if checkpoint and time.monotonic() - since >= CHECKPOINT_SECONDS:
-            write_checkpoint(checkpoint, identity, training.state_dict())
-            stored = time.monotonic()
-        if on_epoch:
-            on_epoch(epoch)
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    return training.history
+        distillation = _Distillation(teacher, settings.temperature, settings.distillation_weight)
+    generator = torch.Generator().manual_seed(asked["seed"])
+    return _Training(accelerator, prepared, optimizer, scheduler, generator, distillation, settings.summed_batches)
+
+
+class _Keeper:
+    """Keeps a training in its checkpoint file, if it has one."""
+
+    def __init__(self, path: Path | None, training: _Training, identity: dict[str, Any] | None) -> None:
+        self._path, self._training, self._identity = path, training, identity
+        self._started = self._stored = time.monotonic()
+
+    def resume(self) -> bool:
+        """Go on after the last epoch that the file holds, if it holds this training."""
+        state = self._path and read_checkpoint(self._path, self._identity)
+        if state:
+            self._training.load_state_dict(state)
+        self._started = self._stored = time.monotonic()
+        return bool(state)
+
+    def keep(self, *, is_last: bool) -> None:
+        """Store an epoch, if more than CHECKPOINT_SECONDS would be lost; after the last epoch too, if that would be of
+        the whole training: the model is scored before it is stored."""
+        if self._path and time.monotonic() - (self._started if is_last else self._stored) >= CHECKPOINT_SECONDS:
+            write_checkpoint(self._path, self._identity, self._training.state_dict())
+            self._stored = time.monotonic()
 
 
 def _new_accelerator(device: str, precision: str) -> Accelerator:

@@ -6,13 +6,11 @@ that ranking, so that it can only shrink as the memory is shared by more classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from il2m.data.states import States
 from il2m.errors import InputError
+from il2m.parameters import FineTuning
 
 
 def exemplars_per_past_class(memory_size: int, exemplars_per_class: int, num_past: int) -> int:
@@ -20,9 +18,9 @@ def exemplars_per_past_class(memory_size: int, exemplars_per_class: int, num_pas
     return exemplars_per_class or memory_size // num_past
 
 
-def kept_per_class(settings: Mapping[str, Any], num_past: int) -> int:
-    """Images that a run of these settings (its identity) keeps for each of ``num_past`` classes."""
-    return exemplars_per_past_class(settings.get("memory_size", 0), settings.get("exemplars_per_class", 0), num_past)
+def kept_per_class(settings: FineTuning, num_past: int) -> int:
+    """Images that a run of these settings keeps for each of ``num_past`` classes."""
+    return exemplars_per_past_class(settings.memory_size, settings.exemplars_per_class, num_past)
 
 
 def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> None:

@@ -16,7 +16,7 @@ from il2m.errors import InputError, nearest
 from il2m.memory.exemplars import kept_per_class, rank_classes
 from il2m.methods import corrections as methods
 from il2m.methods import rectify
-from il2m.parameters import SCORE_KINDS
+from il2m.parameters import SCORE_KINDS, FineTuning
 from il2m.study.runs import Run
 
 
@@ -57,7 +57,7 @@ def _nearest_exemplar_mean(run: Run, state: int) -> np.ndarray:
     """New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that
     they would leave behind."""
     stored, settings = run.state(state), run.identity
-    num_kept = kept_per_class(settings, run.states.num_past(max(state, 2)))
+    num_kept = kept_per_class(FineTuning.of_identity(settings), run.states.num_past(max(state, 2)))
     features, labels = stored.array("new_features"), stored.array("new_labels")
     if state > 1:
         num_kept = int(np.bincount(stored.array("exemplar_labels")).max())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
+from il2m.parameters import FineTuning
 from il2m.study.runs import ANALYSED, KINDS, Run
 
 
@@ -35,30 +36,39 @@ def open_readable(folders: Iterable[Path]) -> list[Run]:
     return runs
 
 
-def open_run(out_dir: str | Path, run: str = "") -> Run:
-    """A finished fine-tuning run: a folder, or its name in ``out_dir``; ``""`` is the newest without distillation, or
-    the newest of all if every run distils."""
-    if run:
-        folder = next((p for p in (Path(out_dir) / run, Path(run)) if (p / "config.json").exists()), None)
-        if folder is None:
-            names = [found.name for found in find_runs(out_dir, finished=False)]
-            raise InputError(f"no run {run!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
-        found = Run(folder)
-        if found.kind == "base" or found.missing_states:
-            problem = "a base, not a fine-tuning run" if found.kind == "base" else (
-                f"not finished (states {found.missing_states} are missing: run notebook 02 again, it goes on there)"
-            )  # fmt: skip
-            raise InputError(f"{folder} is {problem}.")
-        return found
-    runs = find_runs(out_dir)
-    if not runs:
-        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
-    return ([r for r in runs if not r.identity.get("distillation")] or runs)[-1]
+def open_run(folder: str | Path, run: str = "") -> Run:
+    """A finished run that can be analysed: ``folder`` itself, if it is a run's, imported ones included; or one of the
+    study in it, by its name there or its own folder; ``""`` is the newest without distillation, or the newest of all if
+    every run distils."""
+    if not run and not (Path(folder) / "config.json").exists():
+        runs = find_runs(folder)
+        if not runs:
+            raise InputError(
+                f"no finished fine-tuning run in {Path(folder).absolute()}: run base training and fine-tuning first."
+            )
+        return ([each for each in runs if not each.identity.get("distillation")] or runs)[-1]
+    opened = Run(_one_of(folder, run, "run") if run else folder)
+    if opened.kind not in ANALYSED or opened.missing_states:
+        problem = f"not finished (states {opened.missing_states} are missing: run fine-tuning again, it goes on there)"
+        if opened.kind not in ANALYSED:
+            problem = f"a {KINDS[opened.kind].removesuffix(' training')}, not a fine-tuning run"
+        raise InputError(f"{opened.folder} is {problem}.")
+    return opened
+
+
+def _one_of(out_dir: str | Path, name: str, what: str) -> Path:
+    """The folder of a run, by its name in ``out_dir`` or as it is."""
+    for folder in (Path(out_dir) / name, Path(name)):
+        if (folder / "config.json").exists():
+            return folder
+    folders = {path.parent.name for path in Path(out_dir).glob("*/config.json")}
+    names = sorted(each for each in folders if each.startswith("base-") == (what == "base") and each[:6] != "joint-")
+    raise InputError(f"no {what} {name!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
 
 
 def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
     """A run's identity without what says whether and how it distils: equal for twins."""
-    ignored = {"distillation", "temperature", "distillation_weight"}
+    ignored = {name for name, one in FineTuning.parameters().items() if one.concerns == "distillation"}
     return {name: value for name, value in identity.items() if name not in ignored}
 
 
@@ -94,19 +104,14 @@ def find_joint_runs(out_dir: str | Path) -> list[Run]:
 def open_base(out_dir: Path, base: str) -> Run:
     """The base named, or the one trained last in ``out_dir``."""
     if base:
-        folder = next((p for p in (out_dir / base, Path(base)) if (p / "config.json").exists()), None)
-        if folder is None:
-            raise InputError(
-                f"no base {base!r} in {out_dir.absolute()}: run notebook 01 first, or name another folder."
-            )
-        run = Run(folder)
+        run = Run(_one_of(out_dir, base, "base"))
         if run.kind != "base":
-            raise InputError(f"{folder} is not a base but a {run.kind} run.")
+            raise InputError(f"{run.folder} is not a base but a {run.kind} run.")
     else:
-        folders = sorted(out_dir.glob("base-*/state_01/state.json"), key=lambda path: path.stat().st_mtime)
-        if not folders:
-            raise InputError(f"no finished base in {out_dir.absolute()}: run notebook 01 first.")
-        run = Run(folders[-1].parent.parent)
+        states = sorted(out_dir.glob("base-*/state_01/state.json"), key=lambda path: path.stat().st_mtime)
+        if not states:
+            raise InputError(f"no finished base in {out_dir.absolute()}: run base training first.")
+        run = Run(states[-1].parent.parent)
     if run.missing_states:
-        raise InputError(f"base {run.folder} is not finished: run notebook 01 again with its parameters.")
+        raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from il2m.data.sources import absolute_source, load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError
 from il2m.memory.exemplars import check_memory, kept_per_class, num_held_out
-from il2m.parameters import check_parameters
+from il2m.parameters import NETWORKS, BaseTraining, FineTuning, Training
 from il2m.study.find import open_base
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
@@ -27,9 +26,9 @@ RESULT_VERSION = 1  # to be raised when the same parameters come to give other r
 
 @dataclass(frozen=True)
 class Plan:
-    """A stage that was checked and can start: its run's kind, identity and notes, and its images."""
+    """A stage that was checked and can start: its settings, its run's kind, identity and notes, and its images."""
 
-    out_dir: Path
+    settings: Training
     kind: str
     identity: dict[str, Any]
     notes: dict[str, Any]
@@ -38,88 +37,69 @@ class Plan:
     exemplars: dict[int, np.ndarray] = field(default_factory=dict)  # by state, where lists give them
 
     @property
+    def out_dir(self) -> Path:
+        return Path(self.settings.out_dir)
+
+    @property
     def folder(self) -> Path:
         return Run.folder_for(self.out_dir, self.kind, self.identity)
 
 
-def plan_base(
-    *,
-    dataset: str = "glyphs",
-    data_dir: str = "../data",
-    out_dir: str = "../runs/quickstart",
-    num_states: int = 5,
-    state_sizes: Sequence[int] = (),
-    order_seed: int = 0,
-    class_order: Sequence[int] = (),
-    network: str = "small",
-    base_epochs: int = 30,
-    batch_size: int = 32,
-    learning_rate: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    schedule: str = "step",
-    patience: int = 10,
-    max_shift: int = 2,
-    flip: bool = False,
-    train_seed: int = 0,
-    precision: str = "float32",
-    summed_batches: int = 1,
-    image_size: int = 224,
-    mean_std: str = "",
-    num_workers: int = 2,
-    images: Dataset | None = None,
-) -> Plan:
-    """Check base training's parameters against each other and the data. Raises InputError before any work is done.
+def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = None, **parameters: Any) -> Plan:
+    """Check base training's settings against each other and the data. Raises InputError before any work is done.
 
-    Lists in the authors' layout bring their own states and class order.
-    image_size, num_workers: for image files only; see datasets.load_dataset.
-    mean_std: the name under which ``datasets_mean_std.txt`` gives the normalisation; ``""`` computes it from the first
-    state's training images.
+    Lists in the authors' layout bring their own states and class order. parameters: over ``settings``.
     images: the data set, where it is loaded already (``il2m run`` plans many bases of one).
     """
-    given = check_parameters({name: value for name, value in locals().items() if name != "images"})
-    if order_seed is None:
-        raise InputError(
-            "order_seed = None: expected a whole number of at least 0, so that the class order can be had again."
-        )
+    settings = BaseTraining.given(settings, parameters)
     if images is None:
-        images = load_dataset(dataset, data_dir, image_size=image_size, num_workers=num_workers)
-    states, order = _states_and_order(images, num_states, state_sizes, order_seed, class_order)
+        options = {"image_size": settings.image_size, "num_workers": settings.num_workers}
+        images = load_dataset(settings.dataset, settings.data_dir, **options)
+    states, order = _states_and_order(images, settings)
     images = images.in_learning_order(order)
-    said_otherwise = {"num_states", "mean_std"}  # by state_sizes and normalisation
-    identity = _shaping(given, said_otherwise if images.files else {*said_otherwise, "image_size"})
-    identity |= {"fingerprint": images.fingerprint, "class_order": order.tolist(), "state_sizes": list(states.sizes)}
-    if mean_std:
-        identity["normalisation"] = named_mean_std(mean_std, data_dir, images.num_channels)
+    resolved = {
+        "fingerprint": images.fingerprint,
+        "class_order": order.tolist(),
+        "state_sizes": list(states.sizes),
+        "result_version": RESULT_VERSION,
+    }
+    if settings.mean_std:
+        resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
+    if source := NETWORKS[settings.network]:
+        from il2m.learning.networks import check_network  # imports torch, which built-in networks can do without here
+
+        resolved["network_source"] = source
+        check_network(settings.network, images.train_images.shape[1:])
+    identity = _identity(settings, "base", images, resolved)
     notes = {
         "dataset": images.name,
-        "source": absolute_source(dataset, Path.cwd()),
-        "order_seed": None if class_order else order_seed,  # what drew the class order
+        "source": absolute_source(settings.dataset, Path.cwd()),
+        "order_seed": None if settings.class_order else settings.order_seed,  # what drew the class order
         "class_names": list(images.class_names),
     }
-    return Plan(Path(out_dir), "base", identity, notes, images, states)
+    return Plan(settings, "base", identity, notes, images, states)
 
 
-def _shaping(given: dict[str, Any], left_out: set[str]) -> dict[str, Any]:
-    """What shapes a stage's result, of its parameters: not where things are, nor what has no effect as it stands."""
-    left_out = left_out | {"dataset", "data_dir", "out_dir", "order_seed", "num_workers"}
-    if given["schedule"] == "step":
-        left_out.add("patience")
-    if given["summed_batches"] == 1:
-        left_out.add("summed_batches")
-    shaping = {name: value for name, value in given.items() if name not in left_out}
-    return shaping | {"result_version": RESULT_VERSION}
+def _identity(settings: Training, kind: str, images: Dataset, resolved: dict[str, Any]) -> dict[str, Any]:
+    """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings themselves.
+
+    Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them: where the run
+    is stored under that identity, that one.
+    """
+    identity = settings.shaping(image_files=images.files is not None) | resolved
+    former = {"max_shift": settings.max_shift, **identity}
+    folders = [Run.folder_for(Path(settings.out_dir), kind, each) for each in (identity, former)]
+    return former if folders[1].exists() and not folders[0].exists() else identity
 
 
-def _states_and_order(
-    images: Dataset, num_states: int, state_sizes: Sequence[int], order_seed: int, class_order: Sequence[int]
-) -> tuple[States, np.ndarray]:
+def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, np.ndarray]:
     """The states and the class order asked for, or those that the dataset's lists give."""
     listed = images.files.state_sizes if images.files else ()
+    num_states, sizes, order = settings.num_states, tuple(settings.state_sizes), settings.class_order
     if not listed:
-        states = make_states(images.num_classes, num_states, state_sizes)
-        return states, make_class_order(images.num_classes, order_seed, class_order)
-    if len(class_order) or (tuple(state_sizes) or listed) != listed or (not state_sizes and num_states != len(listed)):
+        states = make_states(images.num_classes, num_states, sizes)
+        return states, make_class_order(images.num_classes, settings.order_seed, order)
+    if order or (sizes or listed) != listed or (not sizes and num_states != len(listed)):
         raise InputError(
             f"{images.files.lists}: the lists give {len(listed)} states of {list(listed)} classes and their order: use "
             f"num_states = {len(listed)}, and leave state_sizes and class_order empty."
@@ -137,86 +117,49 @@ def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[s
     return {"mean": list(mean), "std": list(std)}
 
 
-def plan_fine_tuning(
-    *,
-    out_dir: str = "../runs/quickstart",
-    base: str | Run = "",
-    dataset: str = "",
-    data_dir: str = "../data",
-    order_seed: int | None = None,
-    memory_size: int = 200,
-    exemplars_per_class: int = 0,
-    exemplar_selection: str = "random",
-    head: str = "new",
-    distillation: bool = False,
-    temperature: float = 2.0,
-    distillation_weight: float = 1.0,
-    held_out: float = 0.0,
-    epochs: int = 20,
-    balanced_epochs: int = 0,
-    batch_size: int = 32,
-    learning_rate: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    schedule: str = "step",
-    patience: int = 5,
-    max_shift: int = 2,
-    flip: bool = False,
-    train_seed: int = 0,
-    precision: str = "float32",
-    score_all_past: bool = True,
-    summed_batches: int = 1,
-    num_workers: int = 2,
-    base_plan: Plan | None = None,
-) -> Plan:
-    """Check fine-tuning's parameters against its base and the data. Raises InputError before any work is done.
+def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | None = None, **parameters: Any) -> Plan:
+    """Check fine-tuning's settings against its base and the data. Raises InputError before any work is done.
 
-    base: the base's folder or its name in ``out_dir``; ``""`` is the one trained last.
-    dataset: ``""`` is the base's; order_seed: None is the base's. Given, they must agree with the base.
-    held_out: share of the exemplars, and as many images of each new class, that are kept from training, for methods
-    that fit something on them (BiC). Classes of state 1 were trained on whole in the base; with herding, new classes
-    hold out random images, which need not be those that the ranking holds out later.
-    balanced_epochs: epochs of a second stage at a tenth of the rate on equally many images per class (balanced
-    fine-tuning; Castro et al. 2018).
-    score_all_past: also reduce *all* past training images to a mean score and a mean feature per class. The memory
-    would not allow it: only the oracles of the ablation read them.
+    parameters: over ``settings``; ``base`` may be a Run.
     base_plan: a base that is planned but need not be trained yet (``il2m run`` checks all stages first).
     """
-    given = check_parameters({name: v for name, v in locals().items() if name not in ("base", "base_plan")})
+    settings = FineTuning.given(settings, parameters)
     if base_plan is None:
-        base_run = base if isinstance(base, Run) else open_base(Path(out_dir), base)
-        if base_run.folder.parent.resolve() != Path(out_dir).resolve():  # a run names its base as its neighbour
-            raise InputError(
-                f"base {base_run.name} lies in {base_run.folder.parent.resolve()}, not in {Path(out_dir).resolve()}: "
-                "copy its folder there, or give the folder it lies in as out_dir."
-            )
-        base_identity, base_notes, base_name = base_run.identity, base_run.config, base_run.name
-        images = load_images(base_run, data_dir, dataset, num_workers)
+        base = _base_in(Path(settings.out_dir), settings.base)
+        base_identity, base_notes, base_name = base.identity, base.config, base.name
+        images = load_images(base, settings.data_dir, settings.dataset, settings.num_workers)
         states = States(tuple(base_identity["state_sizes"]))
     else:
         base_identity, base_notes, base_name = base_plan.identity, base_plan.notes, base_plan.folder.name
         images, states = base_plan.dataset, base_plan.states
-    if order_seed is not None and order_seed != base_notes["order_seed"]:
+    if settings.order_seed is not None and settings.order_seed != base_notes["order_seed"]:
         raise InputError(
-            f"base {base_name} has the class order of order_seed {base_notes['order_seed']}, not {order_seed}: name "
-            "another base, or train one with notebook 01."
+            f"base {base_name} has the class order of order_seed {base_notes['order_seed']}, not "
+            f"{settings.order_seed}: name another base, or train one."
         )
-    check_memory(memory_size, exemplars_per_class, states)
-    without_effect = {name for name in ("held_out", "balanced_epochs") if not given[name]}
-    if not distillation:
-        without_effect |= {"temperature", "distillation_weight"}
-    if exemplars_per_class:
-        without_effect.add("memory_size")
-    identity = _shaping(given, without_effect) | {"base": base_identity, "state_sizes": list(states.sizes)}
+    check_memory(settings.memory_size, settings.exemplars_per_class, states)
+    resolved = {"base": base_identity, "state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
     exemplars = {}
-    if images.files and images.files.lists and not exemplars_per_class:
-        exemplars = given_exemplars(images, memory_size, states)
+    if images.files and images.files.lists and not settings.exemplars_per_class:
+        exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
-        identity |= {"exemplar_selection": "lists", "exemplar_lists": digest}
+        resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
+    identity = _identity(settings, "fine_tuning", images, resolved)
     notes = {"base": base_name} | {
         name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
     }
-    return Plan(Path(out_dir), "fine_tuning", identity, notes, images, states, exemplars)
+    return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)
+
+
+def _base_in(out_dir: Path, base: str) -> Run:
+    """The base of that name or folder, as a neighbour: that is how a run names its base."""
+    run = open_base(out_dir, base)
+    if run.folder.parent.resolve() != out_dir.resolve():
+        raise InputError(
+            f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}: copy its folder "
+            "there, or give the folder it lies in as out_dir."
+        )
+    return run
 
 
 def images_to_train_on(plan: Plan) -> dict[int, int]:
@@ -225,17 +168,16 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
     At a base those of state 1; in fine-tuning the new classes' and the exemplars, less what is held out, and the
     balanced second stage's. Counted, so that time left can be told before the work begins.
     """
-    settings, states = plan.identity, plan.states
+    settings, states = plan.settings, plan.states
     if plan.kind == "base":
-        return {1: int(settings["base_epochs"] * plan.dataset.train_counts[: states.num_seen(1)].sum())}
+        return {1: int(settings.base_epochs * plan.dataset.train_counts[: states.num_seen(1)].sum())}
     images = {}
     for state in range(2, states.num_states + 1):
         counts = plan.dataset.train_counts[: states.num_seen(state)]
         kept = np.minimum(counts, kept_per_class(settings, states.num_past(state)))
-        held = num_held_out(kept, settings.get("held_out", 0))
+        held = num_held_out(kept, settings.held_out)
         trained = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
-        balanced = settings.get("balanced_epochs", 0) * (kept - held).sum()
-        images[state] = int(settings["epochs"] * trained.sum() + balanced)
+        images[state] = int(settings.epochs * trained.sum() + settings.balanced_epochs * (kept - held).sum())
     return images
 
 

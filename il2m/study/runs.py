@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is
 
 ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
 RESULTS_FILE = "results.parquet"
-KINDS = {"base": "01_base_training", "fine_tuning": "02_fine_tuning", "joint": "02_fine_tuning"}  # -> its notebook
+KINDS = {"base": "base training", "fine_tuning": "fine-tuning", "joint": "joint training"}  # -> the stage that makes it
 
 
 class StateFolder:
@@ -63,7 +63,7 @@ class StateFolder:
     def _damaged(self, what: str) -> InputError:
         return InputError(
             f"{self.path}: {what}. This state is damaged or was edited: delete this folder and those of later states, "
-            "and run the notebook that made it again (what came before is kept)."
+            "and run the stage that made it again (what came before is kept)."
         )
 
     def array(self, name: str) -> np.ndarray:
@@ -136,7 +136,7 @@ class Run:
                 f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
             ) from None
         if short_hash(identity) != expected or short_hash(self.config) != checksum:
-            again = f"run notebook {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
+            again = f"run {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
             what = "parameters" if short_hash(identity) != expected else "notes"
             raise InputError(
                 f"{self.folder}/config.json was edited: its {what} are not those that made this run. Undo the edit "
@@ -169,6 +169,20 @@ class Run:
     @staticmethod
     def folder_for(out_dir: Path, kind: str, identity: dict[str, Any]) -> Path:
         return out_dir / f"{kind}-{short_hash(identity)}"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        seeds = {"order seed": self.config.get("order_seed"), "train seed": self.identity.get("train_seed")}
+        about = [
+            f"{KINDS.get(self.kind, self.label)}: {self.config.get('dataset')}",
+            f"{self.states.num_states} states",
+        ]
+        about += [f"K = {self.memory_size}, {self.label}"] if self.kind == "fine_tuning" else []
+        about += [f"{name} {seed}" for name, seed in seeds.items() if seed is not None]
+        about += [f"states {self.missing_states} not finished"] if self.missing_states else []
+        return f"<{', '.join(about)}; {self.folder}>"
 
     @property
     def kind(self) -> str:
@@ -208,13 +222,13 @@ class Run:
         folder = self.folder.parent / self.config["base"]
         if not folder.is_dir():
             raise InputError(
-                f"{self.folder}: its base {folder} is gone; run notebook 01 again with the same parameters."
+                f"{self.folder}: its base {folder} is gone; run base training again with the same parameters."
             )
         base = Run(folder)
         if base.identity != self.identity["base"]:
             raise InputError(
                 f"{self.folder}/config.json was edited: {folder} is not the base that this run was trained from. Undo "
-                "the edit, or delete the folder and run notebook 02 again."
+                "the edit, or delete the folder and run fine-tuning again."
             )
         return base
 
@@ -233,8 +247,8 @@ class Run:
             return self.base.state(1)
         if not self.has_state(state):
             raise InputError(
-                f"{self.folder}: state {state} is not finished; run notebook {KINDS.get(self.kind, '')} again, it goes "
-                "on from what is there."
+                f"{self.folder}: state {state} is not finished; run {KINDS.get(self.kind, 'its import')} again, it "
+                "goes on from what is there."
             )
         return self._folders.setdefault(state, StateFolder(state_path(self.folder, state)))
 

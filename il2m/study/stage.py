@@ -6,8 +6,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +15,10 @@ from il2m.data.dataset import Dataset
 from il2m.data.image_files import image_batches
 from il2m.data.states import States
 from il2m.errors import InputError
-from il2m.learning.networks import Classifier
+from il2m.learning.networks import Classifier, build_network
+from il2m.learning.scores import score_images
 from il2m.learning.training import Epoch, train
+from il2m.parameters import JointTraining, Training
 from il2m.study.progress import Progress
 from il2m.study.runs import Run, state_path, write_state
 from il2m.system.locks import RUN_LOCK, locked
@@ -26,23 +26,21 @@ from il2m.system.locks import RUN_LOCK, locked
 
 @dataclass(frozen=True)
 class Stage:
-    """What the states of one run share while they are trained: ``settings`` are the parameters of their training."""
+    """What the states of one run share while they are trained."""
 
-    folder: Path  # of the run
-    settings: dict[str, Any]
+    run: Run
+    settings: Training  # of their training, as the run's hash has them
     data: Dataset  # in learning order
-    states: States
     normalisation: Normalisation
-    device: str
     progress: Progress
+
+    @property
+    def states(self) -> States:
+        return self.run.states
 
     def batches(self, indices: np.ndarray) -> ImageBatches:
         """The training images at ``indices``."""
         return image_batches(self.data.train_images[indices], self.data.train_labels[indices], self.normalisation)
-
-    def val_batches(self, indices: np.ndarray) -> ImageBatches:
-        """The validation images at ``indices``."""
-        return image_batches(self.data.val_images[indices], self.data.val_labels[indices], self.normalisation)
 
     def fit(
         self,
@@ -59,39 +57,47 @@ class Stage:
 
         Goes on after the last checkpoint if this training was interrupted before.
         """
-        settings = self.settings
+        path = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
+        where = state, self.states.num_states, epochs, len(indices)
         return train(
             model,
             self.batches(indices),
+            self.settings,
             epochs=epochs,
-            batch_size=settings["batch_size"],
             learning_rate=learning_rate,
-            momentum=settings["momentum"],
-            weight_decay=settings["weight_decay"],
-            schedule=settings["schedule"],
-            patience=settings.get("patience", 0),
-            max_shift=settings["max_shift"],
-            flip=settings["flip"],
-            summed_batches=settings.get("summed_batches", 1),
-            seed=seed_for(settings["train_seed"], state, purpose),
+            seed=seed_for(self.settings.train_seed, state, purpose),
             teacher=teacher,
-            temperature=settings.get("temperature", 1.0),
-            distillation_weight=settings.get("distillation_weight", 0.0),
-            device=self.device,
-            precision=settings["precision"],
-            checkpoint=state_path(self.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint"),
+            checkpoint=path,
             on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
-            on_epoch=lambda epoch: self.progress.epoch_done(
-                state, self.states.num_states, epochs, len(indices), epoch.epoch, epoch.loss
-            ),
+            on_epoch=lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
         )
+
+    def new_network(self, state: int, seed: int) -> Classifier:
+        """A network for the images, over all classes seen at ``state``."""
+        height, width, channels = self.data.train_images.shape[1:]
+        network = self.run.base.identity["network"]
+        return build_network(network, channels, self.states.num_seen(state), seed, (height, width))
+
+    def load_model(self, state: int) -> Classifier:
+        """The model as it was at the end of ``state``."""
+        model = self.new_network(state, seed=0)
+        model.load_state_dict(self.run.state(state).model_weights())
+        return model
+
+    def score_validation(self, model: Classifier, state: int, *, features: bool = False) -> dict[str, np.ndarray]:
+        """The arrays to store of the validation images of all classes seen at ``state``."""
+        val = np.flatnonzero(self.data.val_labels < self.states.num_seen(state))
+        batches = image_batches(self.data.val_images[val], self.data.val_labels[val], self.normalisation)
+        scores, val_features = score_images(model, batches)
+        arrays = {"val_indices": val, "val_labels": self.data.val_labels[val], "val_scores": scores}
+        return arrays | ({"val_features": val_features} if features else {})
 
     def store(
         self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
     ) -> None:
         """Write the finished state, and remove the checkpoints of its trainings."""
-        write_state(self.folder, state, arrays, weights, info)
-        for checkpoint in self.folder.glob(f"{state_path(self.folder, state).name}.*"):
+        write_state(self.run.folder, state, arrays, weights, info)
+        for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):
             checkpoint.unlink(missing_ok=True)
 
 
@@ -102,11 +108,11 @@ def missing_states(run: Run) -> Iterator[list[int]]:
         yield run.missing_states
 
 
-def set_machine(device: str, num_threads: int) -> None:
-    """Set this process's CPU threads. Raises InputError if ``device`` is 'cuda' and there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
+def set_machine(settings: Training | JointTraining) -> None:
+    """Set this process's CPU threads. Raises InputError if the device is 'cuda' and there is none."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(settings.num_threads)
 
 
 def seed_for(train_seed: int, state: int, purpose: str) -> int:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from il2m.errors import InputError
 
 
 def short_hash(value: Any) -> str:
@@ -14,5 +19,35 @@ def short_hash(value: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
+    """Hash of a file's content, 16 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def source_hash(code: Callable[..., Any]) -> str:
+    """Hash of what a function or class does: of the file it stands in, or of its own lines if that is a notebook's cell
+    (what they call in other cells is not seen). Raises InputError where there is no source."""
+    if not (inspect.isfunction(code) or inspect.isclass(code)):
+        raise InputError(f"{code!r} is no function and no class, so its source can't be told: wrap it in a function.")
+    file = getattr(sys.modules.get(code.__module__), "__file__", None)
+    try:
+        return file_hash(Path(file)) if file else short_hash(inspect.getsource(code))
+    except (OSError, TypeError):
+        raise InputError(
+            f"the source of {code.__qualname__} can't be read: define it in a file or in a notebook's cell."
+        ) from None
+
+
+def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:
+    """source_hash of what is registered under ``name``; known: name -> source hash, ``""`` for what is built in.
+
+    Raises InputError for a name that can't be one or is taken. A notebook's cell may be run again: what it registers
+    takes the place of what it registered before.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or name != name.strip():
+        raise InputError(f"{kind} {name!r}: expected a printable name without blanks at its ends.")
+    in_a_cell = code.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    if name in known and not (known[name] and in_a_cell):
+        what = "registered already" if known[name] else "the name of one that is built in"
+        raise InputError(f"{kind} {name!r} is {what}: take another name.")
+    return source_hash(code)

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import kill_when_stalled
+from tiny import kill_when_stalled, train_with
 
 from il2m.data.batches import ImageBatches, channel_mean_std
 from il2m.errors import InputError
 from il2m.learning import training
 from il2m.learning.networks import Classifier, build_network, with_head
-from il2m.learning.training import Epoch, distillation_loss, train
+from il2m.learning.training import Epoch, distillation_loss
+from il2m.parameters import CONCERNS, Training
 
 SETTINGS = {
     "epochs": 2, "batch_size": 8, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step",
@@ -87,14 +88,14 @@ def test_distillation_loss_is_least_where_student_and_teacher_agree():
     ],
 )
 def test_step_schedule(few, epochs, expected):
-    history = train(new_model(), few, **SETTINGS | {"epochs": epochs})
+    history = train_with(new_model(), few, **SETTINGS | {"epochs": epochs})
     np.testing.assert_allclose(rates(history), 0.05 * np.array(expected))
     assert [epoch.epoch for epoch in history] == list(range(1, epochs + 1))
 
 
 def test_plateau_schedule_lowers_the_rate_after_patience_epochs_without_gain(few):
     """With a rate of almost nothing the loss stands still."""
-    history = train(
+    history = train_with(
         new_model(), few, **SETTINGS | {"schedule": "plateau", "patience": 2, "epochs": 9, "learning_rate": 2e-7,
                                         "max_shift": 0, "batch_size": 8}
     )  # fmt: skip
@@ -102,7 +103,9 @@ def test_plateau_schedule_lowers_the_rate_after_patience_epochs_without_gain(few
 
 
 def test_plateau_schedule_keeps_the_rate_while_the_loss_falls(few):
-    history = train(new_model(), few, **SETTINGS | {"schedule": "plateau", "patience": 0, "epochs": 4, "max_shift": 0})
+    history = train_with(
+        new_model(), few, **SETTINGS | {"schedule": "plateau", "patience": 0, "epochs": 4, "max_shift": 0}
+    )
     losses = [epoch.loss for epoch in history]
     assert losses == sorted(losses, reverse=True)
     assert rates(history) == [0.05] * 4
@@ -110,7 +113,7 @@ def test_plateau_schedule_keeps_the_rate_while_the_loss_falls(few):
 
 def test_training_learns(batches):
     model = new_model()
-    history = train(model, batches, **SETTINGS | {"epochs": 8})
+    history = train_with(model, batches, **SETTINGS | {"epochs": 8})
     assert history[-1].loss < 0.7 * history[0].loss
     assert all(epoch.images_per_second > 0 for epoch in history)
     model.eval()
@@ -121,7 +124,7 @@ def test_training_learns(batches):
 def test_two_steps_are_those_of_sgd_written_out(few):
     """Two batches of 4: v <- momentum v + gradient + decay w, and w <- w - rate v."""
     model, by_hand = new_model(), new_model().train()
-    train(model, few, **SETTINGS | {"epochs": 1, "max_shift": 0, "batch_size": 4, "weight_decay": 0.5})
+    train_with(model, few, **SETTINGS | {"epochs": 1, "max_shift": 0, "batch_size": 4, "weight_decay": 0.5})
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     images, labels = next(few.plain())
     velocity = {name: torch.zeros_like(parameter) for name, parameter in by_hand.named_parameters()}
@@ -139,7 +142,7 @@ def test_two_steps_are_those_of_sgd_written_out(few):
 
 def test_reported_loss_is_the_mean_over_images(few):
     """Batches of 5 and 3 images, and a rate so small that both meet the same weights."""
-    history = train(
+    history = train_with(
         new_model(), few, **SETTINGS | {"epochs": 1, "max_shift": 0, "batch_size": 5, "learning_rate": 1e-9}
     )
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
@@ -154,7 +157,7 @@ def test_equal_seeds_give_equal_weights_bit_for_bit(batches):
     models = [new_model() for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
         torch.rand(seed + len(models))  # whatever else drew from the global generator
-        train(model, batches, **SETTINGS | {"seed": seed, "flip": True})
+        train_with(model, batches, **SETTINGS | {"seed": seed, "flip": True})
     first, again, other = map(weights, models)
     assert equal(first, again)
     assert not equal(first, other)
@@ -162,13 +165,13 @@ def test_equal_seeds_give_equal_weights_bit_for_bit(batches):
 
 def test_distillation_holds_the_model_near_its_teacher(batches):
     teacher = new_model(num_classes=4)
-    train(teacher, subset(batches, batches.labels < 4), **SETTINGS | {"epochs": 6})
+    train_with(teacher, subset(batches, batches.labels < 4), **SETTINGS | {"epochs": 6})
     before = weights(teacher)
     images, _ = next(batches.plain())
     distances = {}
     for weight in (0.0, 5.0):
         student = with_head(new_model(num_classes=4), 6, "new", seed=1)
-        train(student, batches, teacher=teacher, distillation_weight=weight, **SETTINGS | {"epochs": 4})
+        train_with(student, batches, teacher=teacher, distillation_weight=weight, **SETTINGS | {"epochs": 4})
         with torch.no_grad():
             distances[weight] = distillation_loss(student.eval()(images)[:, :4], teacher.eval()(images), 2.0).item()
     assert distances[5.0] < distances[0.0]
@@ -177,13 +180,13 @@ def test_distillation_holds_the_model_near_its_teacher(batches):
 
 def test_distillation_of_no_weight_is_no_distillation(batches):
     plain, distilled = new_model(), new_model()
-    train(plain, batches, **SETTINGS)
-    train(distilled, batches, teacher=new_model(num_classes=4), distillation_weight=0.0, **SETTINGS)
+    train_with(plain, batches, **SETTINGS)
+    train_with(distilled, batches, teacher=new_model(num_classes=4), distillation_weight=0.0, **SETTINGS)
     assert equal(weights(plain), weights(distilled))
 
 
 def test_the_loss_with_distillation_is_the_sum_of_both(few):
-    history = train(
+    history = train_with(
         new_model(), few, teacher=new_model(num_classes=4), temperature=3.0, distillation_weight=0.5,
         **SETTINGS | {"epochs": 1, "max_shift": 0},
     )  # fmt: skip
@@ -197,27 +200,27 @@ def test_the_loss_with_distillation_is_the_sum_of_both(few):
 
 def test_every_epoch_is_told_as_it_ends(few):
     told = []
-    history = train(new_model(), few, on_epoch=told.append, **SETTINGS)
+    history = train_with(new_model(), few, on_epoch=told.append, **SETTINGS)
     assert told == history
 
 
 def test_a_loss_that_is_no_number(few):
     with pytest.raises(InputError) as error:
-        train(new_model(), few, **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
+        train_with(new_model(), few, **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
     assert "training diverged: the loss of epoch" in str(error.value)
     assert "at learning rate 1e+30. Lower learning_rate." in str(error.value)
 
 
 def test_a_loss_that_is_no_number_in_lower_precision_names_float32(few):
     with pytest.raises(InputError, match="or use precision = 'float32'"):
-        train(new_model(), few, precision="bf16", **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
+        train_with(new_model(), few, precision="bf16", **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
 
 
 def test_bf16_on_a_cpu_and_float32_after_it_in_one_process(batches):
     float32, bf16, float32_again = new_model(), new_model(), new_model()
-    expected = train(float32, batches, **SETTINGS)
-    history = train(bf16, batches, precision="bf16", **SETTINGS)
-    train(float32_again, batches, precision="float32", **SETTINGS)
+    expected = train_with(float32, batches, **SETTINGS)
+    history = train_with(bf16, batches, precision="bf16", **SETTINGS)
+    train_with(float32_again, batches, precision="float32", **SETTINGS)
     np.testing.assert_allclose([epoch.loss for epoch in history], [epoch.loss for epoch in expected], rtol=0.1)
     assert equal(weights(float32), weights(float32_again)), "what ran before has no say"
     assert not equal(weights(float32), weights(bf16))
@@ -230,13 +233,13 @@ def test_fp16_needs_a_gpu(few):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError, match="precision = 'fp16' needs a GPU"):
-        train(new_model(), few, precision="fp16", **SETTINGS)
+        train_with(new_model(), few, precision="fp16", **SETTINGS)
 
 
 def test_summed_batches_are_one_step_on_the_sum_of_their_gradients(few):
     settings = SETTINGS | {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "max_shift": 0}
     model, expected = new_model(), new_model()
-    train(model, few, **settings | {"batch_size": 4, "summed_batches": 2, "learning_rate": 0.01})
+    train_with(model, few, **settings | {"batch_size": 4, "summed_batches": 2, "learning_rate": 0.01})
     expected.train()
     generator = torch.Generator().manual_seed(0)  # the order that the seed gives
     for images, labels in few.augmented(4, generator, max_shift=0, flip=False):
@@ -251,8 +254,8 @@ def test_summed_batches_are_one_step_on_the_sum_of_their_gradients(few):
 def test_batches_left_at_the_end_of_an_epoch_make_a_step_too(few):
     settings = SETTINGS | {"epochs": 1, "batch_size": 2, "momentum": 0.0}
     four, more = new_model(), new_model()
-    train(four, few, **settings, summed_batches=4)
-    train(more, few, **settings, summed_batches=100)
+    train_with(four, few, **settings, summed_batches=4)
+    train_with(more, few, **settings, summed_batches=100)
     assert equal(weights(four), weights(more))
     assert not equal(weights(four), weights(new_model()))
 
@@ -276,7 +279,7 @@ def run_variant(variant: str, batches: ImageBatches, **more) -> tuple[Classifier
     """A training of 6 epochs from scratch."""
     model = new_model()
     teacher = build_network("small", 1, 4, seed=1) if variant == "distillation" else None
-    return model, train(model, batches, teacher=teacher, **SETTINGS | {"epochs": 6} | VARIANTS[variant] | more)
+    return model, train_with(model, batches, teacher=teacher, **SETTINGS | {"epochs": 6} | VARIANTS[variant] | more)
 
 
 def without_time(history: list[Epoch]) -> list[tuple]:
@@ -318,7 +321,7 @@ def test_a_training_killed_in_the_middle_of_an_epoch(batches, tmp_path, every_ep
     undisturbed, expected = run_variant("step", batches)
     code = f"""
 from pathlib import Path
-from tiny import make_tiny_arrays
+from tiny import make_tiny_arrays, train_with
 from il2m.data.batches import ImageBatches, channel_mean_std
 from il2m.learning.networks import build_network
 arrays = make_tiny_arrays()
@@ -326,7 +329,7 @@ images = arrays["x_train"][..., None]
 batches = ImageBatches(images, arrays["y_train"], channel_mean_std(images))
 settings = {SETTINGS | {"epochs": 6} | VARIANTS["step"]}
 path = Path({str(tmp_path / "checkpoint")!r})
-training.train(build_network("small", 1, 6, seed=0), batches, checkpoint=path, **settings)
+train_with(build_network("small", 1, 6, seed=0), batches, checkpoint=path, **settings)
 """
     kill_when_stalled(start_stalling(code, batch=3 * 9 + 5))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
@@ -363,7 +366,7 @@ def test_checkpoints_are_stored_every_30_seconds_and_at_the_end(few, tmp_path, m
     monkeypatch.setattr(training, "time", clock)
     monkeypatch.setattr(training._Training, "run_epoch", run_epoch)
     monkeypatch.setattr(training, "write_checkpoint", write)
-    train(new_model(), few, checkpoint=tmp_path / "checkpoint", **SETTINGS | {"epochs": epochs})
+    train_with(new_model(), few, checkpoint=tmp_path / "checkpoint", **SETTINGS | {"epochs": epochs})
     assert written == stored
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"] * bool(stored)
 
@@ -397,17 +400,19 @@ OTHERS = {
 @pytest.mark.parametrize("changed", sorted(OTHERS))
 def test_a_checkpoint_of_another_training_is_left_aside(some, tmp_path, every_epoch, changed):
     given = SETTINGS | {"model": new_model(), "batches": some, "epochs": 3, "checkpoint": tmp_path / "checkpoint"}
-    train(**given)
+    train_with(**given)
     other = subset(some, OTHERS[changed]) if changed == "batches" else copy.deepcopy(OTHERS[changed])
     told = []
     with pytest.warns(UserWarning, match="checkpoint is of another training, or of another version of torch"):
-        train(**given | {"model": new_model(), changed: other, "on_epoch": told.append})
+        train_with(**given | {"model": new_model(), changed: other, "on_epoch": told.append})
     assert told[0].epoch == 1
 
 
 def test_all_that_shapes_a_training_is_told_apart():
-    no_say = {"device", "checkpoint", "on_resume", "on_epoch"}
-    assert set(inspect.signature(train).parameters) - no_say == set(OTHERS)
+    no_say = {"settings", "checkpoint", "on_resume", "on_epoch"}
+    settings = {name for name, one in Training.parameters().items() if CONCERNS[one.concerns]} - {"train_seed"}
+    arguments = set(inspect.signature(training.train).parameters) - no_say
+    assert settings | arguments | {"temperature", "distillation_weight"} == set(OTHERS)
 
 
 def test_a_checkpoint_of_another_version_of_torch_is_left_aside(some, tmp_path, every_epoch, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +19,8 @@ from il2m.batch.jobs import Job, plan_jobs
 from il2m.exchange.importing import import_scores
 from il2m.methods import registry as ablation
 from il2m.methods.rectify import METHODS
-from il2m.notebook.catalogue import BASE, FINE_TUNING, NOTEBOOKS, find_notebooks, notebook_parameters
+from il2m.notebook.catalogue import NOTEBOOKS, find_notebooks, notebook_parameters
 from il2m.parameters import check_parameters
-from il2m.study.planning import plan_base, plan_fine_tuning
-from il2m.study.stages import fine_tune, train_base
 
 pytestmark = pytest.mark.xdist_group("notebooks")  # they share one executed study
 ALL = sorted(find_notebooks().glob("*.ipynb"))
@@ -62,27 +59,6 @@ def test_one_parameters_cell_of_plain_commented_literals(path: Path):
     for name, value in notebook_parameters(path).items():
         for single in value if name == "distillation" else [value]:
             check_parameters({name: single})
-
-
-@pytest.mark.parametrize(
-    ("notebook", "functions"), [(BASE, (plan_base, train_base)), (FINE_TUNING, (plan_fine_tuning, fine_tune))]
-)
-def test_defaults_are_those_of_the_library(notebook: str, functions: tuple):
-    parameters = notebook_parameters(find_notebooks() / f"{notebook}.ipynb")
-    assert parameters.pop("joint_epochs", 0) == 0  # of joint.train_joint, which the notebook calls only if asked
-    signatures = {
-        name: parameter.default
-        for function in functions
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ("base_plan", "images", "parameters")
-    }
-    assert set(parameters) == set(signatures)
-    for name, default in signatures.items():
-        shown = parameters[name]
-        if name == "distillation":
-            assert shown[0] == default
-        else:
-            assert shown == (list(default) if isinstance(default, tuple) else default), name
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,9 @@ def test_joint_training_scores_all_classes_so_far(joint, base):
 
 def test_joint_training_sees_every_image_of_every_class_and_repeats(base, joint, monkeypatch, tmp_path):
     seen, real = [], stage.train
-    monkeypatch.setattr("il2m.study.stage.train", lambda m, b, **kw: seen.append(b.labels.clone()) or real(m, b, **kw))
+    monkeypatch.setattr(
+        "il2m.study.stage.train", lambda m, b, s, **kw: seen.append(b.labels.clone()) or real(m, b, s, **kw)
+    )
     shutil.copytree(base.folder, tmp_path / base.name)
     again = train_joint(out_dir=str(tmp_path), base=base.name, joint_epochs=1, device="cpu")
     assert [np.bincount(labels).tolist() for labels in seen] == [[12] * 4, [12] * 6]
@@ -115,9 +117,9 @@ def trained_on(monkeypatch, folder, base, parameters, **changed):
     """What each call of train was given: (labels, epochs, learning rate), in order."""
     calls, real = [], stage.train
 
-    def watched(model, batches, **kwargs):
+    def watched(model, batches, settings, **kwargs):
         calls.append((batches.labels.numpy().copy(), kwargs["epochs"], kwargs["learning_rate"]))
-        return real(model, batches, **kwargs)
+        return real(model, batches, settings, **kwargs)
 
     monkeypatch.setattr(stage, "train", watched)
     return tune(folder, base, parameters, **changed), calls

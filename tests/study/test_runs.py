@@ -99,9 +99,7 @@ def test_half_written_staging_folders_are_ignored(off):
     run = Run(off)
     assert run.missing_states == [3]
     assert not run.has_state(3)
-    with pytest.raises(
-        InputError, match=r"state 3 is not finished; run notebook 02_fine_tuning again, it goes on from"
-    ):
+    with pytest.raises(InputError, match=r"state 3 is not finished; run fine-tuning again, it goes on from"):
         run.state(3)
     assert off.name not in [found.name for found in find_runs(off.parent)]
     assert off.name in [found.name for found in find_runs(off.parent, finished=False)]
@@ -116,7 +114,7 @@ def test_an_edited_file(off, file):
         Run(off).state(2).array("val_labels")
     message = str(error.value)
     assert f"{off}/state_02: {file} is not as it was written" in message
-    assert "delete this folder and those of later states, and run the notebook that made it again" in message
+    assert "delete this folder and those of later states, and run the stage that made it again" in message
 
 
 def test_a_deleted_file(off):
@@ -152,7 +150,7 @@ def test_an_edited_config(off, name, value):
     with pytest.raises(InputError) as error:
         Run(off)
     assert "config.json was edited: its parameters are not those that made this run" in str(error.value)
-    assert "run notebook 02_fine_tuning again" in str(error.value)
+    assert "run fine-tuning again" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["base", "dataset", "source", "class_names"])
@@ -178,7 +176,7 @@ def test_a_config_that_names_another_base(tiny_study, copied, off):
 
 def test_a_base_that_is_gone(tiny_study, copied, off):
     shutil.rmtree(copied / tiny_study.base.name)
-    with pytest.raises(InputError, match=r"its base .* is gone; run notebook 01 again"):
+    with pytest.raises(InputError, match=r"its base .* is gone; run base training again"):
         Run(off).state(1)
 
 
@@ -205,9 +203,9 @@ def test_open_run_of_what_is_not_there(tiny_study, off, tmp_path):
     with pytest.raises(InputError, match="is a base, not a fine-tuning run"):
         open_run(off.parent, tiny_study.base.name)
     shutil.rmtree(off / "state_02")
-    with pytest.raises(InputError, match=r"is not finished \(states \[2\] are missing: run notebook 02 again"):
+    with pytest.raises(InputError, match=r"is not finished \(states \[2\] are missing: run fine-tuning again"):
         open_run(off.parent, off.name)
-    with pytest.raises(InputError, match=r"no finished fine-tuning run in .*: run notebooks 01 and 02 first"):
+    with pytest.raises(InputError, match=r"no finished fine-tuning run in .*: run base training and fine-tuning first"):
         open_run(tmp_path / "empty")
 
 

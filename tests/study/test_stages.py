@@ -349,16 +349,16 @@ class TestResuming:
     ):
         """Nothing is trained again, if much would have been lost."""
         monkeypatch.setattr(il2m.learning.training, "CHECKPOINT_SECONDS", 0)
-        real_scores = il2m.study.stages.score_images
+        real_scores = il2m.study.stage.score_images
 
         def score_images(*args: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(il2m.study.stages, "score_images", score_images)
+        monkeypatch.setattr(il2m.study.stage, "score_images", score_images)
         with pytest.raises(KeyboardInterrupt):
             train_base(out_dir=str(tmp_path), **tiny_base_parameters)
         assert told_epochs == [(1, 1), (1, 2)]
-        monkeypatch.setattr(il2m.study.stages, "score_images", real_scores)
+        monkeypatch.setattr(il2m.study.stage, "score_images", real_scores)
         (folder,) = tmp_path.iterdir()
         (folder / "state_01.training.checkpoint1x.tmp").touch()  # of a process that was killed while it wrote
         run = train_base(out_dir=str(tmp_path), **tiny_base_parameters)
@@ -478,7 +478,7 @@ class TestRefusing:
             ({"memory_size": 1}, r"memory_size = 1 leaves less .* at state 2, which has 2 past .* 3 states is 4"),
             ({"order_seed": 5}, r"has the class order of order_seed 0, not 5: name another base"),
             ({"head": "old"}, r"head = 'old': expected one of new, extended"),
-            ({"base": "base-none"}, r"no base 'base-none' in .*: run notebook 01 first, or name another folder"),
+            ({"base": "base-none"}, r"no base 'base-none' in .*; there are: base-"),
             ({"temperature": 0, "epochs": 0}, r"temperature = 0: expected a number above 0\nepochs = 0: expected"),
         ],
     )
@@ -511,12 +511,12 @@ class TestRefusing:
 
     def test_no_base_an_unfinished_base_and_what_is_no_base(self, tmp_path, with_base, tiny_study):
         parameters = tiny_study.fine_tuning_parameters
-        with pytest.raises(InputError, match=r"no finished base in .*: run notebook 01 first"):
+        with pytest.raises(InputError, match=r"no finished base in .*: run base training first"):
             fine_tune(out_dir=str(tmp_path / "empty"), **parameters)
         with pytest.raises(InputError, match="is not a base but a fine_tuning run"):
             fine_tune(out_dir=str(with_base), base=str(tiny_study.off.folder), **parameters)
         shutil.rmtree(with_base / tiny_study.base.name / "state_01")
-        with pytest.raises(InputError, match=r"base .* is not finished: run notebook 01 again with its parameters"):
+        with pytest.raises(InputError, match=r"base .* is not finished: run base training again with its parameters"):
             fine_tune(out_dir=str(with_base), base=tiny_study.base.name, **parameters)
 
     def test_a_base_in_another_study(self, tmp_path, tiny_study, no_training):

@@ -1,0 +1,67 @@
+"""What a value may be: types and ranges, in code and in words."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value may be: ``accepts(value)`` is True for good ones, ``convert`` gives equal values one form (1 and
+    1.0), ``expected`` says it in words."""
+
+    accepts: Callable[[Any], bool]
+    words: str = ""
+    convert: Callable[[Any], Any] = lambda value: value
+    is_sequence: bool = False
+    choices: Collection[str] = ()
+
+    @property
+    def expected(self) -> str:
+        return self.words or "one of " + ", ".join(self.choices)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def integer(low: int, or_none: bool = False) -> Rule:
+    return Rule(
+        lambda v: (or_none and v is None) or (_is_integer(v) and v >= low),
+        f"a whole number of at least {low}" + (", or None" if or_none else ""),
+        convert=lambda v: None if v is None else int(v),
+    )
+
+
+def number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Rule:
+    words = f"a number {'above' if above else 'of at least'} {low:g}"
+    words += f" and {'below' if below else 'at most'} {high:g}" if high < float("inf") else ""
+
+    def accepts(v: Any) -> bool:
+        if not isinstance(v, numbers.Real) or isinstance(v, bool):
+            return False
+        return (v > low if above else v >= low) and (v < high if below or high == float("inf") else v <= high)
+
+    return Rule(accepts, words, convert=float)
+
+
+def choice(names: Collection[str]) -> Rule:
+    return Rule(lambda v: isinstance(v, str) and v in names, choices=names)
+
+
+def integers(low: int) -> Rule:
+    return Rule(
+        lambda v: isinstance(v, (list, tuple)) and all(_is_integer(x) and x >= low for x in v),
+        f"a list of whole numbers of at least {low} (empty: not given)",
+        convert=lambda v: [int(x) for x in v],
+        is_sequence=True,
+    )
+
+
+TEXT = Rule(lambda v: isinstance(v, str), "a text")
+PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
+SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)

@@ -8,7 +8,7 @@ In the paper's notation, for class C_i that was new in state P, and current stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,14 +84,26 @@ def state_statistics(
     new, exemplars: reduced scores (see reduce_scores) of the new classes' training images and of the exemplars; empty
     if there are none. new_labels (n,), exemplar_labels (m,).
     """
-    found = {}
+    memory = {}
     for kind, quantity in QUANTITIES.items():
         own, top, kept = new.get(f"own_{quantity}"), new.get(f"top_{quantity}"), exemplars.get(f"own_{quantity}")
         initial = np.full(num_seen, np.nan) if own is None else class_means(own, new_labels, num_seen)
         current = np.full(num_past, np.nan) if kept is None else class_means(kept, exemplar_labels, num_past)
-        found[kind] = {
+        memory[kind] = {
             "initial_means": initial[num_past:].tolist(),
             "confidence": float("nan") if top is None else float(top.mean(dtype=np.float64)),
             "current_means": current.tolist(),
         }
-    return found
+    return memory
+
+
+def statistics_of_states(memories: Sequence[Mapping[str, Any]], state_of_class: np.ndarray) -> ClassStatistics:
+    """The second memory as it stands at the last of these states.
+
+    memories: of states 1..N, of one kind of score, each as state_statistics gives it. state_of_class: (C,) from 1.
+    """
+    initial = np.array([mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64)
+    current, current_past = initial.copy(), memories[-1]["current_means"]
+    current[: len(current_past)] = np.array(current_past, dtype=np.float64)
+    confidences = np.array([memory["confidence"] for memory in memories])
+    return ClassStatistics(initial, current, confidences, state_of_class)

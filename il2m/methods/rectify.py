@@ -12,7 +12,7 @@ import numpy as np
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 
-METHODS: dict[str, dict[str, bool]] = {
+PARTS: dict[str, dict[str, bool]] = {
     # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
     "FT": {"use_means": False, "use_confidence": False},
     "IL2M": {},

@@ -1,154 +1,214 @@
-"""The rectification ablation: what every method makes of a run's frozen models, from the arrays that the run stores.
+"""The methods of the study, each registered once: a function of one frozen state that returns its scores.
 
-Methods and their sources are in rectify.py (IL2M and its factors) and methods.py (the field's); here they meet run
-folders.
+    @il2m.method("nearest-mean", source="Author et al., 2020")
+    def nearest_mean(state: Frozen) -> np.ndarray: ...
+
+Tables, costs, plots, the explorer and notebook 04 read this registry. The study's own methods are in builtin.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from safetensors import safe_open
-from scipy.special import softmax
+import pandas as pd
 
 from il2m.errors import InputError, nearest
-from il2m.memory.exemplars import kept_per_class, rank_classes
-from il2m.methods import corrections as methods
-from il2m.methods import rectify
-from il2m.parameters import SCORE_KINDS, FineTuning
+from il2m.methods.frozen import NEEDS, ORACLES, Frozen, NotStored
 from il2m.study.runs import Run
+from il2m.system.hashes import registered_source
 
-
-def validation_scores(run: Run, state: int, score_kind: str = "raw") -> np.ndarray:
-    """The model's scores of the state's validation images, (n, C): ``raw``, or probabilities for ``softmax``."""
-    scores = run.state(state).array("val_scores")
-    return softmax(scores, axis=1) if score_kind == "softmax" else scores
-
-
-def head(run: Run, state: int) -> methods.Head:
-    """Weight (C, d) and bias (C,) of the head at the end of ``state``."""
-    with safe_open(run.state(state).path / "model.safetensors", framework="numpy") as weights:
-        return weights.get_tensor("head.weight"), weights.get_tensor("head.bias")
-
-
-def training_counts(run: Run, state: int) -> np.ndarray:
-    """Images of each class that ``state`` was trained on, (C,): exemplars of past classes, all images of new ones."""
-    stored, num_classes = run.state(state), run.states.num_seen(state)
-    counts = np.bincount(stored.array("new_labels"), minlength=num_classes)
-    if state > 1:
-        counts += np.bincount(stored.array("exemplar_labels"), minlength=num_classes)
-        if "held_out_labels.npy" in stored.info["files"]:
-            counts -= np.bincount(stored.array("held_out_labels"), minlength=num_classes)
-    return counts
-
-
-def _features(run: Run, state: int) -> np.ndarray:
-    return run.state(state).array("val_features")
-
-
-def _prior_thresholding(run: Run, state: int) -> np.ndarray:
-    """The prior is that of the state's first training; a balanced second stage (balanced_epochs) has a flat one, which
-    this leaves out of account."""
-    return methods.threshold_by_prior(validation_scores(run, state), training_counts(run, state))
-
-
-def _nearest_exemplar_mean(run: Run, state: int) -> np.ndarray:
-    """New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that
-    they would leave behind."""
-    stored, settings = run.state(state), run.identity
-    num_kept = kept_per_class(FineTuning.of_identity(settings), run.states.num_past(max(state, 2)))
-    features, labels = stored.array("new_features"), stored.array("new_labels")
-    if state > 1:
-        num_kept = int(np.bincount(stored.array("exemplar_labels")).max())
-    selection = settings.get("exemplar_selection", "random")
-    ranking = rank_classes(selection, features, labels, num_kept, settings.get("train_seed", 0))
-    chosen = np.concatenate(list(ranking.values()))
-    features, labels = features[chosen], labels[chosen]
-    if state > 1:
-        features = np.concatenate([stored.array("exemplar_features"), features])
-        labels = np.concatenate([stored.array("exemplar_labels"), labels])
-    directions = methods.mean_directions(features, labels, run.states.num_seen(state))
-    return methods.nearest_mean_scores(_features(run, state), directions)
-
-
-def _nearest_class_mean(run: Run, state: int) -> np.ndarray:
-    """With all training images of every class: an oracle, past images beyond the exemplars are not in the memory."""
-    stored, num_past = run.state(state), run.states.num_past(state)
-    directions = methods.mean_directions(
-        stored.array("new_features"), stored.array("new_labels"), run.states.num_seen(state)
-    )
-    if num_past:
-        directions[:num_past] = methods.unit_features(stored.array("past_class_features"))
-    return methods.nearest_mean_scores(_features(run, state), directions)
-
-
-def _weight_alignment(run: Run, state: int) -> np.ndarray:
-    return methods.head_scores(
-        _features(run, state), methods.align_weights(head(run, state), run.states.num_past(state))
-    )
-
-
-def _initial_head(run: Run, state: int) -> methods.Head:
-    """Each class's weight and bias at the end of the state where it was new."""
-    parts = [(head(run, b), run.states.num_past(b)) for b in range(1, state + 1)]
-    return tuple(np.concatenate([tensors[i][num_past:] for tensors, num_past in parts]) for i in (0, 1))
-
-
-def _scail(run: Run, state: int) -> np.ndarray:
-    num_past, current = run.states.num_past(state), head(run, state)
-    weight, bias = (tensor.copy() for tensor in current)
-    for past_state in range(1, state):
-        own = slice(run.states.num_past(past_state), run.states.num_seen(past_state))
-        weight[own], bias[own] = methods.scale_initial_head(head(run, past_state), current, own, num_past)
-    corrected = methods.head_scores(_features(run, state), (weight, bias))
-    return methods.keep_top_past(corrected, validation_scores(run, state), num_past)
-
-
-def _siw(run: Run, state: int) -> np.ndarray:
-    weight, bias = _initial_head(run, state)
-    return methods.head_scores(_features(run, state), (methods.standardise(weight), bias))
-
-
-def _siw_calibrated(run: Run, state: int) -> np.ndarray:
-    statistics = run.statistics(state)
-    return methods.calibrate_past(_siw(run, state), statistics.confidences, statistics.state_of_class)
-
-
-def _bias_correction(run: Run, state: int) -> np.ndarray:
-    scores, num_past = validation_scores(run, state), run.states.num_past(state)
-    if not num_past:
-        return scores
-    stored = run.state(state)
-    fitted = methods.fit_bias_correction(stored.array("held_out_scores"), stored.array("held_out_labels"), num_past)
-    return methods.correct_bias(scores, num_past, *fitted)
-
-
-def _task_aware(run: Run, state: int) -> np.ndarray:
-    labels = run.state(state).array("val_labels")
-    of_class = run.states.of_class[: run.states.num_seen(state)]
-    return methods.within_own_state(validation_scores(run, state), labels, of_class)
-
-
-_FIELD: dict[str, tuple[Callable[[Run, int], np.ndarray], tuple[str, ...]]] = {
-    # name -> its scores at a state, and what every state must store for it
-    "FT-th": (_prior_thresholding, ("new_labels", "exemplar_labels")),
-    "NEM": (_nearest_exemplar_mean, ("val_features", "new_features", "exemplar_features")),
-    "WA": (_weight_alignment, ("val_features", "head")),
-    "ScaIL": (_scail, ("val_features", "head")),
-    "SIW": (_siw, ("val_features", "head")),
-    "SIW-calibrated": (_siw_calibrated, ("val_features", "head", "second memory")),
-    "BiC": (_bias_correction, ("held_out_scores",)),
-    "NCM-oracle": (_nearest_class_mean, ("val_features", "new_features", "past_class_features")),
-    "task-aware-oracle": (_task_aware, ()),
+Function = Callable[[Frozen], np.ndarray]
+_SPARE_COLOURS = ("#332288", "#117733", "#882255", "#44AA99", "#999933", "#AA4499", "#661100", "#6699CC")
+_COSTS_IN_WORDS = {  # of what a method needs
+    "held_out": "exemplars and new images held out of training",
+    "all_past": "all past training images: breaks the memory limit",
+    "val_labels": "the true class of each image: an oracle",
 }
-METHODS = (*rectify.METHODS, *_FIELD)
 
 
-def score_kinds(method: str) -> tuple[str, ...]:
-    """Kinds of score that a method is defined on: raw and softmax for IL2M and its factors, raw alone for the
-    others."""
-    return SCORE_KINDS if method in rectify.METHODS else ("raw",)
+@dataclass(frozen=True)
+class Size:
+    """What costs are counted from, at a state: classes so far, past ones, states, and the width of the features."""
+
+    classes: int
+    past: int
+    states: int
+    features: int
+
+    @property
+    def new(self) -> int:
+        return self.classes - self.past
+
+    @property
+    def linear(self) -> int:
+        """Multiplications of the linear head, and the numbers that it holds."""
+        return self.classes * self.features
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method; called with a frozen state it gives scores (n, C), checked. See ``method`` for the fields.
+
+    code: hash of its source, ``""`` for the study's own.
+    """
+
+    name: str
+    function: Function
+    source: str
+    needs: tuple[str, ...] | None
+    score_kinds: tuple[str, ...]
+    distances: bool
+    cost: Callable[[Size], tuple[float, float]] | None
+    colour: str
+    dash: str
+    label: str
+    code: str
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.name.endswith("-oracle")
+
+    def __call__(self, state: Frozen) -> np.ndarray:
+        scores = self._scores(state)
+        half = len(scores) // 2
+        if self.code and half:
+            parts = [self._scores(state.take(rows)) for rows in (slice(half), slice(half, None))]
+            size = np.abs(scores[np.isfinite(scores)]).max(initial=0)
+            if not np.allclose(np.concatenate(parts), scores, rtol=1e-4, atol=1e-5 * size):
+                raise InputError(
+                    f"method {self.name!r}: at state {state.state} the scores of an image depend on which others are "
+                    "scored with it. Each image must be seen by itself, as in use: a table and the explorer, which "
+                    "scores images in blocks, would differ."
+                )
+        return scores
+
+    def _scores(self, state: Frozen) -> np.ndarray:
+        """What the function gives; what a user's function may get wrong is told by name and state."""
+        given = state.with_val_labels() if "val_labels" in (self.needs or ()) else state
+        if not self.code:
+            return self.function(given)
+        where = f"method {self.name!r} at state {state.state}"
+        try:
+            scores = self.function(given)
+        except NotStored:
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            hint = " (a method may not change what it is given)" if "read-only" in str(error) else ""
+            raise InputError(f"{where} fails: {type(error).__name__}: {error}{hint}") from error
+        if not isinstance(scores, np.ndarray) or not np.issubdtype(scores.dtype, np.number):
+            raise InputError(f"{where} returned {type(scores).__name__}; expected a numpy array of scores (n, C).")
+        expected = state.scores.shape
+        if scores.shape != expected:
+            raise InputError(f"{where} returned scores of shape {scores.shape}; expected (n, C) = {expected}.")
+        if np.isnan(scores).any() or np.isposinf(scores).any():
+            raise InputError(f"{where} gives scores that are not numbers (-inf takes a class out of play).")
+        return scores
+
+
+class Methods(Mapping[str, Method]):
+    """The registry: name -> Method, in the order in which they were registered."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self._methods:
+            raise InputError(f"unknown method {name!r}: {nearest(name, self._methods)}")
+        return self._methods[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._methods
+
+    def __repr__(self) -> str:
+        return f"<methods: {', '.join(self)}>"
+
+    @property
+    def codes(self) -> dict[str, str]:
+        """Name -> hash of its source, ``""`` for the study's own."""
+        return {name: one.code for name, one in self.items()}
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """Name -> colour in all figures, that of joint training too."""
+        return {name: one.colour for name, one in self.items()} | {"joint": "#B0B0B0"}
+
+    @property
+    def dashes(self) -> dict[str, str]:
+        """Name -> matplotlib's line style: oracles, which no method may be, are not drawn in full."""
+        return {name: one.dash for name, one in self.items()}
+
+    def table(self) -> pd.DataFrame:
+        """What each method does (the first line of its docstring), and its source; one row per method."""
+        rows = {name: {"what it does": _first_line(one.function), "source": one.source} for name, one in self.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+    def add(self, one: Method) -> None:
+        self._methods[one.name] = one
+
+
+METHODS = Methods()
+
+
+def method(
+    name: str,
+    *,
+    source: str = "",
+    needs: str | Sequence[str] | None = None,
+    cost: Callable[[Size], tuple[float, float]] | None = None,
+    colour: str = "",
+    label: str = "",
+    score_kinds: Sequence[str] = ("raw",),
+    distances: bool = False,
+    dash: str = "",
+) -> Callable[[Function], Function]:
+    """Register a function of one Frozen state that returns scores (n, C): a decorator.
+
+    source: who proposed it. needs: keys of frozen.NEEDS; a run that lacks one leaves the method out and says why. Not
+    given, it is tried on two images. Who needs ``val_labels`` or ``all_past`` is an oracle, and its name ends in
+    ``-oracle`` (added if missing). cost: of a Size, the numbers kept from state to state beyond model and exemplars,
+    and the multiplications per image from the features on. colour, dash, label: in figures. score_kinds: that it is
+    defined on. distances: its scores are no logits, so that no probabilities can be had of them.
+
+    The function must see each image by itself, change nothing that it is given, and give numbers (-inf takes a class
+    out of play): what does not is refused when it is used, by name and state.
+    Raises InputError for a name that is taken, or needs that are unknown.
+    """
+    needed = None if needs is None else (needs,) if isinstance(needs, str) else tuple(needs)
+    for need in needed or ():
+        if need not in NEEDS:
+            raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
+    is_oracle = bool(ORACLES & set(needed or ()))
+    if is_oracle and not name.endswith("-oracle"):
+        name = f"{name}-oracle"
+    if not is_oracle and name.endswith("oracle"):
+        raise InputError(f"method {name!r}: an oracle says what it knows, needs={' or '.join(map(repr, ORACLES))}.")
+
+    def register(function: Function) -> Function:
+        own = function.__module__ == "il2m.methods.builtin"
+        code = "" if own else registered_source("method", name, function, METHODS.codes)
+        spare = _SPARE_COLOURS[sum(map(bool, METHODS.codes.values())) % len(_SPARE_COLOURS)]
+        METHODS.add(
+            Method(
+                name, function, source, needed, tuple(score_kinds), distances, cost, colour or spare,
+                dash or ("--" if is_oracle else "-"), label or name, code,
+            )
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+def _first_line(function: Function) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
 def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:
@@ -156,52 +216,46 @@ def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw",
 
     undefined: IL2M's policy, see rectify.rectification_factors. Raises InputError for a method that the run can't give.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}: {nearest(method, METHODS)}")
-    if score_kind not in score_kinds(method):
-        raise InputError(f"{method} is defined on {score_kinds(method)[0]} scores, not on {score_kind}.")
+    one = METHODS[method]
+    if score_kind not in one.score_kinds:
+        raise InputError(f"{method} is defined on {one.score_kinds[0]} scores, not on {score_kind}.")
     if problem := missing_for(run, method):
         raise InputError(f"{run.folder}: {method} can't be computed: {problem}.")
-    if method in _FIELD:
-        return _FIELD[method][0](run, state)
-    scores = validation_scores(run, state, score_kind)
-    if method == "FT":
-        return scores
-    return rectify.rectify(scores, run.statistics(state, score_kind), undefined=undefined, **rectify.METHODS[method])
+    return one(Frozen.of_run(run, state, score_kind=score_kind, undefined=undefined))
 
 
 def missing_for(run: Run, method: str) -> str:
     """Why ``method`` must be left out for this run, or ``""`` if it can be computed at every state."""
-    needs = _FIELD[method][1] if method in _FIELD else () if method == "FT" else ("second memory",)
+    one = METHODS[method]
     for state in range(1, run.states.num_states + 1):
-        for need in needs:
-            if problem := _missing(run, state, need):
+        frozen = Frozen.of_run(run, state)
+        if one.needs is None:
+            try:
+                one(frozen.take(slice(2)))
+            except NotStored as error:
+                return str(error).removesuffix(".")
+        for need in one.needs or ():
+            if problem := frozen.lacks(need):
                 return f"state {state} {problem}"
     return ""
 
 
-def _missing(run: Run, state: int, need: str) -> str:
-    """What ``state`` lacks of ``need``, ``""`` if nothing. State 1 has no past classes, so needs nothing of them."""
-    info = run.state(state).info
-    if need == "second memory":
-        memory = info.get("second_memory", {}).get("raw", {})
-        values = [*memory["initial_means"], *memory["current_means"], memory["confidence"]] if memory else [np.nan]
-        complete = np.isfinite(values).all() and len(memory["current_means"]) == run.states.num_past(state)
-        return "" if complete else "has no statistics of training images and exemplars"
-    if need == "head":
-        return "" if "model.safetensors" in info["files"] else "has no weights of the head"
-    of_past = need.startswith(("exemplar_", "past_", "held_out_"))
-    if of_past and state == 1:
-        return ""
-    if f"{need}.npy" not in info["files"]:
-        if need == "held_out_scores":
-            return "held no exemplars out of training (held_out is 0)"
-        return f"stores no {need}"
-    if need == "held_out_scores":
-        held = np.bincount(run.state(state).array("held_out_labels"), minlength=run.states.num_seen(state))
-        if not held.all():
-            return (
-                f"has no held-out image of {np.count_nonzero(held == 0)} class(es): a larger memory_size or held_out "
-                "leaves some"
-            )
-    return ""
+def costs_table(run: Run) -> pd.DataFrame:
+    """Costs at the run's last state, one row per method: counted from its classes and features, not timed.
+
+    Columns: ``floats_stored``, numbers that must be kept from state to state or for scoring, beyond the model in use
+    and the exemplar images; ``operations``, multiplications per image from the features on (the linear head is one of C
+    x d); both NaN where the method does not say; ``needs``, what else. Without stored weights the number of features is
+    not known: an empty table.
+    """
+    columns = ["method", "floats_stored", "operations", "needs"]
+    states, last = run.states, Frozen.of_run(run, run.states.num_states)
+    if last.lacks("head"):
+        return pd.DataFrame(columns=columns)
+    size = Size(states.num_classes, last.num_past, states.num_states, last.head.weight.shape[1])
+    rows = []
+    for name, one in METHODS.items():
+        floats, operations = one.cost(size) if one.cost else (np.nan, np.nan)
+        words = [_COSTS_IN_WORDS[need] for need in one.needs or () if need in _COSTS_IN_WORDS]
+        rows.append((name, floats, operations, "; ".join(words)))
+    return pd.DataFrame(rows, columns=columns)

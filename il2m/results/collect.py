@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from il2m.errors import InputError
-from il2m.methods.registry import METHODS
+from il2m.methods.registry import METHODS, missing_for
 from il2m.results.description import run_description
 from il2m.results.table import results_table
 from il2m.study.find import find_joint_runs, find_runs
@@ -23,7 +23,9 @@ def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataF
     """
     runs = {run.config["hash"]: run for run in find_runs(out_dir)}
     if not runs:
-        raise InputError(f"no finished fine-tuning run in {Path(out_dir).absolute()}: run notebooks 01 and 02 first.")
+        raise InputError(
+            f"no finished fine-tuning run in {Path(out_dir).absolute()}: run base training and fine-tuning first."
+        )
     tables = []
     for run in runs.values():
         table = _stored_results(run)
@@ -33,7 +35,8 @@ def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataF
 
 
 def _stored_results(run: Run) -> pd.DataFrame | None:
-    """The table beside the run, if it can be read and describes this run as this library does."""
+    """The table beside the run, if it can be read, describes this run as this library does, and has every registered
+    method that the run can give, of the same source."""
     try:
         table = pd.read_parquet(run.folder / RESULTS_FILE)
         about = run_description(run)
@@ -43,7 +46,13 @@ def _stored_results(run: Run) -> pd.DataFrame | None:
     same = len(described) == 1 and all(
         described[0][name] == value or (value is None and pd.isna(described[0][name])) for name, value in about.items()
     )
-    return table if same and table["state"].nunique() == run.states.num_states else None
+    stored = table.attrs.get("methods", {})
+    current = all(
+        stored[name] == one.code if name in stored else missing_for(run, name)
+        for name, one in METHODS.items()
+        if one.code
+    )
+    return table if same and current and table["state"].nunique() == run.states.num_states else None
 
 
 def joint_results(joint: Run) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from il2m.errors import InputError
-from il2m.methods.rectify import METHODS as METHODS_OF_IL2M
+from il2m.methods.rectify import PARTS
 from il2m.results.metrics import aggregated_gap
 from il2m.results.pairs import _STATISTICS, mean_interval, paired_difference
 
@@ -96,7 +96,7 @@ def is_bound(method: str) -> bool:
 def best_methods(results: pd.DataFrame, *, most: int, column: str = "top1") -> list[str]:
     """FT, IL2M and the best others that are no oracle nor joint training, by mean ``column``: ``most`` at most."""
     means = mean_results(results).query("score_kind == 'raw'").groupby("method")[column].mean()
-    others = means[[not is_bound(name) and name not in METHODS_OF_IL2M for name in means.index]]
+    others = means[[not is_bound(name) and name not in PARTS for name in means.index]]
     first = [method for method in ("FT", "IL2M") if method in means.index]
     return first + others.nlargest(most - len(first)).index.tolist()
 

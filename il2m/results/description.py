@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from il2m.parameters import FineTuning
+from il2m.study.find import effective
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
@@ -50,7 +52,8 @@ def run_recipe(run: Run) -> dict[str, object]:
     sizes = settings.pop("state_sizes")
     base = {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
     del base["base_state_sizes"]
-    recipe = {name: value for name, value in settings.items() if name not in _WITH_COLUMNS} | base
+    columns = {name for name, one in FineTuning.parameters().items() if one.column} | {"exemplar_lists"}
+    recipe = {name: value for name, value in settings.items() if name not in columns} | base
     if len(set(sizes)) > 1:
         recipe["state_sizes"] = sizes
     if settings.get("exemplars_per_class"):
@@ -58,19 +61,13 @@ def run_recipe(run: Run) -> dict[str, object]:
     return recipe
 
 
-_WITH_COLUMNS = {
-    "memory_size", "exemplars_per_class", "exemplar_selection", "exemplar_lists", "distillation", "held_out",
-    "balanced_epochs",
-}  # fmt: skip
-
-
 def _without_seeds(run: Run) -> dict[str, Any]:
     """A run's identity, that of its base within, but for seeds and for defaults that only a run that distils has."""
-    settings = {name: value for name, value in run.identity.items() if name != "train_seed"}
-    for name, default in (("temperature", 2.0), ("distillation_weight", 1.0)):
-        if settings.get(name) == default:
+    seeds = {name for name, one in FineTuning.parameters().items() if one.concerns == "training seed"}
+    settings = {name: value for name, value in effective(run.identity).items() if name not in seeds}
+    for name, one in FineTuning.parameters().items():
+        if one.only_with == ("distillation", True) and settings.get(name) == one.default:
             del settings[name]  # as in the twin that does not distil
-    drawn = run.config["order_seed"] is not None
-    left_out = ("train_seed", "class_order") if drawn else ("train_seed",)
-    settings["base"] = {name: value for name, value in run.base.identity.items() if name not in left_out}
+    left_out = seeds | ({"class_order"} if run.config["order_seed"] is not None else set())
+    settings["base"] = {name: value for name, value in settings["base"].items() if name not in left_out}
     return settings

@@ -9,7 +9,8 @@ import pandas as pd
 
 from il2m.memory.statistics import ClassStatistics
 from il2m.methods import rectify
-from il2m.methods.registry import missing_for, validation_scores
+from il2m.methods.frozen import Frozen
+from il2m.methods.registry import missing_for
 from il2m.parameters import SCORE_KINDS
 from il2m.results.metrics import mean_over_states, ranks, top_k
 from il2m.study.runs import Run
@@ -47,7 +48,7 @@ def factorial_table(run: Run) -> pd.DataFrame:
 
 def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[float, float, int, int]]:
     """{combination: (top-1, top-5, undefined classes, undefined images)} of one state."""
-    scores = validation_scores(run, state, score_kind)
+    scores = Frozen.of_run(run, state, score_kind=score_kind).scores
     labels = run.state(state).array("val_labels")
     predicted_new = scores.argmax(axis=1) >= run.states.num_past(state)
     plain = ranks(scores, labels)

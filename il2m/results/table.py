@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import pandas as pd
 from scipy.special import softmax
 
 from il2m.memory.statistics import own_and_top
-from il2m.methods.rectify import METHODS
-from il2m.methods.registry import method_scores, missing_for, score_kinds, validation_scores
+from il2m.methods.rectify import PARTS
+from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS
 from il2m.results.description import run_description
 from il2m.results.metrics import (
@@ -32,24 +32,24 @@ from il2m.system.files import replacing
 
 
 def results_table(
-    run: Run, *, methods: Sequence[str] = tuple(METHODS), undefined: str = "keep", details: bool = False
+    run: Run, *, methods: Iterable[str] = tuple(PARTS), undefined: str = "keep", details: bool = False
 ) -> pd.DataFrame:
     """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
 
     ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
     has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class.
-    methods: names in ablation.METHODS; those that the run can't give are left out (ablation.missing_for says why).
+    methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
     details: more columns: ``forgetting``, those of score_details, and what became of fine-tuning's ranks
-    (metrics.rank_changes).
+    (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered.
     """
     about = run_description(run)
     methods = [method for method in methods if not missing_for(run, method)]
-    kinds = [(method, kind) for kind in SCORE_KINDS for method in methods if kind in score_kinds(method)]
+    kinds = [(method, kind) for kind in SCORE_KINDS for method in methods if kind in METHODS[method].score_kinds]
     rows, hits, class_states = [], {key: [] for key in kinds}, []
     for state in range(1, run.states.num_states + 1):
         labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
         class_states.append(run.states.of_class[labels])
-        plain = ranks(validation_scores(run, state), labels) if details else None
+        plain = ranks(run.state(state).array("val_scores"), labels) if details else None
         for method, kind in kinds:
             scores = method_scores(run, state, method, score_kind=kind, undefined=undefined)
             image_ranks = ranks(scores, labels)
@@ -60,7 +60,9 @@ def results_table(
                 row["forgetting"] = forgetting(accuracy_matrix(hits[method, kind], class_states))[-1]
                 row |= score_details(scores, labels, num_past, method, kind) | rank_changes(plain, image_ranks)
             rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["methods"] = {method: METHODS[method].code for method in methods if METHODS[method].code}
+    return table
 
 
 def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
@@ -161,16 +163,10 @@ def save_results(table: pd.DataFrame, folder: Path) -> Path:
     return target
 
 
-DISTANCES = (
-    "NEM",
-    "NCM-oracle",
-)  # their scores are no logits: no probabilities, and no calibration, can be had of them
-
-
 def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> np.ndarray | None:
     """A method's scores as probabilities that add up to 1, (n, C): softmax of raw scores, rectified probabilities
     divided by their sum; None for methods that give distances."""
-    if method in DISTANCES:
+    if METHODS[method].distances:
         return None
     return softmax(scores, axis=1) if score_kind == "raw" else scores / scores.sum(axis=1, keepdims=True)
 
@@ -178,13 +174,13 @@ def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> n
 def score_details(scores: np.ndarray, labels: np.ndarray, num_past: int, method: str, kind: str) -> dict[str, float]:
     """``ece_past, ece_new``: calibration error on images of past and of new classes (NaN for distances); ``score_past,
     score_new``: their mean true-class score; and the four shares of metrics.error_breakdown."""
-    found, shares = {}, probabilities(scores, method, kind)
+    details, shares = {}, probabilities(scores, method, kind)
     own = scores[np.arange(len(labels)), labels]
     for name, chosen in (("past", labels < num_past), ("new", labels >= num_past)):
-        found[f"ece_{name}"] = np.nan if shares is None else calibration_error(shares[chosen], labels[chosen])
+        details[f"ece_{name}"] = np.nan if shares is None else calibration_error(shares[chosen], labels[chosen])
         in_play = chosen & np.isfinite(own)  # ScaIL takes some classes out
-        found[f"score_{name}"] = own[in_play].mean(dtype=np.float64) if in_play.any() else np.nan
-    return found | error_breakdown(scores.argmax(axis=1), labels, num_past)
+        details[f"score_{name}"] = own[in_play].mean(dtype=np.float64) if in_play.any() else np.nan
+    return details | error_breakdown(scores.argmax(axis=1), labels, num_past)
 
 
 def state_accuracies(run: Run, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:

@@ -69,7 +69,18 @@ def _one_of(out_dir: str | Path, name: str, what: str) -> Path:
 def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
     """A run's identity without what says whether and how it distils: equal for twins."""
     ignored = {name for name, one in FineTuning.parameters().items() if one.concerns == "distillation"}
-    return {name: value for name, value in identity.items() if name not in ignored}
+    return {name: value for name, value in effective(identity).items() if name not in ignored}
+
+
+def effective(identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's identity without what has no effect: until version 0.2, max_shift of image files was part of it."""
+    base = identity.get("base", {})
+    if "image_size" not in {**identity, **base}:
+        return identity
+    parts = {"base": base} if base else {}
+    return {name: value for name, value in identity.items() if name != "max_shift"} | {
+        name: {key: value for key, value in part.items() if key != "max_shift"} for name, part in parts.items()
+    }
 
 
 def twin_run(run: Run) -> Run | None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from il2m.data.states import States
 from il2m.errors import InputError
-from il2m.memory.statistics import ClassStatistics
+from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.system.files import sync, write_atomically
 from il2m.system.hashes import file_hash, short_hash
 
@@ -259,13 +259,4 @@ class Run:
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
-        initial = np.array([mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64)
-        current = initial.copy()
-        current_past = memories[-1]["current_means"]
-        current[: len(current_past)] = np.array(current_past, dtype=np.float64)
-        return ClassStatistics(
-            initial_means=initial,
-            current_means=current,
-            confidences=np.array([memory["confidence"] for memory in memories]),
-            state_of_class=self.states.of_class[: len(initial)],
-        )
+        return statistics_of_states(memories, self.states.of_class[: self.states.num_seen(state)])

@@ -17,7 +17,7 @@ from tiny import PROJECT
 from il2m.data.states import States
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics, class_means, own_and_top
-from il2m.methods.rectify import METHODS, rectification_factors, rectify
+from il2m.methods.rectify import PARTS, rectification_factors, rectify
 from il2m.results.metrics import ranks, top_k
 
 REFERENCE = PROJECT.parent / "shared" / "reference"
@@ -195,8 +195,8 @@ def test_methods_by_name():
         "IL2M-means": [[2, 8, 3.75, 4], [5, 2, 3, 4]],
         "IL2M-confidence": [[0.5, 1, 1.875, 4], [5, 2, 3, 4]],
     }
-    assert METHODS.keys() == expected.keys()
-    for method, switches in METHODS.items():
+    assert PARTS.keys() == expected.keys()
+    for method, switches in PARTS.items():
         np.testing.assert_allclose(rectify(scores, statistics, **switches), expected[method], err_msg=method)
 
 
@@ -315,7 +315,7 @@ def test_agrees_with_the_authors_script(reference):
         state_of_class = states.of_class[: states.num_seen(state)]
         statistics = ClassStatistics(initial, current, np.array(confidences), state_of_class)
         for method, by_k in printed.items():
-            rectified = rectify(val_scores, statistics, undefined="as-published", **METHODS[method])
+            rectified = rectify(val_scores, statistics, undefined="as-published", **PARTS[method])
             for k in (1, 5):
                 by_k[f"top{k}"].append(100 * top_k(ranks(rectified, val_labels), k))
     expected = json.loads((REFERENCE / "expected.json").read_text())

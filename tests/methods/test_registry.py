@@ -11,13 +11,12 @@ from tiny import rewrite_checked
 
 from il2m.errors import InputError
 from il2m.memory.exemplars import rank_classes
-from il2m.methods import registry as ablation
-from il2m.methods.costs import costs_table
+from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectify
-from il2m.methods.registry import METHODS, method_scores, missing_for, score_kinds
+from il2m.methods.registry import METHODS, costs_table, method_scores, missing_for
 from il2m.results.factorial import factor_effects, factorial_table
 from il2m.results.metrics import error_breakdown, ranks, top_k
-from il2m.results.table import DISTANCES, probabilities, results_table, state_accuracies
+from il2m.results.table import probabilities, results_table, state_accuracies
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
 
@@ -46,7 +45,7 @@ def held_out_run(tiny_study, tmp_path_factory):
 def test_the_head_gives_the_stored_scores(tiny_study):
     for state in (1, 2, 3):
         features, scores = stored(tiny_study.off, state, "val_features", "val_scores")
-        weight, bias = ablation.head(tiny_study.off, state)
+        weight, bias = Frozen.of_run(tiny_study.off, state).head
         assert_allclose(features @ weight.T + bias, scores, rtol=1e-4, atol=1e-4)
 
 
@@ -70,8 +69,8 @@ def test_prior_thresholding_counts_what_the_state_was_trained_on(tiny_study):
 
 
 def test_held_out_images_are_not_counted(held_out_run):
-    assert_array_equal(ablation.training_counts(held_out_run, 2), [4, 4, 10, 10])
-    assert_array_equal(ablation.training_counts(held_out_run, 3), [2, 2, 2, 2, 11, 11])
+    assert_array_equal(Frozen.of_run(held_out_run, 2).counts, [4, 4, 10, 10])
+    assert_array_equal(Frozen.of_run(held_out_run, 3).counts, [2, 2, 2, 2, 11, 11])
 
 
 def test_nearest_exemplar_mean_uses_as_many_new_images_as_past_exemplars(tiny_study):
@@ -274,11 +273,11 @@ def test_state_accuracies_add_up_to_top1(tiny_study):
 
 def test_probabilities_add_up_to_one(tiny_study):
     for method in METHODS:
-        for kind in score_kinds(method):
+        for kind in METHODS[method].score_kinds:
             if method == "BiC":
                 continue
             shares = probabilities(method_scores(tiny_study.off, 3, method, score_kind=kind), method, kind)
-            if method in DISTANCES:
+            if METHODS[method].distances:
                 assert shares is None
             else:
                 assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from tiny import TinyStudy
 
-from il2m.methods.rectify import METHODS, rectify
-from il2m.methods.registry import method_scores, validation_scores
+from il2m.methods.frozen import Frozen
+from il2m.methods.rectify import PARTS, rectify
+from il2m.methods.registry import method_scores
 from il2m.results.description import run_description, run_recipe
 from il2m.results.table import bias_table, confusion_by_state, means_table, results_table, save_results, series, summary
 from il2m.study.runs import Run
@@ -46,7 +47,7 @@ COLUMNS = [
 def test_table_has_one_row_per_state_method_and_score_kind(tiny_study: TinyStudy):
     table = results_table(tiny_study.off)
     assert list(table.columns) == COLUMNS
-    assert len(table) == 3 * len(METHODS) * 2
+    assert len(table) == 3 * len(PARTS) * 2
     assert not table.duplicated(["state", "method", "score_kind"]).any()
     assert set(table["run"]) == {tiny_study.off.name}
     assert set(table["memory_size"]) == {12}
@@ -129,7 +130,7 @@ def test_all_methods_agree_at_the_first_state_which_has_no_past(tiny_study: Tiny
 def test_softmax_leaves_fine_tuning_as_it_is(tiny_study: TinyStudy):
     table = results_table(tiny_study.off)
     assert series(table, "FT", score_kind="softmax") == series(table, "FT", score_kind="raw")
-    np.testing.assert_allclose(validation_scores(tiny_study.off, 2, "softmax").sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(Frozen.of_run(tiny_study.off, 2, score_kind="softmax").scores.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_method_scores_follow_the_undefined_policy(tiny_study: TinyStudy):

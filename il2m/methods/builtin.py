@@ -1,0 +1,188 @@
+"""The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does.
+
+The formulas are in rectify.py (Eq. 1) and corrections.py (the field's); here each meets a frozen state.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
+from il2m.methods import corrections
+from il2m.methods.frozen import Frozen, Head
+from il2m.methods.rectify import PARTS, rectify
+from il2m.methods.registry import Function, Size, method
+from il2m.parameters import SCORE_KINDS
+
+
+def _initial_head_size(size: Size) -> int:
+    """Numbers in a weight vector and a bias per past class."""
+    return size.past * (size.features + 1)
+
+
+@method("FT", score_kinds=SCORE_KINDS, needs=(), cost=lambda size: (0, size.linear), colour="#7F7F7F")
+def fine_tuning(state: Frozen) -> np.ndarray:
+    """Nothing: fine-tuning's own scores."""
+    return state.scores
+
+
+def _rectified(name: str, what: str) -> Function:
+    parts = PARTS[name]
+
+    def rectified(state: Frozen) -> np.ndarray:
+        return rectify(state.scores, state.statistics, undefined=state.undefined, **parts)
+
+    rectified.__doc__ = what
+    return rectified
+
+
+for _name, _what, _colour, _kept in (
+    # IL2M keeps an initial mean per class, and a confidence per state
+    ("IL2M", "Past scores times the ratio of class means and that of confidences (Eq. 1).", "#009E73", (1, 1)),
+    ("IL2M-no-gate", "Eq. 1 without its gate: images predicted as past are rectified too.", "#56B4E9", (1, 1)),
+    ("IL2M-means", "Eq. 1 without the ratio of confidences.", "#CC79A7", (1, 0)),
+    ("IL2M-confidence", "Eq. 1 without the ratio of class means.", "#E69F00", (0, 1)),
+):
+    method(
+        _name,
+        source="Belouadah and Popescu, ICCV 2019",
+        score_kinds=SCORE_KINDS,
+        needs="statistics",
+        colour=_colour,
+        cost=lambda size, kept=_kept: (kept[0] * size.classes + kept[1] * size.states, size.linear + size.past),
+    )(_rectified(_name, _what))
+
+
+@method(
+    "FT-th",
+    source="Buda et al., Neural Networks 2018",
+    needs="counts",
+    colour="#8C564B",
+    cost=lambda size: (size.classes, size.linear),  # a subtraction per class
+)
+def prior_thresholding(state: Frozen) -> np.ndarray:
+    """Raw scores minus the log of each class's share of the training images."""
+    return corrections.threshold_by_prior(state.scores, state.counts)
+
+
+def _mean_cost(size: Size) -> tuple[int, int]:
+    """A mean per class in place of the head; the feature's norm."""
+    return size.linear, size.linear + size.features
+
+
+@method(
+    "NEM",
+    source="iCaRL, Rebuffi et al., CVPR 2017",
+    needs=("features", "new", "exemplars"),
+    colour="#9467BD",
+    cost=_mean_cost,
+    distances=True,
+)
+def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
+    """Nearest mean of exemplars in feature space.
+
+    New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that they
+    would leave behind.
+    """
+    settings = state.settings
+    features, labels = state.new.features, state.new.labels
+    if state.state > 1:
+        num_kept = int(np.bincount(state.exemplars.labels).max())
+    else:
+        num_kept = kept_per_class(settings, state.states.num_past(2))
+    ranking = rank_classes(settings.exemplar_selection, features, labels, num_kept, settings.train_seed)
+    chosen = np.concatenate(list(ranking.values()))
+    features, labels = features[chosen], labels[chosen]
+    if state.state > 1:
+        features = np.concatenate([state.exemplars.features, features])
+        labels = np.concatenate([state.exemplars.labels, labels])
+    directions = corrections.mean_directions(features, labels, state.num_classes)
+    return corrections.nearest_mean_scores(state.features, directions)
+
+
+@method(
+    "WA",
+    source="Zhao et al., CVPR 2020",
+    needs=("features", "head"),
+    colour="#17BECF",
+    cost=lambda size: (0, size.linear),  # the head itself is rescaled
+)
+def weight_alignment(state: Frozen) -> np.ndarray:
+    """New classes' weight vectors scaled to the mean norm of past ones."""
+    return corrections.head_scores(state.features, corrections.align_weights(state.head, state.num_past))
+
+
+@method(
+    "ScaIL",
+    source="Belouadah and Popescu, WACV 2020",
+    needs=("features", "head"),
+    colour="#BCBD22",
+    # means by rank too; raw scores choose the classes in play
+    cost=lambda size: (_initial_head_size(size) + size.states * (size.features + 1), 2 * size.linear),
+)
+def scail(state: Frozen) -> np.ndarray:
+    """Past classes' initial weights, scaled rank by rank to the new ones' size; the 10 best past classes stay."""
+    current = state.head
+    weight, bias = (tensor.copy() for tensor in current)
+    for past in state.earlier:
+        own = slice(past.num_past, past.num_classes)
+        weight[own], bias[own] = corrections.scale_initial_head(past.head, current, own, state.num_past)
+    corrected = corrections.head_scores(state.features, (weight, bias))
+    return corrections.keep_top_past(corrected, state.scores, state.num_past)
+
+
+@method(
+    "SIW",
+    source="Belouadah et al., BMVC 2020",
+    needs=("features", "head"),
+    colour="#88A9D9",
+    cost=lambda size: (_initial_head_size(size), size.linear),
+)
+def standardised_initial_weights(state: Frozen) -> np.ndarray:
+    """Each class's initial weights, standardised."""
+    parts = [(each.head, each.num_past) for each in (*state.earlier, state)]  # as they were where the class was new
+    weight, bias = (np.concatenate([head[i][num_past:] for head, num_past in parts]) for i in (0, 1))
+    return corrections.head_scores(state.features, Head(corrections.standardise(weight), bias))
+
+
+@method(
+    "SIW-calibrated",
+    source="Belouadah et al., BMVC 2020",
+    needs=("features", "head", "statistics"),
+    colour="#4C6FBF",
+    cost=lambda size: (_initial_head_size(size) + size.states, size.linear + size.past),
+)
+def standardised_and_calibrated(state: Frozen) -> np.ndarray:
+    """SIW, past scores times the ratio of confidences."""
+    statistics, scores = state.statistics, standardised_initial_weights(state)
+    return corrections.calibrate_past(scores, statistics.confidences, statistics.state_of_class)
+
+
+@method(
+    "BiC",
+    source="Wu et al., CVPR 2019",
+    needs="held_out",
+    colour="#D4479B",
+    cost=lambda size: (2, size.linear + size.new),
+)
+def bias_correction(state: Frozen) -> np.ndarray:
+    """Two numbers for new classes' scores, fitted on images held out of training."""
+    if not state.num_past:
+        return state.scores
+    fitted = corrections.fit_bias_correction(state.held_out.scores, state.held_out.labels, state.num_past)
+    return corrections.correct_bias(state.scores, state.num_past, *fitted)
+
+
+@method("NCM-oracle", needs=("features", "new", "all_past"), colour="#8A8A8A", cost=_mean_cost, distances=True)
+def nearest_class_mean(state: Frozen) -> np.ndarray:
+    """Nearest mean of *all* training images: breaks the memory limit."""
+    directions = corrections.mean_directions(state.new.features, state.new.labels, state.num_classes)
+    if state.num_past:
+        directions[: state.num_past] = unit_features(state.past_class_features)
+    return corrections.nearest_mean_scores(state.features, directions)
+
+
+@method("task-aware-oracle", needs="val_labels", colour="#A6A6A6", dash=":", cost=lambda size: (0, size.linear))
+def task_aware(state: Frozen) -> np.ndarray:
+    """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach."""
+    return corrections.within_own_state(state.scores, state.val_labels, state.state_of_class)

@@ -1,0 +1,271 @@
+"""A state, frozen: all that a method may read of its model and its memories, from a run on disk or from arrays.
+
+Names are those of a state's stored arrays: ``val_...`` of the validation images, ``new_...`` of the new classes'
+training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+from scipy.special import softmax
+
+from il2m.data.states import States
+from il2m.errors import InputError, nearest
+from il2m.memory.statistics import ClassStatistics, reduce_scores, state_statistics, statistics_of_states
+from il2m.parameters import FineTuning
+from il2m.study.runs import Run
+
+NEEDS: dict[str, tuple[str, ...]] = {  # what a method may say that it needs -> the arrays that are read for it
+    "features": ("val_features",),
+    "head": ("head_weight", "head_bias"),
+    "counts": ("new_labels", "exemplar_labels"),
+    "statistics": (),
+    "exemplars": ("exemplar_features", "exemplar_labels"),
+    "new": ("new_features", "new_labels"),
+    "held_out": ("held_out_scores", "held_out_labels"),
+    "all_past": ("past_class_features",),
+    "val_labels": ("val_labels",),
+}
+ORACLES = {"all_past", "val_labels"}  # more than a memory holds, or than anybody knows
+_ARRAYS = {"val_scores", "new_scores", "exemplar_scores", *(name for names in NEEDS.values() for name in names)}
+_OF_PAST = ("exemplar_", "past_", "held_out_")  # state 1 has no past classes, and needs none of these
+
+
+class NotStored(InputError):
+    """A state was asked for what it does not have."""
+
+
+class Head(NamedTuple):
+    """A linear layer over C classes: weight (C, d) and bias (C,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Training images with *their* labels (m,), features (m, d) and raw scores (m, C), as far as they are there."""
+
+    _read: Callable[[str], np.ndarray]
+    _group: str
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._read(f"{self._group}_labels")
+
+    @property
+    def features(self) -> np.ndarray:
+        return self._read(f"{self._group}_features")
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self._read(f"{self._group}_scores")
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """One state's model, frozen. Arrays can't be written to. What is not there raises NotStored.
+
+    state, states: which it is, from 1, and the classes that each state brings. settings: exemplar selection and seed.
+    earlier: the states before, 1..N-1. score_kind: of ``scores`` and ``statistics``, raw or softmax.
+    undefined: what to do where a ratio of means is undefined, see rectify.rectification_factors.
+    """
+
+    state: int
+    states: States
+    settings: FineTuning
+    earlier: tuple[Frozen, ...] = field(repr=False)
+    score_kind: str = "raw"
+    undefined: str = "keep"
+    _arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _memory: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _rows: slice | np.ndarray | None = field(default=None, repr=False)  # None: all of them
+    _gives_val_labels: bool = False
+
+    @classmethod
+    def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Frozen:
+        """A finished state of a run, read from disk as it is asked for."""
+        settings, kinds = FineTuning.of_identity(run.identity), {"score_kind": score_kind, "undefined": undefined}
+        made: list[Frozen] = []
+        for b in range(1, state + 1):
+            stored = run.state(b)
+            memory = stored.info.get("second_memory", {})
+            made.append(cls(b, run.states, settings, tuple(made), **kinds, _arrays=_Stored(stored), _memory=memory))
+        return made[-1]
+
+    @classmethod
+    def of_arrays(
+        cls, val_scores: np.ndarray, state_sizes: Sequence[int], *, earlier: Sequence[Frozen] = (), **arrays: np.ndarray
+    ) -> Frozen:
+        """A state from arrays of anyone's model.
+
+        val_scores: (n, C) raw scores of all classes so far, in learning order. state_sizes: the number of classes that
+        each state brought, up to this one. earlier: the states before, for methods that compare with them.
+        arrays: of these, what there is: ``val_features (n, d)``, ``head_weight (C, d)``, ``head_bias (C,)``, and for
+        ``new``, ``exemplar`` and ``held_out`` ``..._labels (m,)``, ``..._scores (m, C)``, ``..._features (m, d)``;
+        ``val_labels (n,)`` and ``past_class_features`` for oracles.
+        """
+        states, num_seen = States(tuple(int(size) for size in state_sizes)), sum(state_sizes)
+        val_scores = np.asarray(val_scores)
+        if val_scores.ndim != 2 or val_scores.shape[1] != num_seen:
+            raise InputError(f"val_scores has shape {val_scores.shape}; expected (images, {num_seen}).")
+        for name in arrays:
+            if name not in _ARRAYS:
+                raise InputError(f"unknown array {name!r}: {nearest(name, _ARRAYS)}")
+        given = {name: _read_only(np.asarray(array)) for name, array in arrays.items()}
+        reduced, labels = {}, {}
+        for group in ("new", "exemplar"):
+            labels[group] = given.get(f"{group}_labels", np.empty(0, dtype=np.int64))
+            scores = given.get(f"{group}_scores")
+            reduced[group] = {} if scores is None else reduce_scores(scores, labels[group])
+        num_past = states.num_past(states.num_states)
+        memory = state_statistics(
+            reduced["new"], labels["new"], reduced["exemplar"], labels["exemplar"], num_past, num_seen
+        )
+        given["val_scores"] = _read_only(val_scores)
+        return cls(states.num_states, states, FineTuning(), tuple(earlier), _arrays=given, _memory=memory)
+
+    def take(self, rows: slice | np.ndarray) -> Frozen:
+        """The same state with some of its validation images: places among those that it has now."""
+        if self._rows is not None:
+            rows = np.arange(len(self._arrays["val_scores"]))[self._rows][rows]
+        return replace(self, _rows=rows)
+
+    def with_val_labels(self) -> Frozen:
+        """The same state, which gives its validation labels: for oracles."""
+        return replace(self, _gives_val_labels=True)
+
+    @property
+    def num_past(self) -> int:
+        return self.states.num_past(self.state)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the classes seen so far."""
+        return self.states.num_seen(self.state)
+
+    @property
+    def state_of_class(self) -> np.ndarray:
+        """The state in which each class was new, (C,), from 1."""
+        return self.states.of_class[: self.num_classes]
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """The model's scores of the validation images, (n, C): raw, or probabilities."""
+        scores = self._read("val_scores")
+        return _read_only(softmax(scores, axis=1)) if self.score_kind == "softmax" else scores
+
+    @property
+    def features(self) -> np.ndarray:
+        """Of the validation images, (n, d)."""
+        return self._read("val_features")
+
+    @property
+    def val_labels(self) -> np.ndarray:
+        """True classes of the validation images, (n,): only for a method that says that it needs them, an oracle."""
+        if not self._gives_val_labels:
+            raise InputError('validation labels are for oracles only: say needs="val_labels".')
+        return self._read("val_labels")
+
+    @property
+    def head(self) -> Head:
+        """Of the model at the end of this state."""
+        return Head(self._read("head_weight"), self._read("head_bias"))
+
+    @property
+    def exemplars(self) -> Images:
+        """The first memory: images of past classes."""
+        return Images(self._read, "exemplar")
+
+    @property
+    def new(self) -> Images:
+        """Training images of the new classes; a run keeps no scores of them, only what the statistics need."""
+        return Images(self._read, "new")
+
+    @property
+    def held_out(self) -> Images:
+        """Exemplars and new images that were not trained on."""
+        return Images(self._read, "held_out")
+
+    @property
+    def past_class_features(self) -> np.ndarray:
+        """Mean unit features over *all* training images of each past class, (num_past, d): for oracles."""
+        return self._read("past_class_features")
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Images of each class that the state was trained on, (C,): exemplars of past classes, all of new ones. A
+        balanced second stage, whose counts are equal, is left out of account."""
+        counts = np.bincount(self.new.labels, minlength=self.num_classes)
+        if self.state > 1:
+            counts += np.bincount(self.exemplars.labels, minlength=self.num_classes)
+            if "held_out_labels" in self._arrays:
+                counts -= np.bincount(self.held_out.labels, minlength=self.num_classes)
+        return counts
+
+    @property
+    def statistics(self) -> ClassStatistics:
+        """The second memory, of the same kind as ``scores``."""
+        memories = [each._memory.get(self.score_kind) for each in (*self.earlier, self)]
+        if None in memories or len(memories) != self.state:
+            raise NotStored(f"state {self.state} has no statistics of training images and exemplars.")
+        return statistics_of_states(memories, self.state_of_class)
+
+    def lacks(self, need: str) -> str:
+        """What this state lacks of ``need`` (a key of NEEDS), ``""`` if nothing."""
+        if need == "statistics":
+            memory = self._memory.get("raw")
+            values = [*memory["initial_means"], *memory["current_means"], memory["confidence"]] if memory else [np.nan]
+            complete = np.isfinite(values).all() and len(memory["current_means"]) == self.num_past
+            return "" if complete else "has no statistics of training images and exemplars"
+        for name in NEEDS[need]:
+            if name not in self._arrays and not (self.state == 1 and name.startswith(_OF_PAST)):
+                special = {"head": "has no weights of the head", "held_out": "held no exemplars out of training"}
+                return special.get(need, f"stores no {name}") + (" (held_out is 0)" if need == "held_out" else "")
+        if need == "held_out" and self.state > 1:
+            absent = np.count_nonzero(np.bincount(self.held_out.labels, minlength=self.num_classes) == 0)
+            if absent:
+                return f"has no held-out image of {absent} class(es): a larger memory_size or held_out leaves some"
+        return ""
+
+    def _read(self, name: str) -> np.ndarray:
+        if name not in self._arrays:
+            raise NotStored(f"state {self.state} stores no {name}.")
+        array = self._arrays[name]
+        return array if self._rows is None or not name.startswith("val_") else array[self._rows]
+
+
+class _Stored(Mapping[str, np.ndarray]):
+    """A stored state's arrays and the weights of its head, read when they are asked for."""
+
+    def __init__(self, stored: Any) -> None:
+        self._stored = stored
+
+    def __iter__(self) -> Any:
+        files = self._stored.info["files"]
+        head = ("head_weight", "head_bias") if "model.safetensors" in files else ()
+        return iter([*head, *(name.removesuffix(".npy") for name in files if name.endswith(".npy"))])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(iter(self))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if not name.startswith("head_"):
+            return self._stored.array(name)
+        with safe_open(self._stored.path / "model.safetensors", framework="numpy") as weights:
+            return _read_only(weights.get_tensor(name.replace("_", ".")))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -14,10 +14,7 @@ from il2m.methods.rectify import PARTS, rectify
 from il2m.methods.registry import Function, Size, method
 from il2m.parameters import SCORE_KINDS
 
-
-def _initial_head_size(size: Size) -> int:
-    """Numbers in a weight vector and a bias per past class."""
-    return size.past * (size.features + 1)
+HEAD = ("features", "head")
 
 
 @method("FT", score_kinds=SCORE_KINDS, needs=(), cost=lambda size: (0, size.linear), colour="#7F7F7F")
@@ -27,39 +24,26 @@ def fine_tuning(state: Frozen) -> np.ndarray:
 
 
 def _rectified(name: str, what: str) -> Function:
-    parts = PARTS[name]
-
     def rectified(state: Frozen) -> np.ndarray:
-        return rectify(state.scores, state.statistics, undefined=state.undefined, **parts)
+        return rectify(state.scores, state.statistics, undefined=state.undefined, **PARTS[name])
 
     rectified.__doc__ = what
     return rectified
 
 
-for _name, _what, _colour, _kept in (
-    # IL2M keeps an initial mean per class, and a confidence per state
-    ("IL2M", "Past scores times the ratio of class means and that of confidences (Eq. 1).", "#009E73", (1, 1)),
-    ("IL2M-no-gate", "Eq. 1 without its gate: images predicted as past are rectified too.", "#56B4E9", (1, 1)),
-    ("IL2M-means", "Eq. 1 without the ratio of confidences.", "#CC79A7", (1, 0)),
-    ("IL2M-confidence", "Eq. 1 without the ratio of class means.", "#E69F00", (0, 1)),
+for _name, _what, _colour, _means, _confidences in (
+    # an initial mean per class is kept, and a confidence per state
+    ("IL2M", "Past scores times the ratio of class means and that of confidences (Eq. 1).", "#009E73", 1, 1),
+    ("IL2M-no-gate", "Eq. 1 without its gate: images predicted as past are rectified too.", "#56B4E9", 1, 1),
+    ("IL2M-means", "Eq. 1 without the ratio of confidences.", "#CC79A7", 1, 0),
+    ("IL2M-confidence", "Eq. 1 without the ratio of class means.", "#E69F00", 0, 1),
 ):
-    method(
-        _name,
-        source="Belouadah and Popescu, ICCV 2019",
-        score_kinds=SCORE_KINDS,
-        needs="statistics",
-        colour=_colour,
-        cost=lambda size, kept=_kept: (kept[0] * size.classes + kept[1] * size.states, size.linear + size.past),
-    )(_rectified(_name, _what))
+    _cost = lambda size, a=_means, b=_confidences: (a * size.classes + b * size.states, size.linear + size.past)  # noqa: E731
+    _about = ("Belouadah and Popescu, ICCV 2019", "statistics", _cost, _colour)
+    method(_name, *_about, score_kinds=SCORE_KINDS)(_rectified(_name, _what))
 
 
-@method(
-    "FT-th",
-    source="Buda et al., Neural Networks 2018",
-    needs="counts",
-    colour="#8C564B",
-    cost=lambda size: (size.classes, size.linear),  # a subtraction per class
-)
+@method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
 def prior_thresholding(state: Frozen) -> np.ndarray:
     """Raw scores minus the log of each class's share of the training images."""
     return corrections.threshold_by_prior(state.scores, state.counts)
@@ -71,12 +55,7 @@ def _mean_cost(size: Size) -> tuple[int, int]:
 
 
 @method(
-    "NEM",
-    source="iCaRL, Rebuffi et al., CVPR 2017",
-    needs=("features", "new", "exemplars"),
-    colour="#9467BD",
-    cost=_mean_cost,
-    distances=True,
+    "NEM", "iCaRL, Rebuffi et al., CVPR 2017", ("features", "new", "exemplars"), _mean_cost, "#9467BD", distances=True
 )
 def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
@@ -84,29 +63,22 @@ def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that they
     would leave behind.
     """
-    settings = state.settings
-    features, labels = state.new.features, state.new.labels
-    if state.state > 1:
+    settings, features, labels = state.settings, state.new.features, state.new.labels
+    if state.num_past:
         num_kept = int(np.bincount(state.exemplars.labels).max())
     else:
         num_kept = kept_per_class(settings, state.states.num_past(2))
     ranking = rank_classes(settings.exemplar_selection, features, labels, num_kept, settings.train_seed)
     chosen = np.concatenate(list(ranking.values()))
     features, labels = features[chosen], labels[chosen]
-    if state.state > 1:
+    if state.num_past:
         features = np.concatenate([state.exemplars.features, features])
         labels = np.concatenate([state.exemplars.labels, labels])
     directions = corrections.mean_directions(features, labels, state.num_classes)
     return corrections.nearest_mean_scores(state.features, directions)
 
 
-@method(
-    "WA",
-    source="Zhao et al., CVPR 2020",
-    needs=("features", "head"),
-    colour="#17BECF",
-    cost=lambda size: (0, size.linear),  # the head itself is rescaled
-)
+@method("WA", "Zhao et al., CVPR 2020", HEAD, lambda size: (0, size.linear), "#17BECF")
 def weight_alignment(state: Frozen) -> np.ndarray:
     """New classes' weight vectors scaled to the mean norm of past ones."""
     return corrections.head_scores(state.features, corrections.align_weights(state.head, state.num_past))
@@ -114,11 +86,10 @@ def weight_alignment(state: Frozen) -> np.ndarray:
 
 @method(
     "ScaIL",
-    source="Belouadah and Popescu, WACV 2020",
-    needs=("features", "head"),
-    colour="#BCBD22",
-    # means by rank too; raw scores choose the classes in play
-    cost=lambda size: (_initial_head_size(size) + size.states * (size.features + 1), 2 * size.linear),
+    "Belouadah and Popescu, WACV 2020",
+    HEAD,
+    lambda size: (size.initial_head + size.states * (size.features + 1), 2 * size.linear),
+    "#BCBD22",
 )
 def scail(state: Frozen) -> np.ndarray:
     """Past classes' initial weights, scaled rank by rank to the new ones' size; the 10 best past classes stay."""
@@ -131,13 +102,7 @@ def scail(state: Frozen) -> np.ndarray:
     return corrections.keep_top_past(corrected, state.scores, state.num_past)
 
 
-@method(
-    "SIW",
-    source="Belouadah et al., BMVC 2020",
-    needs=("features", "head"),
-    colour="#88A9D9",
-    cost=lambda size: (_initial_head_size(size), size.linear),
-)
+@method("SIW", "Belouadah et al., BMVC 2020", HEAD, lambda size: (size.initial_head, size.linear), "#88A9D9")
 def standardised_initial_weights(state: Frozen) -> np.ndarray:
     """Each class's initial weights, standardised."""
     parts = [(each.head, each.num_past) for each in (*state.earlier, state)]  # as they were where the class was new
@@ -147,10 +112,10 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
 
 @method(
     "SIW-calibrated",
-    source="Belouadah et al., BMVC 2020",
-    needs=("features", "head", "statistics"),
-    colour="#4C6FBF",
-    cost=lambda size: (_initial_head_size(size) + size.states, size.linear + size.past),
+    "Belouadah et al., BMVC 2020",
+    (*HEAD, "statistics"),
+    lambda size: (size.initial_head + size.states, size.linear + size.past),
+    "#4C6FBF",
 )
 def standardised_and_calibrated(state: Frozen) -> np.ndarray:
     """SIW, past scores times the ratio of confidences."""
@@ -158,13 +123,7 @@ def standardised_and_calibrated(state: Frozen) -> np.ndarray:
     return corrections.calibrate_past(scores, statistics.confidences, statistics.state_of_class)
 
 
-@method(
-    "BiC",
-    source="Wu et al., CVPR 2019",
-    needs="held_out",
-    colour="#D4479B",
-    cost=lambda size: (2, size.linear + size.new),
-)
+@method("BiC", "Wu et al., CVPR 2019", "held_out", lambda size: (2, size.linear + size.new), "#D4479B")
 def bias_correction(state: Frozen) -> np.ndarray:
     """Two numbers for new classes' scores, fitted on images held out of training."""
     if not state.num_past:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import safe_open
 from scipy.special import softmax
 
 from il2m.data.states import States
@@ -48,24 +47,17 @@ class Head(NamedTuple):
     bias: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
 class Images:
-    """Training images with *their* labels (m,), features (m, d) and raw scores (m, C), as far as they are there."""
+    """Training images with *their* ``labels (m,)``, ``features (m, d)`` and raw ``scores (m, C)``, as far as they are
+    there."""
 
-    _read: Callable[[str], np.ndarray]
-    _group: str
+    def __init__(self, read: Callable[[str], np.ndarray], group: str) -> None:
+        self._read, self._group = read, group
 
-    @property
-    def labels(self) -> np.ndarray:
-        return self._read(f"{self._group}_labels")
-
-    @property
-    def features(self) -> np.ndarray:
-        return self._read(f"{self._group}_features")
-
-    @property
-    def scores(self) -> np.ndarray:
-        return self._read(f"{self._group}_scores")
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name not in ("labels", "features", "scores"):
+            raise AttributeError(name)
+        return self._read(f"{self._group}_{name}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +75,7 @@ class Frozen:
     earlier: tuple[Frozen, ...] = field(repr=False)
     score_kind: str = "raw"
     undefined: str = "keep"
-    _arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _arrays: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict, repr=False)
     _memory: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _rows: slice | np.ndarray | None = field(default=None, repr=False)  # None: all of them
     _gives_val_labels: bool = False
@@ -95,8 +87,11 @@ class Frozen:
         made: list[Frozen] = []
         for b in range(1, state + 1):
             stored = run.state(b)
+            arrays = {name: partial(stored.array, name) for name in stored.array_names}
+            if "model.safetensors" in stored.info["files"]:
+                arrays |= {name: partial(stored.tensor, name.replace("_", ".")) for name in NEEDS["head"]}
             memory = stored.info.get("second_memory", {})
-            made.append(cls(b, run.states, settings, tuple(made), **kinds, _arrays=_Stored(stored), _memory=memory))
+            made.append(cls(b, run.states, settings, tuple(made), **kinds, _arrays=arrays, _memory=memory))
         return made[-1]
 
     @classmethod
@@ -118,23 +113,21 @@ class Frozen:
         for name in arrays:
             if name not in _ARRAYS:
                 raise InputError(f"unknown array {name!r}: {nearest(name, _ARRAYS)}")
-        given = {name: _read_only(np.asarray(array)) for name, array in arrays.items()}
+        given = {name: np.asarray(array) for name, array in arrays.items()}
         reduced, labels = {}, {}
         for group in ("new", "exemplar"):
             labels[group] = given.get(f"{group}_labels", np.empty(0, dtype=np.int64))
             scores = given.get(f"{group}_scores")
             reduced[group] = {} if scores is None else reduce_scores(scores, labels[group])
-        num_past = states.num_past(states.num_states)
-        memory = state_statistics(
-            reduced["new"], labels["new"], reduced["exemplar"], labels["exemplar"], num_past, num_seen
-        )
-        given["val_scores"] = _read_only(val_scores)
-        return cls(states.num_states, states, FineTuning(), tuple(earlier), _arrays=given, _memory=memory)
+        pairs = [part for group in ("new", "exemplar") for part in (reduced[group], labels[group])]
+        memory = state_statistics(*pairs, states.num_past(states.num_states), num_seen)
+        readers = {name: partial(_read_only, array) for name, array in {**given, "val_scores": val_scores}.items()}
+        return cls(states.num_states, states, FineTuning(), tuple(earlier), _arrays=readers, _memory=memory)
 
     def take(self, rows: slice | np.ndarray) -> Frozen:
         """The same state with some of its validation images: places among those that it has now."""
         if self._rows is not None:
-            rows = np.arange(len(self._arrays["val_scores"]))[self._rows][rows]
+            rows = np.arange(len(self._arrays["val_scores"]()))[self._rows][rows]
         return replace(self, _rows=rows)
 
     def with_val_labels(self) -> Frozen:
@@ -237,32 +230,8 @@ class Frozen:
     def _read(self, name: str) -> np.ndarray:
         if name not in self._arrays:
             raise NotStored(f"state {self.state} stores no {name}.")
-        array = self._arrays[name]
+        array = _read_only(self._arrays[name]())
         return array if self._rows is None or not name.startswith("val_") else array[self._rows]
-
-
-class _Stored(Mapping[str, np.ndarray]):
-    """A stored state's arrays and the weights of its head, read when they are asked for."""
-
-    def __init__(self, stored: Any) -> None:
-        self._stored = stored
-
-    def __iter__(self) -> Any:
-        files = self._stored.info["files"]
-        head = ("head_weight", "head_bias") if "model.safetensors" in files else ()
-        return iter([*head, *(name.removesuffix(".npy") for name in files if name.endswith(".npy"))])
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-    def __contains__(self, name: object) -> bool:
-        return name in list(iter(self))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if not name.startswith("head_"):
-            return self._stored.array(name)
-        with safe_open(self._stored.path / "model.safetensors", framework="numpy") as weights:
-            return _read_only(weights.get_tensor(name.replace("_", ".")))
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ Tables, costs, plots, the explorer and notebook 04 read this registry. The study
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,11 @@ class Size:
     def linear(self) -> int:
         """Multiplications of the linear head, and the numbers that it holds."""
         return self.classes * self.features
+
+    @property
+    def initial_head(self) -> int:
+        """Numbers of a weight vector and a bias per past class."""
+        return self.past * (self.features + 1)
 
 
 @dataclass(frozen=True)
@@ -108,33 +113,19 @@ class Method:
         return scores
 
 
-class Methods(Mapping[str, Method]):
+class Methods(dict[str, Method]):
     """The registry: name -> Method, in the order in which they were registered."""
 
-    def __init__(self) -> None:
-        self._methods: dict[str, Method] = {}
-
-    def __getitem__(self, name: str) -> Method:
-        if name not in self._methods:
-            raise InputError(f"unknown method {name!r}: {nearest(name, self._methods)}")
-        return self._methods[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._methods)
-
-    def __len__(self) -> int:
-        return len(self._methods)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._methods
+    def __missing__(self, name: str) -> Method:
+        raise InputError(f"unknown method {name!r}: {nearest(name, self)}")
 
     def __repr__(self) -> str:
         return f"<methods: {', '.join(self)}>"
 
     @property
     def codes(self) -> dict[str, str]:
-        """Name -> hash of its source, ``""`` for the study's own."""
-        return {name: one.code for name, one in self.items()}
+        """Source hashes of the methods that users registered."""
+        return {name: one.code for name, one in self.items() if one.code}
 
     @property
     def colours(self) -> dict[str, str]:
@@ -147,12 +138,12 @@ class Methods(Mapping[str, Method]):
         return {name: one.dash for name, one in self.items()}
 
     def table(self) -> pd.DataFrame:
-        """What each method does (the first line of its docstring), and its source; one row per method."""
-        rows = {name: {"what it does": _first_line(one.function), "source": one.source} for name, one in self.items()}
+        """What each method does (its docstring's first line), and its source; one row per method."""
+        rows = {
+            name: {"what it does": (inspect.getdoc(one.function) or "").partition("\n")[0], "source": one.source}
+            for name, one in self.items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-
-    def add(self, one: Method) -> None:
-        self._methods[one.name] = one
 
 
 METHODS = Methods()
@@ -160,12 +151,12 @@ METHODS = Methods()
 
 def method(
     name: str,
-    *,
     source: str = "",
     needs: str | Sequence[str] | None = None,
     cost: Callable[[Size], tuple[float, float]] | None = None,
     colour: str = "",
     label: str = "",
+    *,
     score_kinds: Sequence[str] = ("raw",),
     distances: bool = False,
     dash: str = "",
@@ -194,21 +185,15 @@ def method(
 
     def register(function: Function) -> Function:
         own = function.__module__ == "il2m.methods.builtin"
-        code = "" if own else registered_source("method", name, function, METHODS.codes)
-        spare = _SPARE_COLOURS[sum(map(bool, METHODS.codes.values())) % len(_SPARE_COLOURS)]
-        METHODS.add(
-            Method(
-                name, function, source, needed, tuple(score_kinds), distances, cost, colour or spare,
-                dash or ("--" if is_oracle else "-"), label or name, code,
-            )
-        )  # fmt: skip
+        known = dict.fromkeys(METHODS, "") | METHODS.codes
+        code = "" if own else registered_source("method", name, function, known)
+        hue = colour or _SPARE_COLOURS[len(METHODS.codes) % len(_SPARE_COLOURS)]
+        line = dash or ("--" if is_oracle else "-")
+        looks = {"colour": hue, "dash": line, "label": label or name}
+        METHODS[name] = Method(name, function, source, needed, tuple(score_kinds), distances, cost, **looks, code=code)
         return function
 
     return register
-
-
-def _first_line(function: Function) -> str:
-    return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
 def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import safe_open
 
 from il2m.data.states import States
 from il2m.errors import InputError
@@ -72,13 +73,26 @@ class StateFolder:
             raise InputError(f"{self.path}: no {name} was stored.")
         return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
+    @property
+    def array_names(self) -> list[str]:
+        """What ``array`` can give."""
+        return [name.removesuffix(".npy") for name in self.info["files"] if name.endswith(".npy")]
+
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor of the model, for example ``head.weight``."""
+        with safe_open(self._model(), framework="numpy") as weights:
+            return weights.get_tensor(name)
+
     def model_weights(self) -> dict[str, torch.Tensor]:
         """The model's weights, to put into a network of the same shape."""
-        if "model.safetensors" not in self.info["files"]:
-            raise InputError(f"{self.path}: no model was stored.")
         from safetensors.torch import load_file  # imports torch
 
-        return load_file(self.path / "model.safetensors")
+        return load_file(self._model())
+
+    def _model(self) -> Path:
+        if "model.safetensors" not in self.info["files"]:
+            raise InputError(f"{self.path}: no model was stored.")
+        return self.path / "model.safetensors"
 
 
 def write_state(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torchvision
 
-import il2m.data.sources
+import il2m
+from il2m.data import sources
 from il2m.data.glyphs import render_glyphs
 from il2m.data.sources import dataset_from_arrays, load_dataset
 from il2m.errors import InputError
@@ -170,7 +171,7 @@ def few_glyphs(monkeypatch) -> list:
         calls.append(1)
         return render_glyphs(num_classes=4, train_per_class=5, val_per_class=2)
 
-    monkeypatch.setattr(il2m.data.sources, "render_glyphs", render)
+    monkeypatch.setattr(sources, "render_glyphs", render)
     return calls
 
 
@@ -253,3 +254,65 @@ def test_cifar_without_local_files_nor_network(tmp_path, monkeypatch, name, arch
     assert "the download failed (the host does not answer)" in message
     assert f"{archive}.tar.gz" in message
     assert "dataset=PATH.npz" in message
+
+
+# data sets that users register
+
+
+@pytest.fixture
+def datasets_of_this_test(monkeypatch):
+    for name in ("_LOADERS", "_SOURCES"):
+        monkeypatch.setattr(sources, name, dict(getattr(sources, name)))
+
+
+def test_a_registered_dataset_is_one_of_the_study(datasets_of_this_test, tiny_arrays, tmp_path):
+    asked = []
+
+    def load(data_dir):
+        asked.append(data_dir)
+        return {name: array.tolist() if name == "y_train" else array for name, array in tiny_arrays.items()}
+
+    assert il2m.register_dataset("mine", load) is load
+    data = load_dataset("mine", tmp_path)
+    assert (data.name, asked) == ("mine", [tmp_path])
+    assert data.fingerprint == dataset_from_arrays("tiny", tiny_arrays).fingerprint, "known by its content"
+    il2m.register_dataset("same", lambda data_dir: data)
+    assert load_dataset("same", tmp_path).fingerprint == data.fingerprint
+    with pytest.raises(InputError, match=r"unknown dataset 'mino': did you mean 'mine'\?"):
+        load_dataset("mino", tmp_path)
+
+
+def test_a_registered_dataset_is_trained_on(
+    datasets_of_this_test, tiny_arrays, tiny_base_parameters, tmp_path, tiny_study
+):
+    il2m.register_dataset("mine", lambda data_dir: tiny_arrays)
+    base = il2m.train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"dataset": "mine"})
+    assert base.name == tiny_study.base.name, "the same images: the same run"
+    assert (base.config["dataset"], base.config["source"]) == ("mine", "mine")
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda data_dir: [][1], "dataset 'odd' can't be loaded: IndexError"),
+        (lambda data_dir: [1, 2], "dataset 'odd': its loader returned list; expected arrays by name"),
+        (lambda data_dir: {"x_train": [1]}, "odd: no y_train, x_test, y_test"),
+    ],
+)
+def test_what_a_loader_gets_wrong_is_told_by_name(datasets_of_this_test, tmp_path, loader, message):
+    il2m.register_dataset("odd", loader)
+    with pytest.raises(InputError, match=message):
+        load_dataset("odd", tmp_path)
+
+
+def test_names_of_datasets_that_are_taken_or_paths_are_refused(datasets_of_this_test):
+    def load(data_dir):
+        return {}
+
+    for name, message in (
+        ("glyphs", "is the name of one that is built in"),
+        ("a.npz", "read as a path"),
+        ("lists:x", "path"),
+    ):
+        with pytest.raises(InputError, match=message):
+            il2m.register_dataset(name, load)

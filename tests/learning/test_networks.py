@@ -1,12 +1,18 @@
 """Backbones, and heads that are new or extended."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+import il2m
+from il2m.errors import InputError
+from il2m.learning import networks
 from il2m.learning.networks import build_network, with_head
-from il2m.parameters import NETWORKS
+from il2m.parameters import NETWORKS, PARAMETERS
+from il2m.study.planning import plan_base
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -81,3 +87,79 @@ def test_extended_head_keeps_the_past_classes_weights():
     with torch.no_grad():
         extended.head.weight.zero_()
     assert torch.equal(model.head.weight, past), "a copy, so that training one does not touch the other"
+
+
+# networks that users register
+
+
+@pytest.fixture
+def networks_of_this_test(monkeypatch):
+    monkeypatch.setattr(networks, "_BUILDERS", dict(networks._BUILDERS))
+    before = dict(NETWORKS)
+    yield
+    NETWORKS.clear()
+    NETWORKS.update(before)
+
+
+def tiny_network(in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(in_channels, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_registered_network_is_one_of_the_study(networks_of_this_test):
+    il2m.register_network("tiny", tiny_network)
+    assert PARAMETERS["network"].rule.accepts("tiny")
+    model = build_network("tiny", 1, 4, seed=3, image_size=(9, 7))
+    assert (model.head.in_features, model.training) == (5, True)
+    assert model.backbone[1].running_mean.tolist() == [0] * 5, "asking for the width leaves statistics alone"
+    again = build_network("tiny", 1, 4, seed=3, image_size=(9, 7))
+    for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_its_source_is_part_of_what_it_shapes(networks_of_this_test, tiny_base_parameters, tmp_path, tiny_study):
+    il2m.register_network("tiny", tiny_network)
+    parameters = {name: value for name, value in tiny_base_parameters.items() if name != "network"}
+    plan = plan_base(out_dir=str(tmp_path), **parameters, network="tiny")
+    assert plan.identity["network_source"] == NETWORKS["tiny"]
+    NETWORKS["tiny"] = "of another version"
+    assert plan_base(out_dir=str(tmp_path), **parameters, network="tiny").folder != plan.folder
+    assert "network_source" not in tiny_study.base.identity, "built-in networks keep their names"
+
+
+def test_a_registered_network_is_trained_stored_and_gone_on_with(
+    networks_of_this_test, tiny_base_parameters, tiny_fine_tuning_parameters, tmp_path
+):
+    il2m.register_network("tiny", tiny_network)
+    il2m.train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "tiny"})
+    run = il2m.fine_tune(out_dir=str(tmp_path), **tiny_fine_tuning_parameters | {"distillation": True})
+    assert run.missing_states == []
+    assert run.state(3).array("val_features").shape[1] == 5
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (lambda c: nn.Sequential(nn.Conv2d(c, 5, 3)), r"features of shape \(2, 5, 6, 6\).*expected \(n, d\)"),
+        (lambda c: nn.Flatten(0), r"features of shape \(128,\).*expected \(n, d\)"),
+        (lambda c: nn.Conv2d(3, 5, 3), "fails on images of 8 x 8 pixels and 1 channel.*RuntimeError"),
+        (lambda c: None, "fails on images of 8 x 8 pixels"),
+        (lambda c: [][c], "fails on images of 8 x 8 pixels.*IndexError"),
+    ],
+)
+def test_a_network_without_features_of_one_width_is_named_before_training(
+    networks_of_this_test, tiny_base_parameters, tmp_path, builder, message
+):
+    il2m.register_network("odd", builder)
+    with pytest.raises(InputError, match=f"network 'odd'.*{message}"):
+        plan_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "odd"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_taken_and_code_without_a_source_are_refused(networks_of_this_test):
+    il2m.register_network("tiny", tiny_network)
+    with pytest.raises(InputError, match="network 'tiny' is registered already"):
+        il2m.register_network("tiny", tiny_network)
+    with pytest.raises(InputError, match="network 'resnet18' is the name of one that is built in"):
+        il2m.register_network("resnet18", tiny_network)
+    with pytest.raises(InputError, match=r"no function and no class.*wrap it in a function"):
+        il2m.register_network("partial", partial(tiny_network))

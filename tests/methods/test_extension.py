@@ -18,8 +18,11 @@ from il2m.results.table import save_results
 
 
 @pytest.fixture(autouse=True)
-def registry_of_this_test(monkeypatch):
-    monkeypatch.setattr(METHODS, "_methods", dict(METHODS._methods))
+def registry_of_this_test():
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 def halved(state: Frozen) -> np.ndarray:
@@ -187,7 +190,7 @@ def test_stored_results_of_another_version_of_a_method_are_not_taken(tiny_study,
     save_results(stored, run.folder)
     of_run = collect_results(study).query("run == @run.name and method == 'halved'")
     assert (of_run["top1"] == 0.125).all()  # the stored one is of this very source: taken
-    monkeypatch.setitem(METHODS._methods, "halved", replace(METHODS["halved"], code="other"))
+    monkeypatch.setitem(METHODS, "halved", replace(METHODS["halved"], code="other"))
     of_run = collect_results(study).query("run == @run.name and method == 'halved'")
     assert (of_run["top1"] != 0.125).any()
 

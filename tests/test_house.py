@@ -1,0 +1,66 @@
+"""The house: what may import what, what importing costs, how large a room may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import PROJECT
+
+import il2m
+
+LIBRARY = Path(il2m.__file__).parent
+MODULES = sorted(LIBRARY.rglob("*.py"))
+
+
+def loaded_by(code: str) -> set[str]:
+    """Modules that a fresh process has after running ``code``."""
+    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, sep='\\n')"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_no_room_imports_one_above_it_and_there_are_no_circles():
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "package", ["methods", "results", "plots", "study.find", "memory.statistics", "exchange.score_files"]
+)
+def test_numbers_and_plots_do_without_torch(package):
+    modules = sorted(path for path in (LIBRARY / package.replace(".", "/")).glob("*.py"))
+    names = [f"il2m.{package}"] + [f"il2m.{package}.{path.stem}" for path in modules if path.stem != "__init__"]
+    assert "torch" not in loaded_by("import " + ", ".join(names))
+
+
+def test_the_face_loads_a_room_when_it_is_asked_for_something_in_it():
+    ours = {name for name in loaded_by("import il2m") if name.startswith("il2m")}
+    assert ours == {"il2m"}
+    assert not {"torch", "numpy", "pandas", "matplotlib"} & loaded_by("import il2m")
+    loaded = loaded_by("import il2m; il2m.results_table, il2m.METHODS, il2m.open_run")
+    assert "il2m.results.table" in loaded
+    assert "torch" not in loaded
+
+
+def test_the_face_gives_what_it_says():
+    for name in il2m.__all__:
+        assert getattr(il2m, name) is not None
+    assert set(il2m.__all__) <= set(dir(il2m))
+    with pytest.raises(AttributeError, match="module 'il2m' has no attribute 'nothing'"):
+        il2m.nothing  # noqa: B018
+
+
+def test_rooms_are_one_reading_each():
+    assert len(list(LIBRARY.glob("*.py"))) <= 6
+    lengths = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert {str(path): length for path, length in lengths.items() if length > 300} == {}
+    assert sum(lengths.values()) < 10_500
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_functions_are_one_screen_each(path):
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= 50} == {}

@@ -15,7 +15,7 @@ test: .venv/.installed-test
 lab: .venv/.installed
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml il2m/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "il2m needs Python 3.11 or newer; this is " \
 		+ sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from il2m import __version__
 from il2m.errors import InputError
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="il2m", description="A study of class-incremental learning with dual memory.")
+    parser.add_argument("--version", action="version", version=f"il2m {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="execute a study: a grid of parameters through the notebooks")

@@ -35,6 +35,14 @@ def test_help_names_the_commands(capsys):
     assert "run" in capsys.readouterr().out
 
 
+def test_the_version_is_the_one_that_is_cited(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    version = capsys.readouterr().out.removeprefix("il2m ").strip()
+    assert f"\nversion: {version}\n" in (PROJECT / "CITATION.cff").read_text()
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
-from il2m.system.machine import CHECKOUT
+from il2m.system.machine import SHIPPED
 
 BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
     "01_base_training",
@@ -18,11 +18,8 @@ BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
 
 
 def find_notebooks() -> Path:
-    """The folder of notebooks: of this checkout, or of the current directory."""
-    for root in (CHECKOUT, Path.cwd()):
-        if (root / "notebooks" / f"{BASE}.ipynb").is_file():
-            return root / "notebooks"
-    raise InputError("no notebooks/ folder beside the il2m package or here: run il2m from a checkout of the project.")
+    """The folder of notebooks: this checkout's, or the one that came with the installed package."""
+    return SHIPPED / "notebooks"
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from typing import Any
 
 PACKAGE = "il2m"
 LIBRARY = Path(__file__).resolve().parents[1]  # the folder il2m/
-CHECKOUT = LIBRARY.parent
+_OF_A_CHECKOUT = ("pyproject.toml", "notebooks/01_base_training.ipynb")
+CHECKOUT = LIBRARY.parent if all((LIBRARY.parent / file).is_file() for file in _OF_A_CHECKOUT) else None
+SHIPPED = CHECKOUT or LIBRARY / "shipped"  # where notebooks/ and data/ are read; a wheel brings its own, see pyproject
 
 
 def environment() -> dict[str, Any]:
@@ -34,7 +36,7 @@ def environment() -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "gpus": _gpus(),
         "packages": _packages(),
-        "git": git_state(CHECKOUT),
+        "git": git_state(SHIPPED),
     }
 
 

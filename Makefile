@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: study test lab clean
 
 study: .venv/.installed
-	$(BIN)/il2m run notebooks/grids/quickstart.yaml
+	$(BIN)/il2m run quickstart
 
 test: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: study test lab clean
 
 study: .venv/.installed
-	$(BIN)/il2m run notebooks/grids/quickstart.yaml
+	$(BIN)/il2m run quickstart
 
 test: .venv/.installed-test
 	$(BIN)/ruff check .
@@ -15,7 +15,7 @@ test: .venv/.installed-test
 lab: .venv/.installed
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml il2m/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "il2m needs Python 3.11 or newer; this is " \
 		+ sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv

@@ -1,24 +1,30 @@
-"""``il2m ...``: arguments in, one library call, readable errors out."""
+"""``il2m ...``: arguments in, one library call, readable errors out.
+
+Each command is a function under the table of its arguments. What is slow to import is imported inside.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from il2m.errors import InputError
+from il2m import __version__
+from il2m.errors import InputError, nearest
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a job failed, 2 the input can't be used."""
-    args = _parser().parse_args(arguments)
+    args = _PARSER.parse_args(arguments)
     args.words = ["il2m", *(sys.argv[1:] if arguments is None else arguments)]
     try:
-        return args.command(args)
+        return args.command(args) or 0
     except InputError as error:
         print(f"il2m: {error}", file=sys.stderr)
         return 2
@@ -34,127 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="il2m", description="A study of class-incremental learning with dual memory.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="execute a study: a grid of parameters through the notebooks")
-    run.add_argument("grid", type=Path, help="a grid file, for example notebooks/grids/quickstart.yaml")
-    run.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default: the checkout's runs/<grid>)")
-    run.add_argument(
-        "-p",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="name=value",
-        help="set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated",
-    )
-    run.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="this of the grid's combinations; may be repeated"
-    )
-    run.add_argument("--dry-run", action="store_true", help="print the plan, job by job, and do nothing")
-    run.add_argument(
-        "--workers",
-        type=_at_least(1),
-        metavar="N",
-        help="jobs side by side (default: one per GPU, or else per CPU core)",
-    )
-    run.add_argument("--threads", type=_at_least(1), default=1, metavar="N", help="CPU threads of a job (default: 1)")
-    run.add_argument(
-        "--scheduler",
-        default="",
-        metavar="ADDRESS",
-        help="run on the workers of this dask scheduler (tcp:// or tls://)",
-    )
-    for name, what in (("ca-file", "authority"), ("cert", "certificate"), ("key", "private key")):
-        run.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=f"for tls:// schedulers: the {what}, PEM")
-    run.set_defaults(command=_run)
-
-    status = commands.add_parser("status", help="how a study stands: done, running, failed, missing, by stage")
-    status.add_argument("study", type=Path, metavar="DIR", help="the study's folder")
-    status.set_defaults(command=_status)
-
-    report = commands.add_parser("report", help="make a study's report again: index.html and the pages it links to")
-    report.add_argument("study", type=Path, metavar="DIR", help="the study's folder, however far it is")
-    report.set_defaults(command=_report)
-
-    lists = commands.add_parser("lists", help="write image lists in the authors' layout")
-    lists.add_argument(
-        "source", nargs="+", help="a folder of images, a dataset of the project, or two lists: training and validation"
-    )
-    lists.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of all lists")
-    lists.add_argument("--name", required=True, help="the dataset's name there")
-    lists.add_argument(
-        "-S", "--states", type=_at_least(1), default=10, metavar="S", help="number of states (default: 10)"
-    )
-    lists.add_argument(
-        "--state-sizes", type=_whole_numbers, default=(), metavar="N,N,...", help="classes of each state"
-    )
-    lists.add_argument("-K", "--memory-size", type=int, nargs="+", required=True, metavar="K", help="exemplars in all")
-    lists.add_argument("--order-seed", type=int, default=0, metavar="N", help="of the class order (default: 0)")
-    lists.add_argument(
-        "--class-order", type=_whole_numbers, default=(), metavar="C,C,...", help="the class order itself"
-    )
-    lists.add_argument(
-        "--exemplars", choices=("random", "first"), default="random", help="which ones (default: random)"
-    )
-    lists.add_argument("--exemplar-seed", type=int, default=0, metavar="N", help="of random exemplars (default: 0)")
-    lists.add_argument("--root", default="", metavar="DIR", help="where relative paths of plain lists start")
-    lists.add_argument("--relative-to", default="", metavar="DIR", help="write paths relative to it, not absolute ones")
-    lists.add_argument(
-        "--data-dir", default="data", metavar="DIR", help="where the project's datasets are (default: data)"
-    )
-    lists.set_defaults(command=_lists)
-
-    mean_std = commands.add_parser("mean-std", help="mean and standard deviation of a list's images, for normalisation")
-    mean_std.add_argument("list", type=Path, help="the first state's training images: batch1/train.lst")
-    mean_std.add_argument("--name", required=True, help="the name they get in the file")
-    mean_std.add_argument(
-        "--file", type=Path, default=Path("data/datasets_mean_std.txt"), help="(default: %(default)s)"
-    )
-    _add_images(mean_std)
-    mean_std.set_defaults(command=_mean_std)
-
-    check = commands.add_parser("check", help="decode every image once, and name those that can't be read")
-    check.add_argument("images", help="a list, folder:PATH, or lists:PATH for a layout of lists")
-    _add_images(check)
-    check.set_defaults(command=_check)
-
-    rectify = commands.add_parser("rectify", help="what the authors' il2m.py does: score files in, accuracies out")
-    _add_authors_files(rectify)
-    rectify.add_argument("--undefined", choices=UNDEFINED_POLICIES, default="keep", help="where a mean is not positive")
-    rectify.add_argument("--score-kind", choices=SCORE_KINDS, default="raw", help="(default: raw, as the paper)")
-    rectify.add_argument("--json", type=Path, metavar="FILE", help="also write the accuracies, in percent, unrounded")
-    rectify.add_argument("--out", type=Path, metavar="RUN", help="also make a run folder, for notebooks 03 and 04")
-    rectify.set_defaults(command=_rectify)
-
-    export = commands.add_parser("export-scores", help="write a run's lists and scores in the authors' layout")
-    export.add_argument("run", type=Path, help="the run's folder")
-    export.add_argument("dir", type=Path, help="where to")
-    export.set_defaults(command=_export_scores)
-
-    imports = commands.add_parser("import-scores", help="make a run folder of any method's scores, .npz files")
-    imports.add_argument("files", nargs="+", type=Path, help="one .npz per state; the README says what it holds")
-    imports.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to make")
-    imports.set_defaults(command=_import_scores)
-    return parser
+_PARSER = argparse.ArgumentParser(prog="il2m", description="A study of class-incremental learning with dual memory.")
+_PARSER.add_argument("--version", action="version", version=f"il2m {__version__}")
+_COMMANDS = _PARSER.add_subparsers(required=True, metavar="COMMAND")
+_Function = Callable[[argparse.Namespace], int | None]  # returns the exit code, None for 0
 
 
-def _add_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--root", default="", metavar="DIR", help="where relative paths start (default: here)")
-    command.add_argument(
-        "--workers", type=_at_least(0), default=2, metavar="N", help="processes that decode (default: 2; 0: this one)"
-    )
+def _command(name: str, meaning: str, *arguments: tuple[list[str], dict[str, Any]]) -> Callable[[_Function], _Function]:
+    """Make the function below it a command with these arguments."""
+
+    def add(function: _Function) -> _Function:
+        parser = _COMMANDS.add_parser(name, help=meaning, description=meaning)
+        for names, options in arguments:
+            parser.add_argument(*names, **options)
+        parser.set_defaults(command=function)
+        return function
+
+    return add
 
 
-def _add_authors_files(command: argparse.ArgumentParser) -> None:
-    command.add_argument("lists", type=Path, help="folder of all image lists")
-    command.add_argument("scores", type=Path, help="folder of all scores")
-    command.add_argument("first_batch_scores", type=Path, help="folder of the first state's scores")
-    command.add_argument("dataset", help="the dataset's name in these folders")
-    command.add_argument("S", type=_at_least(1), help="number of states, the first one included")
-    command.add_argument("P", type=_whole_numbers, help="classes per state; or of each state, for example 50,10,10")
-    command.add_argument("K", type=_at_least(1), help="size of the memory")
+def _argument(names: str, meaning: str, **options: Any) -> tuple[list[str], dict[str, Any]]:
+    """An argument of a command; options: of argparse's add_argument."""
+    return names.split(), {"help": meaning, **options}
 
 
 def _at_least(low: int) -> Callable[[str], int]:
@@ -173,14 +80,39 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers, separated by commas") from None
 
 
+_COUNT = {"type": _at_least(1), "metavar": "N"}
+_FILE = {"type": Path, "metavar": "FILE"}
+_FOLDER = {"type": Path, "metavar": "DIR"}
+
+
+# studies
+
+_SET = "set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated"
+_STUDY = _argument("study", "the study's folder, however far it is", **_FOLDER)
+
+
+@_command(
+    "run",
+    "execute a study: a grid of parameters through the notebooks",
+    _argument("grid", "a grid file, or the name of one that il2m grids lists"),
+    _argument("--out", "the study's folder (default: runs/<grid>, in the checkout or here)", **_FOLDER),
+    _argument("-p", _SET, dest="overrides", action="append", default=[], metavar="name=value"),
+    _argument("--only", "this combination of the grid; may be repeated", action="append", default=[], metavar="NAME"),
+    _argument("--dry-run", "print the plan, job by job, and do nothing", action="store_true"),
+    _argument("--workers", "jobs side by side (default: one per GPU, or else per CPU core)", **_COUNT),
+    _argument("--threads", "CPU threads of a job (default: 1)", default=1, **_COUNT),
+    _argument("--scheduler", "run on this dask scheduler's workers (tcp:// or tls://)", default="", metavar="ADDRESS"),
+    _argument("--tls-ca-file", "for tls:// schedulers: the authority, PEM", **_FILE),
+    _argument("--tls-cert", "for tls:// schedulers: the certificate, PEM", **_FILE),
+    _argument("--tls-key", "for tls:// schedulers: the private key, PEM", **_FILE),
+)
 def _run(args: argparse.Namespace) -> int:
     from il2m.batch.cluster import make_workers
-    from il2m.batch.run import run_study  # imports dask: not for `il2m --help`
+    from il2m.batch.run import run_study
 
-    tls = (args.tls_ca_file, args.tls_cert, args.tls_key)
-    workers = make_workers(args.workers, args.threads, args.scheduler, *tls)
+    workers = make_workers(args.workers, args.threads, args.scheduler, args.tls_ca_file, args.tls_cert, args.tls_key)
     options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
-    study = run_study(args.grid, out_dir=args.out, workers=workers, **options)
+    study = run_study(_grid_file(args.grid), out_dir=args.out, workers=workers, **options)
     if args.dry_run:
         return 0
     from il2m.report.build import refresh_report
@@ -193,91 +125,174 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if study.failed else 0
 
 
-def _status(args: argparse.Namespace) -> int:
+def _grid_file(text: str) -> Path:
+    """The file at a path, or the grid of that name that comes with il2m."""
+    from il2m.notebook.catalogue import find_grids
+
+    path, grids = Path(text), find_grids()
+    if path.is_file() or path.name != text:
+        return path
+    if text not in grids:
+        raise InputError(f"{text}: no such file, and no grid of that name: {nearest(text, grids)}")
+    return grids[text]
+
+
+@_command("grids", "list the grids that come with il2m, each a name for il2m run")
+def _grids(_: argparse.Namespace) -> None:
+    from il2m.batch.grids import read_grid
+    from il2m.notebook.catalogue import find_grids
+
+    grids = find_grids()
+    for name, file in grids.items():
+        print(f"{name:{max(map(len, grids))}}  {read_grid(file).description}")
+
+
+@_command(
+    "notebooks",
+    "copy the notebooks into a folder, to open them there",
+    _argument("folder", "where to; notebooks that were changed there are not overwritten", **_FOLDER),
+)
+def _notebooks(args: argparse.Namespace) -> None:
+    from il2m.notebook.catalogue import copy_notebooks
+
+    copies = copy_notebooks(args.folder)
+    print(f"{len(copies)} notebooks: {args.folder}; data and runs will be kept in {args.folder.resolve().parent}")
+    print(f"to open them, {copies[0].name} first: jupyter lab --notebook-dir {shlex.quote(str(args.folder))}")
+
+
+@_command("status", "how a study stands: done, running, failed, missing, by stage", _STUDY)
+def _status(args: argparse.Namespace) -> None:
     from il2m.batch.status import status_text
 
     print(status_text(args.study))
-    return 0
 
 
-def _report(args: argparse.Namespace) -> int:
+@_command("report", "make a study's report again: index.html and the pages it links to", _STUDY)
+def _report(args: argparse.Namespace) -> None:
     from il2m.report.build import build_report
 
     print(build_report(args.study))
-    return 0
 
 
-def _lists(args: argparse.Namespace) -> int:
+# lists and images
+
+_ROOT = _argument("--root", "where relative paths start (default: here)", default="", metavar="DIR")
+_DECODERS = "processes that decode (default: 2; 0: this one)"
+_IMAGES = (_ROOT, _argument("--workers", _DECODERS, type=_at_least(0), default=2, metavar="N"))
+
+
+@_command(
+    "lists",
+    "write image lists in the authors' layout",
+    _argument("source", "a folder of images, a dataset of the project, or two lists: training, validation", nargs="+"),
+    _argument("--out", "the folder of all lists", required=True, **_FOLDER),
+    _argument("--name", "the dataset's name there", required=True),
+    _argument("-S --states", "number of states (default: 10)", type=_at_least(1), default=10, metavar="S"),
+    _argument("--state-sizes", "classes of each state", type=_whole_numbers, default=(), metavar="N,N,..."),
+    _argument("-K --memory-size", "exemplars in all", type=int, nargs="+", required=True, metavar="K"),
+    _argument("--order-seed", "of the class order (default: 0)", type=int, default=0, metavar="N"),
+    _argument("--class-order", "the class order itself", type=_whole_numbers, default=(), metavar="C,C,..."),
+    _argument("--exemplars", "which ones (default: random)", choices=("random", "first"), default="random"),
+    _argument("--exemplar-seed", "of random exemplars (default: 0)", type=int, default=0, metavar="N"),
+    _argument("--root", "where relative paths of plain lists start", default="", metavar="DIR"),
+    _argument("--relative-to", "write paths relative to it, not absolute ones", default="", metavar="DIR"),
+    _argument("--data-dir", "where the project's datasets are (default: data)", default="data", metavar="DIR"),
+)
+def _lists(args: argparse.Namespace) -> None:
     from il2m.exchange.prepare import make_lists
 
-    folder = make_lists(
-        args.source,
-        args.out,
-        name=args.name,
-        memory_sizes=args.memory_size,
-        num_states=args.states,
-        state_sizes=args.state_sizes,
-        order_seed=args.order_seed,
-        class_order=args.class_order,
-        exemplar_selection=args.exemplars,
-        exemplar_seed=args.exemplar_seed,
-        root=args.root,
-        relative_to=args.relative_to,
-        data_dir=args.data_dir,
-    )
+    given = ("name", "state_sizes", "order_seed", "class_order", "exemplar_seed", "root", "relative_to", "data_dir")
+    options = {"memory_sizes": args.memory_size, "num_states": args.states, "exemplar_selection": args.exemplars}
+    folder = make_lists(args.source, args.out, **options, **{name: vars(args)[name] for name in given})
     num_states = len(args.state_sizes) or args.states
     print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")
-    return 0
 
 
-def _mean_std(args: argparse.Namespace) -> int:
+@_command(
+    "mean-std",
+    "mean and standard deviation of a list's images, for normalisation",
+    _argument("list", "the first state's training images: batch1/train.lst", type=Path),
+    _argument("--name", "the name they get in the file", required=True),
+    _argument("--file", "(default: %(default)s)", type=Path, default=Path("data/datasets_mean_std.txt")),
+    *_IMAGES,
+)
+def _mean_std(args: argparse.Namespace) -> None:
     from il2m.exchange.prepare import add_mean_std
 
-    found = add_mean_std(args.list, args.name, args.file, root=args.root, num_workers=args.workers)
-    print(
-        f"{args.name}: mean {[round(v, 4) for v in found.mean]}, std {[round(v, 4) for v in found.std]} -> {args.file}"
-    )
-    return 0
+    given = add_mean_std(args.list, args.name, args.file, root=args.root, num_workers=args.workers)
+    mean, std = ([round(value, 4) for value in values] for values in (given.mean, given.std))
+    print(f"{args.name}: mean {mean}, std {std} -> {args.file}")
 
 
-def _check(args: argparse.Namespace) -> int:
+@_command(
+    "check",
+    "decode every image once, and name those that can't be read",
+    _argument("images", "a list, folder:PATH, or lists:PATH for a layout of lists"),
+    *_IMAGES,
+)
+def _check(args: argparse.Namespace) -> None:
     from il2m.exchange.prepare import check_images
 
     print(check_images(args.images, root=args.root, num_workers=args.workers))
-    return 0
 
 
-def _rectify(args: argparse.Namespace) -> int:
+# scores
+
+
+@_command(
+    "rectify",
+    "what the authors' il2m.py does: score files in, accuracies out",
+    _argument("lists", "folder of all image lists", type=Path),
+    _argument("scores", "folder of all scores", type=Path),
+    _argument("first_batch_scores", "folder of the first state's scores", type=Path),
+    _argument("dataset", "the dataset's name in these folders"),
+    _argument("S", "number of states, the first one included", type=_at_least(1)),
+    _argument("P", "classes per state; or of each state, for example 50,10,10", type=_whole_numbers),
+    _argument("K", "size of the memory", type=_at_least(1)),
+    _argument("--undefined", "where a mean is not positive", choices=UNDEFINED_POLICIES, default="keep"),
+    _argument("--score-kind", "(default: raw, as the paper)", choices=SCORE_KINDS, default="raw"),
+    _argument("--json", "also write the accuracies, in percent, unrounded", **_FILE),
+    _argument("--out", "also make a run folder, for notebooks 03 and 04", type=Path, metavar="RUN"),
+)
+def _rectify(args: argparse.Namespace) -> None:
     from il2m.exchange.score_files import authors_files, rectify_files
-    from il2m.system.files import replacing
+    from il2m.system.files import write_atomically
 
     files = authors_files(args.lists, args.scores, args.first_batch_scores, args.dataset, args.S, args.P, args.K)
     summary = rectify_files(files, score_kind=args.score_kind, undefined=args.undefined)
     print(summary)
     if args.json:
-        with replacing(args.json, "w") as file:
-            json.dump(summary.percent(), file, indent=1)
+        write_atomically(args.json, json.dumps(summary.percent(), indent=1))
     if args.out:
         from il2m.exchange.importing import import_authors_files  # imports torch: not for the accuracies alone
 
         print(f"run: {import_authors_files(files, args.out).folder}")
-    return 0
 
 
-def _export_scores(args: argparse.Namespace) -> int:
+@_command(
+    "export-scores",
+    "write a run's lists and scores in the authors' layout",
+    _argument("run", "the run's folder", type=Path),
+    _argument("dir", "where to", type=Path),
+)
+def _export_scores(args: argparse.Namespace) -> None:
     from il2m.exchange.exporting import export_scores
     from il2m.study.runs import Run
 
     print(f"arguments for il2m rectify, and for the authors' il2m.py:\n{export_scores(Run(args.run), args.dir)}")
-    return 0
 
 
-def _import_scores(args: argparse.Namespace) -> int:
+@_command(
+    "import-scores",
+    "make a run folder of any method's scores, .npz files",
+    _argument("files", "one .npz per state; the README says what it holds", nargs="+", type=Path),
+    _argument("--out", "the run folder to make", type=Path, required=True, metavar="RUN"),
+)
+def _import_scores(args: argparse.Namespace) -> None:
     from il2m.exchange.importing import import_scores
 
     run = import_scores(args.files, args.out)
     print("\n".join([f"run: {run.folder}", *run.config["missing"]]))
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import PROJECT, TinyStudy
 
+from il2m.batch.grids import read_grid
 from il2m.cli import main
 
 GRID = PROJECT / "notebooks" / "grids" / "quickstart.yaml"
@@ -33,6 +36,62 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     assert end.value.code == 0
     assert "run" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_that_is_slow():
+    slow = ("torch", "numpy", "pandas", "distributed", "papermill", "matplotlib")
+    code = f"import il2m.cli, sys; sys.exit(' '.join(sys.modules.keys() & set({slow})))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr.split() == []
+
+
+def test_grids_are_listed_with_what_they_are(capsys: pytest.CaptureFixture):
+    assert main(["grids"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in GRID.parent.glob("*.yaml"))
+    assert lines[-1] == f"quickstart    {read_grid(GRID).description}"
+
+
+@pytest.mark.parametrize("folder_of_that_name", [False, True])
+def test_a_grid_is_a_name_unless_there_is_such_a_file(
+    folder_of_that_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    if folder_of_that_name:  # where studies are kept, there may be one
+        (tmp_path / "quickstart").mkdir()
+    assert main(["run", "quickstart", "-p", "epoch=3", "--out", "out"]) == 2
+    assert "unknown parameter 'epoch'" in capsys.readouterr().err
+    assert main(["run", "quickstrat"]) == 2
+    expected = "il2m: quickstrat: no such file, and no grid of that name: did you mean 'quickstart'?\n"
+    assert capsys.readouterr().err == expected
+    (tmp_path / "quickstrat").write_text("no grid")
+    assert main(["run", "quickstrat"]) == 2
+    assert "il2m: quickstrat: expected 'description' and 'parameters'" in capsys.readouterr().err
+
+
+def test_notebooks_are_copied_and_changed_ones_kept(tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = tmp_path / "my notebooks"
+    originals = {path.name: path.read_bytes() for path in (PROJECT / "notebooks").glob("*.ipynb")}
+    for _ in range(2):  # the same again does no harm
+        assert main(["notebooks", str(folder)]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"5 notebooks: {folder}; data and runs will be kept in {tmp_path}\n")
+        assert printed.endswith(f"jupyter lab --notebook-dir '{folder}'\n")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == originals
+    (folder / "02_fine_tuning.ipynb").write_text("mine")
+    (folder / "05_report.ipynb").unlink()
+    assert main(["notebooks", str(folder)]) == 2
+    assert capsys.readouterr().err.startswith(f"il2m: {folder} holds others as 02_fine_tuning.ipynb: ")
+    assert (folder / "02_fine_tuning.ipynb").read_text() == "mine"
+    assert not (folder / "05_report.ipynb").exists(), "all or nothing"
+
+
+def test_the_version_is_the_one_that_is_cited(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    version = capsys.readouterr().out.removeprefix("il2m ").strip()
+    assert f"\nversion: {version}\n" in (PROJECT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize(

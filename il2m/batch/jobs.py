@@ -14,6 +14,7 @@ from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
 from il2m.study.find import but_distillation
 from il2m.system.hashes import short_hash
+from il2m.system.machine import CHECKOUT
 
 if TYPE_CHECKING:
     from il2m.data.dataset import Dataset
@@ -75,7 +76,8 @@ def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) 
     Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
-    defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
+    start = notebooks if CHECKOUT else Path.cwd() / "notebooks"  # an installed package is not written to
+    defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), start) for name in NOTEBOOKS}
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
     for name, instead in _CHOSEN_HERE.items():
         if name in grid.parameters or any(name in given for given in grid.combinations.values()):
@@ -113,7 +115,8 @@ class _Wanted:
 
 
 def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], here: Mapping) -> _Wanted:
-    chosen = _absolute(setting.values, Path.cwd()) | here
+    data_dir = defaults[BASE]["data_dir"]
+    chosen = {"data_dir": data_dir} | _absolute(setting.values, Path.cwd()) | here
     of = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
     varying = {name: setting.values[name] for name in swept if name in setting.values}
     return _Wanted(of, varying, (setting.combination,) if setting.combination else ())

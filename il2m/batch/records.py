@@ -149,7 +149,8 @@ def code_hash(notebook: Path) -> str:
 @cache
 def library_hash() -> str:
     """Hash of the library as this process has it: read once, as it is imported once."""
-    files = sorted(path for path in LIBRARY.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    files = [path for path in LIBRARY.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = sorted(path for path in files if LIBRARY / "shipped" not in path.parents)  # a wheel's is a checkout's
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -25,7 +25,7 @@ from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.study.runs import RESULTS_FILE
-from il2m.system.machine import environment, visible_gpus
+from il2m.system.machine import CHECKOUT, environment, visible_gpus
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
@@ -56,7 +56,7 @@ def run_study(
     first job starts; raises InputError. What was done before, and is there, is not done again.
     """
     started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
-    out = (out_dir or notebooks.parent / "runs" / grid_file.stem).resolve()
+    out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
     context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
-from il2m.system.machine import CHECKOUT
+from il2m.system.files import write_atomically
+from il2m.system.machine import SHIPPED
 
 BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
     "01_base_training",
@@ -18,11 +19,24 @@ BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
 
 
 def find_notebooks() -> Path:
-    """The folder of notebooks: of this checkout, or of the current directory."""
-    for root in (CHECKOUT, Path.cwd()):
-        if (root / "notebooks" / f"{BASE}.ipynb").is_file():
-            return root / "notebooks"
-    raise InputError("no notebooks/ folder beside the il2m package or here: run il2m from a checkout of the project.")
+    """The folder of notebooks: this checkout's, or the one that came with the installed package."""
+    return SHIPPED / "notebooks"
+
+
+def find_grids() -> dict[str, Path]:
+    """The grids that come with the notebooks: name -> file."""
+    return {path.stem: path for path in sorted((find_notebooks() / "grids").glob("*.yaml"))}
+
+
+def copy_notebooks(folder: Path) -> list[Path]:
+    """Copy the notebooks into ``folder``; returns the copies. Raises InputError if it would overwrite other ones."""
+    copies = {folder / path.name: path.read_bytes() for path in sorted(find_notebooks().glob("*.ipynb"))}
+    changed = [path.name for path, content in copies.items() if path.exists() and path.read_bytes() != content]
+    if changed:
+        raise InputError(f"{folder} holds others as {', '.join(changed)}: move these, or name another folder.")
+    for path, content in copies.items():
+        write_atomically(path, content)
+    return list(copies)
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:

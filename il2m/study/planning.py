@@ -19,7 +19,7 @@ from il2m.parameters import NETWORKS, BaseTraining, FineTuning, Training
 from il2m.study.find import open_base
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
-from il2m.system.machine import CHECKOUT
+from il2m.system.machine import SHIPPED
 
 RESULT_VERSION = 1  # to be raised when the same parameters come to give other results: old runs are then not reused
 
@@ -109,7 +109,7 @@ def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, 
 
 def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[str, list[float]]:
     """The normalisation that ``datasets_mean_std.txt``, in ``data_dir`` or else the project's, gives under ``name``."""
-    folders = (Path(data_dir), CHECKOUT / "data")
+    folders = (Path(data_dir), SHIPPED / "data")
     path = next((f / MEAN_STD_FILE for f in folders if (f / MEAN_STD_FILE).is_file()), folders[0] / MEAN_STD_FILE)
     mean, std = read_mean_std(path, name)
     if len(mean) != num_channels:

@@ -18,7 +18,6 @@ Without a lock nothing is corrupted: what is finished appears in one rename. Wor
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows: filelock has other locks there, but no way to ask without taking one
+    fcntl = None
 
 RUN_LOCK = ".lock"  # in a run's folder: held while its states are trained
 POLL_SECONDS = 0.2
@@ -73,6 +77,8 @@ def is_locked(path: Path) -> bool:
 
     Asking takes no more than the right to read the file.
     """
+    if fcntl is None:
+        return False
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:  # there is no such lock

@@ -180,6 +180,17 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
     assert (tmp_path / "lock").read_bytes() == b""
 
 
+def test_a_system_without_flock(tmp_path):
+    """On Windows the library can be imported, and says nothing is locked where it can't tell."""
+    path = tmp_path / "lock"
+    path.touch()
+    code = (
+        "import sys; sys.modules['fcntl'] = None\nfrom pathlib import Path\nfrom il2m.system.locks import is_locked\n"
+    )
+    command = [sys.executable, "-c", code + "print(is_locked(Path(sys.argv[1])))", path]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError), locked(tmp_path / "file" / "lock", waiting_for="testing"):

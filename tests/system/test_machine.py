@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from tiny import PROJECT
 
-from il2m.system.machine import environment, git_state
-
-PROJECT = PROJECT
+from il2m.system.machine import CHECKOUT, LIBRARY, SHIPPED, environment, git_state
 
 
 def test_the_environment_names_what_made_the_results():
@@ -27,6 +25,11 @@ def test_the_environment_names_what_made_the_results():
     assert found["packages"]["il2m"] == metadata.version("il2m")
     assert found["cores"] >= found["usable_cores"] >= 1
     assert found["memory_gb"] > 0.1
+
+
+def test_in_a_checkout_its_own_files_are_used():
+    assert CHECKOUT == SHIPPED == PROJECT
+    assert LIBRARY == PROJECT / "il2m"
 
 
 def test_the_packages_are_those_of_pyproject():

@@ -16,7 +16,7 @@ from typing import Any
 
 from il2m import __version__
 from il2m.errors import InputError, nearest
-from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
+from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,6 +135,13 @@ def _grid_file(text: str) -> Path:
     if text not in grids:
         raise InputError(f"{text}: no such file, and no grid of that name: {nearest(text, grids)}")
     return grids[text]
+
+
+@_command("parameters", "every parameter: notebook, default, unit, range, whom it concerns, meaning (Markdown)")
+def _parameters(args: argparse.Namespace) -> None:
+    rows = list(parameters_table())
+    for cells in (list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)):
+        print(f"| {' | '.join(cells)} |")
 
 
 @_command("grids", "list the grids that come with il2m, each a name for il2m run")

@@ -140,3 +140,10 @@ def test_lists_of_too_many_sources(tmp_path: Path, capsys: pytest.CaptureFixture
     command = ["lists", "a.lst", "b.lst", "c.lst", "--out", str(tmp_path), "--name", "n", "-K", "10"]
     assert main(command) == 2
     assert "3 sources (a.lst, b.lst, c.lst): expected one (a folder, a dataset), or two" in capsys.readouterr().err
+
+
+def test_the_table_of_parameters_is_that_of_the_documentation(capsys):
+    assert main(["parameters"]) == 0
+    printed = capsys.readouterr().out
+    assert (PROJECT / "docs" / "parameters.md").read_text().endswith(printed)
+    assert "| 02 | temperature | 2.0 |  | a number above 0 | distillation |" in printed

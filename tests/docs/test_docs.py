@@ -30,7 +30,7 @@ from tiny import PROJECT
 
 from il2m.data.glyphs import VERSION, render_glyphs
 
-pytestmark = pytest.mark.xdist_group("docs")  # one finished study for all pages
+pytestmark = [pytest.mark.papermill, pytest.mark.xdist_group("docs")]  # one finished study for all pages
 
 PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((PROJECT / "docs").glob("*.md"))

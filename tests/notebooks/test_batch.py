@@ -22,7 +22,7 @@ from il2m.notebook.execute import is_warm
 from il2m.system.locks import is_locked, locked
 from il2m.system.machine import visible_gpus
 
-pytestmark = pytest.mark.xdist_group("batch")  # jobs start from one warm process
+pytestmark = [pytest.mark.dask, pytest.mark.xdist_group("batch")]  # jobs start from one warm process
 
 
 @pytest.fixture

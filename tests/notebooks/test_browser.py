@@ -52,7 +52,10 @@ RUN_ALL = """async () => {
     app.commands.execute('notebook:run-all-cells');
 }"""
 
-pytestmark = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from il2m.study.find import find_runs
 from il2m.study.progress import read_progress
 from il2m.system.machine import visible_gpus
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.dask, pytest.mark.xdist_group("cluster")]
 PATIENCE = 240.0  # seconds after which something must be wrong; nothing is asserted on time
 
 

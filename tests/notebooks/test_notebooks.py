@@ -22,7 +22,7 @@ from il2m.methods.registry import METHODS
 from il2m.notebook.catalogue import NOTEBOOKS, find_notebooks, notebook_parameters
 from il2m.parameters import check_parameters
 
-pytestmark = pytest.mark.xdist_group("notebooks")  # they share one executed study
+pytestmark = [pytest.mark.papermill, pytest.mark.xdist_group("notebooks")]  # they share one executed study
 ALL = sorted(find_notebooks().glob("*.ipynb"))
 
 

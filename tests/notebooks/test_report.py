@@ -24,7 +24,7 @@ from il2m.report.build import build_report
 from il2m.results.collect import collect_results
 from il2m.results.comparison import mean_results
 
-pytestmark = pytest.mark.xdist_group("report")  # they share one executed study
+pytestmark = [pytest.mark.papermill, pytest.mark.xdist_group("report")]  # they share one executed study
 
 
 class Page(HTMLParser):

@@ -15,7 +15,7 @@ from tiny import PROJECT
 from il2m.batch.records import library_hash
 from il2m.study.planning import named_mean_std
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = [pytest.mark.papermill, pytest.mark.xdist_group("wheel")]
 
 
 @pytest.fixture(scope="module")

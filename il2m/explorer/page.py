@@ -38,7 +38,7 @@ def make_figure(shown: Mapping[str, Shown]) -> Figure:
     for ax, (label, what) in zip(axes, shown.items(), strict=True):
         what.draw(ax=ax)
         finding = "\n".join(textwrap.wrap(what.finding, 68 if len(shown) > 1 else 90)[:2])
-        ax.set_title(f"{label}\n{finding}".replace("$", r"\$"), loc="left", pad=10)  # names may hold dollar signs
+        ax.set_title(f"{label}\n{finding}", loc="left", pad=10, parse_math=False)  # names may hold dollar signs
         legend = ax.get_legend()
         if legend is not None and len(legend.get_texts()) > 6:
             handles, labels = ax.get_legend_handles_labels()

@@ -18,6 +18,7 @@ from il2m import plots
 from il2m.errors import InputError
 from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, accuracies, kind_for
 from il2m.methods.registry import METHODS
+from il2m.plots.style import METHOD_COLOURS, METHOD_DASHES
 from il2m.results.metrics import error_breakdown, share_new, state_confusion
 
 EXPONENTS = np.array([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2])  # where the curves of the what-if view are computed
@@ -202,7 +203,8 @@ def accuracy(of: RunOutcomes, choice: Choice) -> Shown:
     now = numbers.loc[choice.state]
     finding = f"{choice.method} {now[choice.method]:.1%}, {100 * (now[choice.method] - now['FT']):+.1f} points on FT"
     ylabel, strong = f"top-{choice.top} accuracy", list(dict.fromkeys((choice.method, "FT", "IL2M")))
-    draw = partial(plots.plot_by_state, {m: numbers[m] for m in numbers}, ylabel=ylabel, strong=strong)
+    looks = {"colours": METHOD_COLOURS, "dashes": METHOD_DASHES}
+    draw = partial(plots.plot_by_state, {m: numbers[m] for m in numbers}, ylabel=ylabel, strong=strong, **looks)
     return Shown(numbers, finding, draw, numbers.loc[[choice.state]].T.rename_axis("method"))
 
 

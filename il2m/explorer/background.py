@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from il2m.explorer.outcomes import RunOutcomes
@@ -34,11 +35,10 @@ class Worker:
     kernel's own loop where there is one, as widgets expect."""
 
     def __init__(self, arrived: Callable[[], object]) -> None:
-        self._arrived = arrived
         try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = None
+            self._report: Callable[[], object] = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived)
+        except RuntimeError:  # a script
+            self._report = arrived
         self._wanted: list[Part] = []
         self._later: list[Part] = []
         self._failures: dict[Part, Exception] = {}
@@ -76,16 +76,10 @@ class Worker:
         try:
             if waited_for and (not self._wanted or time.monotonic() - self._reported > _BETWEEN):
                 self._report()
+                self._reported = time.monotonic()
         finally:
             with self._guard:
                 self._start_next()
-
-    def _report(self) -> None:
-        if self._loop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._arrived)
-        else:
-            self._arrived()
-        self._reported = time.monotonic()
 
     def settle(self) -> None:
         """Wait until all that was wanted is computed."""

@@ -92,11 +92,9 @@ def _in_short(values: Sequence[object]) -> str:
 
 def common_methods(all_outcomes: Sequence[RunOutcomes]) -> tuple[list[str], dict[str, str]]:
     """Methods that every run can give, and why the others are left out."""
-    left_out = {
-        method: f"{outcomes.label}: {why}"
-        for outcomes in reversed(all_outcomes)
-        for method, why in outcomes.left_out.items()
-    }
+    left_out = {}
+    for outcomes in reversed(all_outcomes):
+        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
     return [method for method in METHODS if method not in left_out], left_out
 
 

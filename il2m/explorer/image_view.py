@@ -43,23 +43,23 @@ def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.n
 def images(outcomes: RunOutcomes, choice: Choice, data: Dataset) -> Shown:
     """Exemplars of the class, and images that the method mended or broke, with their top-5 before and after.
 
-    data: the run's images in learning order (study.load_images).
+    data: the run's images in learning order (planning.load_images).
     """
-    kind, methods, titles = kind_for(choice.method, choice.score_kind), ("FT", choice.method), class_titles(outcomes)
+    kind, methods = kind_for(choice.method, choice.score_kind), ("FT", choice.method)
+    titles = np.array(class_titles(outcomes), dtype=object)
     was, now = (outcomes.outcome(choice.state, method, kind).ranks < choice.top for method in methods)
     changed = {"mended": np.flatnonzero(~was & now), "broken": np.flatnonzero(was & ~now)}
     labels, places = outcomes.labels(choice.state), outcomes.run.state(choice.state).array("val_indices")
     rows, columns = [], {}
     for what, changed_rows in changed.items():
         some = changed_rows[np.linspace(0, len(changed_rows) - 1, min(_SHOWN, len(changed_rows))).astype(int)]
-        scores = [outcomes.some_scores(some, choice.state, method, kind) for method in methods]
-        top_5 = [[[titles[label] for label in best] for best in _top_5(of_method)] for of_method in scores]
-        true, pixels = [titles[label] for label in labels[some]], pixels_of(data.val_images, places[some])
-        columns[f"{len(changed_rows)} {what} by {choice.method}"] = [
-            (image, f"true: {title}", *listed) for image, title, *listed in zip(pixels, true, *top_5, strict=True)
-        ]
-        for place, title, *listed in zip(places[some].tolist(), true, *top_5, strict=True):
-            rows.append((place, what, title, *map(" | ".join, listed)))
+        scores = (outcomes.some_scores(some, choice.state, method, kind) for method in methods)
+        top_5 = [titles[np.argsort(-by_class, axis=1, kind="stable")[:, :5]] for by_class in scores]  # (m, 5) each
+        true, pixels = titles[labels[some]], pixels_of(data.val_images, places[some])
+        entries = columns[f"{len(changed_rows)} {what} by {choice.method}"] = []
+        for place, image, title, *best in zip(places[some].tolist(), pixels, true, *top_5, strict=True):
+            entries.append((image, f"true: {title}", *best))
+            rows.append((place, what, title, *map(" | ".join, best)))
     counts = [len(changed_rows) for changed_rows in changed.values()]
     finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *counts, choice.top)
     numbers = pd.DataFrame(rows, columns=["image", "what", "true", "top-5 before", "top-5 after"]).set_index("image")
@@ -74,8 +74,3 @@ def _kept_images(outcomes: RunOutcomes, choice: Choice) -> np.ndarray:
     group = "exemplar" if choice.label < outcomes.run.states.num_past(choice.state) else "new"
     own = np.flatnonzero(stored.array(f"{group}_labels") == choice.label)[:_KEPT]
     return np.asarray(stored.array(f"{group}_indices")[own])
-
-
-def _top_5(scores: np.ndarray) -> np.ndarray:
-    """The five classes of highest score, best first, (m, 5); of equal scores the lower label is first."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :5]

@@ -7,7 +7,6 @@ read once per method and state, in blocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,7 +72,7 @@ class RunOutcomes:
         return len(self.labels(state)) * self.run.states.num_seen(state)
 
     def outcome(self, state: int, method: str, score_kind: str = "raw") -> Outcome:
-        """What ``method`` (a name in ablation.METHODS) makes of the state's images. Raises InputError if it can't.
+        """What ``method`` (a name in registry.METHODS) makes of the state's images. Raises InputError if it can't.
 
         A method without softmax scores is taken on raw ones.
         """
@@ -109,13 +108,13 @@ class RunOutcomes:
         labels = self.labels(state)[rows]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
         num_past = self.run.states.num_past(state)
-        found = np.empty(len(raw), dtype=np.int64)
+        image_ranks = np.empty(len(raw), dtype=np.int64)
         for start in range(0, len(raw), _WHAT_IF_ROWS):
             block = slice(start, start + _WHAT_IF_ROWS)
             scores = softmax(raw[block], axis=1) if score_kind == "softmax" else raw[block]
             predicted_new = scores.argmax(axis=1) >= num_past
-            found[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
-        return found
+            image_ranks[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
+        return image_ranks
 
 
 def kind_for(method: str, score_kind: str) -> str:
@@ -172,5 +171,5 @@ class _SomeRows:
 def accuracies(image_ranks: np.ndarray, labels: np.ndarray, num_past: int, k: int) -> dict[str, float]:
     """Top-k accuracy on images of ``past`` classes, of ``new`` ones, and of ``all``; NaN where there are none."""
     hits, past = image_ranks < k, labels < num_past
-    groups: Iterator[tuple[str, np.ndarray]] = zip(("past", "new", "all"), (past, ~past, past | ~past), strict=True)
-    return {name: float(hits[chosen].mean()) if chosen.any() else float("nan") for name, chosen in groups}
+    groups = {"past": past, "new": ~past, "all": past | ~past}
+    return {name: float(hits[chosen].mean()) if chosen.any() else float("nan") for name, chosen in groups.items()}

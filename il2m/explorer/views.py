@@ -61,11 +61,11 @@ def _chosen(outcomes: RunOutcomes, choice: Choice) -> Outcome:
     return outcomes.outcome(choice.state, choice.method, choice.score_kind)
 
 
-def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> Iterator[Outcome | None]:
-    """The method's outcome at each state; None where it isn't to be waited for."""
+def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> Iterator[tuple[int, Outcome]]:
+    """(state, the method's outcome there), without those that aren't to be waited for."""
     for state in range(1, outcomes.num_states + 1):
-        known = choice.wait or outcomes.is_ready(state, method, choice.score_kind)
-        yield outcomes.outcome(state, method, choice.score_kind) if known else None
+        if choice.wait or outcomes.is_ready(state, method, choice.score_kind):
+            yield state, outcomes.outcome(state, method, choice.score_kind)
 
 
 def _from_1(last: int, name: str) -> pd.Index:
@@ -80,14 +80,14 @@ def _mean(values: np.ndarray) -> float:
 
 def true_class_scores(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Mean score of the true class, past against new (the paper's Fig. 1), past classes together or by origin."""
-    rows = []
-    for state, outcome in enumerate(_by_state(outcomes, choice, choice.method), start=1):
-        rows.append({"past": np.nan, "new": np.nan})
-        if outcome is not None:
-            origin = outcomes.run.states.of_class[outcome.labels]
-            rows[-1] = {"past": _mean(outcome.own[origin < state]), "new": _mean(outcome.own[origin == state])}
-            rows[-1] |= {f"from state {past}": _mean(outcome.own[origin == past]) for past in range(1, state)}
-    numbers = pd.DataFrame(rows, index=_from_1(outcomes.num_states, "state"))
+    columns: dict[str, dict[int, float]] = {"past": {}, "new": {}}
+    for state, outcome in _by_state(outcomes, choice, choice.method):
+        origin = outcomes.run.states.of_class[outcome.labels]
+        columns["past"][state] = _mean(outcome.own[origin < state])
+        columns["new"][state] = _mean(outcome.own[origin == state])
+        for past in range(1, state):
+            columns.setdefault(f"from state {past}", {})[state] = _mean(outcome.own[origin == past])
+    numbers = pd.DataFrame(columns, index=_from_1(outcomes.num_states, "state"), dtype=float)
     past, new = numbers.loc[choice.state, ["past", "new"]]
     finding = f"past classes score {abs(new - past):.2f} {'below' if past < new else 'above'} new ones"
     finding, ylabel = finding if choice.state > 1 else _NO_PAST, f"mean true-class {choice.unit}"
@@ -187,14 +187,11 @@ def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:
 def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy on all classes seen so far, by state: the chosen method against all others."""
     columns = {
-        method: [
-            np.nan if outcome is None else float(np.mean(outcome.ranks < choice.top))
-            for outcome in _by_state(outcomes, choice, method)
-        ]
+        method: {state: np.mean(outcome.ranks < choice.top) for state, outcome in _by_state(outcomes, choice, method)}
         for method in METHODS
         if method not in outcomes.left_out
     }
-    numbers = pd.DataFrame(columns, index=_from_1(outcomes.num_states, "state"))
+    numbers = pd.DataFrame(columns, index=_from_1(outcomes.num_states, "state"), dtype=float)
     now = numbers.loc[choice.state]
     finding = f"{choice.method} {now[choice.method]:.1%}, {100 * (now[choice.method] - now['FT']):+.1f} points on FT"
     look = {"strong": (choice.method, "FT", "IL2M"), "colours": METHOD_COLOURS, "dashes": METHOD_DASHES}

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,17 @@ def test_views_of_one_state_are_the_metrics(outcomes: RunOutcomes):
     assert classes.table["share"].is_monotonic_decreasing
     errors = VIEWS["errors"].show(outcomes, choice).numbers
     assert errors.loc["IL2M"].to_dict() == error_breakdown(predicted, labels, states.num_past(3))
+
+
+@pytest.mark.parametrize("state", [1, 3])
+def test_commonest_confusions_are_errors_the_most_frequent_first(outcomes: RunOutcomes, state: int):
+    labels, predicted = outcomes.labels(state), method_scores(outcomes.run, state, "IL2M").argmax(axis=1)
+    counts = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
+    pairs = sorted(counts, key=lambda pair: (-counts[pair], *pair))[:10]
+    titles = [f"{label}: {name}" for label, name in enumerate(outcomes.run.class_names)]
+    table = VIEWS["classes"].show(outcomes, Choice(state=state)).table
+    assert list(table.index) == [titles[true] for true, _ in pairs]
+    assert list(table["predicted"]) == [titles[guess] for _, guess in pairs]
 
 
 @pytest.mark.parametrize("top", [1, 5])

@@ -21,7 +21,6 @@ import numpy as np
 
 from il2m.exchange.importing import import_scores
 from il2m.explorer.explore import BiasExplorer, open_outcomes
-from il2m.study.find import open_run, twin_run
 
 CHANGES = (
     ("state", -1),
@@ -31,8 +30,8 @@ CHANGES = (
     ("top", 5),
     ("top", 1),
     ("class_name", "3"),
-    ("past", "by state"),
-    ("past", "together"),
+    ("by_origin", True),
+    ("by_origin", False),
     ("score_kind", "softmax"),
     ("score_kind", "raw"),
 )
@@ -75,7 +74,7 @@ def measure(runs: list, settle_first: bool) -> None:
     page = BiasExplorer(open_outcomes(runs), data_dir="data")
     while page.is_waiting:
         time.sleep(0.002)
-    size = sum(of.run.state(of.num_states).array("val_scores").nbytes for of in page.outcomes) / 1e6
+    size = sum(one.run.state(one.num_states).array("val_scores").nbytes for one in page.all_outcomes) / 1e6
     print(f"open: {time.perf_counter() - start:.2f} s, {peak_megabytes() - start_memory:.0f} MB; scores {size:.0f} MB")
     if settle_first:
         page.settle()
@@ -106,10 +105,7 @@ def main() -> int:
     )
     parser.add_argument("--settle", action="store_true", help="first wait for what is computed beside the page")
     args = parser.parse_args()
-    if args.what == "default":
-        run = open_run(args.folder)
-        measure([found for found in (run, twin_run(run)) if found], args.settle)
-    elif (Path(args.folder) / "config.json").exists():
+    if args.what == "default" or (Path(args.folder) / "config.json").exists():
         measure([args.folder], args.settle)
     else:
         folder = Path(tempfile.mkdtemp())

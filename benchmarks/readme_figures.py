@@ -11,7 +11,7 @@ import numpy as np
 
 from il2m import plots
 from il2m.methods.rectify import PARTS
-from il2m.methods.registry import method_scores
+from il2m.methods.registry import METHODS, method_scores
 from il2m.results.table import bias_table, results_table, series
 from il2m.study.find import open_run
 from il2m.study.planning import load_images
@@ -68,7 +68,7 @@ def draw_study(run):
     shares = bias.loc[2:]
     plots.plot_prediction_share(shares["predicted_new"], shares["true_new"], ax=axes[1])
     axes[1].set_title("so too many images are taken for new classes;")
-    plots.plot_by_state({method: series(table, method) for method in PARTS}, ax=axes[2])
+    plots.plot_by_state({method: series(table, method) for method in PARTS}, colours=METHODS.colours, ax=axes[2])
     axes[2].set_title("rectified past scores bring part of it back")
     figure.savefig(FIGURES / "study.png", dpi=90)
 

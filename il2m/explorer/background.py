@@ -6,74 +6,82 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
 
-from il2m.errors import InputError
 from il2m.explorer.outcomes import RunOutcomes
 
-Key = tuple[RunOutcomes, int, str, str]  # of which run, state, method and kind of score
 _BETWEEN = 0.4  # seconds between two reports, so that a page isn't drawn anew for each state
 
 
+class Part(NamedTuple):
+    """One of the outcomes that a view is made of."""
+
+    outcomes: RunOutcomes
+    state: int
+    method: str
+    score_kind: str
+
+    def is_ready(self) -> bool:
+        return self.outcomes.is_ready(*self[1:])
+
+    def compute(self) -> None:
+        self.outcomes.outcome(*self[1:])
+
+
 class Worker:
-    """A thread that computes what is wanted, first things first, and calls ``arrived`` as it comes: in the kernel's own
-    loop where there is one, as widgets expect."""
+    """Computes what is wanted in a thread of its own, first things first, and calls ``arrived`` as it comes: in the
+    kernel's own loop where there is one, as widgets expect."""
 
-    def __init__(self, arrived: Callable[[], None]) -> None:
-        self._arrived = arrived
-        self._wanted: list[Key] = []
-        self._later: list[Key] = []
-        self._failures: dict[Key, str] = {}
-        self._thread: threading.Thread | None = None
-        self._guard = threading.Lock()  # of what is wanted, and of whether a thread works on it
+    def __init__(self, arrived: Callable[[], object]) -> None:
         try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = None
+            self._report: Callable[[], object] = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived)
+        except RuntimeError:  # a script
+            self._report = arrived
+        self._wanted: list[Part] = []
+        self._later: list[Part] = []
+        self._failures: dict[Part, Exception] = {}
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._task: Future[None] | None = None  # the part that is being computed
+        self._guard = threading.Lock()  # of what is wanted, and of the task
+        self._reported = 0.0
 
-    def missing(self, keys: Sequence[Key]) -> list[Key]:
-        """Which of these aren't computed yet. Raises InputError if one was tried in vain."""
-        for key in keys:
-            if key in self._failures:
-                raise InputError(self._failures[key])
-        return [key for key in keys if not key[0].is_ready(*key[1:])]
+    def missing(self, parts: Sequence[Part]) -> list[Part]:
+        """Which of these aren't computed yet. Raises what computing one of them has raised."""
+        for part in parts:
+            if part in self._failures:
+                raise self._failures[part]
+        return [part for part in parts if not part.is_ready()]
 
-    def want(self, keys: Sequence[Key], later: Sequence[Key] = ()) -> None:
+    def want(self, parts: Sequence[Part], later: Sequence[Part] = ()) -> None:
         """Compute these in place of what was wanted before; and then, without a report, those that may be wanted
         later."""
         with self._guard:
-            self._wanted, self._later = list(keys), list(later)
-            if (keys or later) and self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
-                self._thread.start()
+            self._wanted, self._later = list(parts), list(later)
+            if self._task is None:
+                self._reported = time.monotonic()
+                self._start_next()
 
-    def _next(self) -> tuple[Key, bool] | None:
-        """What to compute next, and whether it is waited for; None, and the thread ends, if nothing is wanted."""
-        with self._guard:
-            queue = self._wanted or self._later
-            if not queue:
-                self._thread = None
-                return None
-            return queue.pop(0), queue is self._wanted
+    def _start_next(self) -> None:
+        """A task is one part, so that what is no longer wanted is dropped, and a process can end between two."""
+        waited_for, queue = bool(self._wanted), self._wanted or self._later
+        self._task = self._executor.submit(self._compute, queue.pop(0), waited_for) if queue else None
 
-    def _work(self) -> None:
-        reported = time.monotonic()
-        while found := self._next():
-            key, waited_for = found
-            try:
-                key[0].outcome(*key[1:])
-            except InputError as error:
-                self._failures[key] = str(error)
-            if waited_for and (not self._wanted or time.monotonic() - reported > _BETWEEN):
+    def _compute(self, part: Part, waited_for: bool) -> None:
+        try:
+            part.compute()
+        except Exception as error:  # told by ``missing``, to who needs this part
+            self._failures[part] = error
+        try:
+            if waited_for and (not self._wanted or time.monotonic() - self._reported > _BETWEEN):
                 self._report()
-                reported = time.monotonic()
+                self._reported = time.monotonic()
+        finally:
+            with self._guard:
+                self._start_next()
 
-    def _report(self) -> None:
-        if self._loop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._arrived)
-        else:
-            self._arrived()
-
-    def join(self) -> None:
+    def settle(self) -> None:
         """Wait until all that was wanted is computed."""
-        while thread := self._thread:
-            thread.join()
+        while task := self._task:
+            task.result()

@@ -16,43 +16,42 @@ import ipywidgets as widgets
 from IPython.display import HTML, Image, display
 
 from il2m.errors import InputError
-from il2m.explorer.background import Key, Worker
+from il2m.explorer.background import Part, Worker
 from il2m.explorer.image_view import find_images, images
-from il2m.explorer.outcomes import Exponents, RunOutcomes
+from il2m.explorer.outcomes import Exponents, RunOutcomes, kind_for
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
 from il2m.explorer.views import VIEWS, Choice, Shown, View, class_titles
-from il2m.methods.registry import METHODS, score_kinds
-from il2m.study.find import labelled
+from il2m.methods.registry import METHODS
+from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
 from il2m.study.runs import ANALYSED, Run
 
 AT_ONCE = 20_000_000  # images times classes that a change may compute while it is waited for
-
 MOST_RUNS = 4
 SIDE_BY_SIDE = "side by side"
-AT_ONCE = 20_000_000  # images times classes that a change may compute while it is waited for
 
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> BiasExplorer | None:
-    """Explore the prediction bias of one to four finished runs of the same classes: returns the page, a widget.
+    """Explore the prediction bias of finished runs of the same classes, MOST_RUNS at most: returns the page, a widget.
 
     Where nobody can move a control (papermill, nbconvert) the views are displayed as they are, at the last state, and
     None is returned.
-    runs: open runs, or their folders. data_dir: where the runs' images are, as in the notebooks.
-    Raises InputError for folders that are no finished run, and for runs of different classes or states.
+    runs: open runs, or their folders; a study's folder stands for its newest run without distillation and its twin.
+    data_dir: where the runs' images are, as in the notebooks.
+    Raises InputError for folders that hold no finished run, and for runs of different classes or states.
     """
-    outcomes = open_outcomes(runs)
+    all_outcomes = open_outcomes(runs)
     if not is_headless():
-        return BiasExplorer(outcomes, data_dir=data_dir)
-    show_static(outcomes, data_dir=data_dir)
+        return BiasExplorer(all_outcomes, data_dir=data_dir)
+    show_static(all_outcomes, data_dir=data_dir)
     return None
 
 
 def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
     """The runs, checked that each is finished and that they can be compared, each with a label of its own."""
-    if not 1 <= len(runs) <= MOST_RUNS:
-        raise InputError(f"{len(runs)} runs were given: the explorer shows 1 to {MOST_RUNS}.")
-    opened = [run if isinstance(run, Run) else Run(run) for run in runs]
+    opened = [run for given in runs for run in _open(given)]
+    if not 1 <= len(opened) <= MOST_RUNS:
+        raise InputError(f"{len(opened)} runs were given: the explorer shows 1 to {MOST_RUNS}.")
     for run in opened:
         if run.kind not in ANALYSED:
             raise InputError(f"{run.folder} is a {run.kind} run: give a fine-tuning run, or imported scores.")
@@ -74,49 +73,70 @@ def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
     return [RunOutcomes(run, label) for label, run in labelled(opened).items()]
 
 
+def _open(given: Run | str | Path) -> list[Run]:
+    """The run given, or in a folder; or a study's default pair."""
+    if isinstance(given, Run):
+        return [given]
+    if (Path(given) / "config.json").exists():
+        return [Run(given)]
+    try:
+        run = open_run(given)
+    except InputError as error:
+        raise InputError(f"{given} is not a run folder: it has no config.json. Nor is it a study's: {error}") from None
+    return [member for member in (run, twin_run(run)) if member]
+
+
 def _in_short(values: Sequence[object]) -> str:
     return f"{len(values)}: {', '.join(map(str, values[:5]))}{', ...' if len(values) > 5 else ''}"
 
 
-def common_methods(outcomes: Sequence[RunOutcomes]) -> tuple[list[str], dict[str, str]]:
+def common_methods(all_outcomes: Sequence[RunOutcomes]) -> tuple[list[str], dict[str, str]]:
     """Methods that every run can give, and why the others are left out."""
-    left_out = {m: f"{of.label}: {why}" for of in reversed(outcomes) for m, why in of.left_out.items()}
+    left_out = {}
+    for outcomes in reversed(all_outcomes):
+        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
     return [method for method in METHODS if method not in left_out], left_out
+
+
+def first_shown(methods: Sequence[str]) -> str:
+    """The method that is shown until another is chosen."""
+    return "IL2M" if "IL2M" in methods else "FT"
 
 
 def all_views(data_dir: str | Path) -> Mapping[str, View]:
     """The views, with that of the images, which are loaded when it is first looked at."""
     find = cache(partial(find_images, data_dir=data_dir))
-    return {**VIEWS, "images": View(lambda of, choice: images(of, choice, find(of)))}
+    return {**VIEWS, "images": View(lambda outcomes, choice: images(outcomes, choice, find(outcomes)), also=("FT",))}
 
 
-def show_static(outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
+def show_static(all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
     """Display every view at the last state as a picture, IL2M where it can be had."""
-    method = "IL2M" if "IL2M" in common_methods(outcomes)[0] else "FT"
-    choice = Choice(state=outcomes[0].num_states, method=method)
+    choice = Choice(state=all_outcomes[0].num_states, method=first_shown(common_methods(all_outcomes)[0]))
     for name, view in all_views(data_dir).items():
         try:
-            shown = {of.label: view.show(of, choice) for of in outcomes}
+            shown = {outcomes.label: view.show(outcomes, choice) for outcomes in all_outcomes}
         except InputError as error:
             display(HTML(f"<p>{html.escape(name)}: {html.escape(str(error))}</p>"))
             continue
         picture = Image(data=figure_bytes(shown, "png", background="white", dpi=80), format="png")
-        display(HTML(f"<h4>{html.escape(name.capitalize())} ({method}, state {choice.state})</h4>"), picture)
+        title = f"{name.capitalize()} ({choice.method}, state {choice.state})"
+        display(HTML(f"<h4>{html.escape(title)}</h4>"), picture)
 
 
 class BiasExplorer(widgets.VBox):
     """The page. ``controls`` holds the controls by name; ``figure``, ``numbers`` and ``status`` what they change."""
 
-    def __init__(self, outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
-        self.outcomes, self.views = list(outcomes), all_views(data_dir)
-        self.methods, self.left_out = common_methods(outcomes)
+    def __init__(self, all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
+        self.all_outcomes, self.views = list(all_outcomes), all_views(data_dir)
+        self.methods, self.left_out = common_methods(all_outcomes)
         self.shown: dict[str, Shown] = {}
         self.is_waiting = False  # for parts of the view that was chosen
-        self.controls = make_controls(self.outcomes, self.methods, list(self.views))
+        self.controls = make_controls(self.all_outcomes, self.methods, list(self.views))
         self.reset = widgets.Button(description="IL2M's own choice", tooltip="set exponents and gate to 1")
         self.save = widgets.Button(description="Save this view", tooltip="make links that save figure and numbers")
         self.figure, self.numbers, self.status, self.links = (widgets.HTML() for _ in range(4))
-        self.what_if = widgets.HBox([self.controls.means, self.controls.confidence, self.controls.gate, self.reset])
+        self.sliders = [self.controls.means, self.controls.confidence, self.controls.gate]
+        self.what_if = widgets.HBox([*self.sliders, self.reset])
         self._worker, self._lock = Worker(self.refresh), threading.RLock()
         super().__init__(self._arranged())
         for control in vars(self.controls).values():
@@ -126,33 +146,26 @@ class BiasExplorer(widgets.VBox):
         self.refresh()
 
     def _arranged(self) -> list[widgets.Widget]:
-        c = self.controls
-        play = widgets.Play(min=1, max=c.state.max, value=c.state.value, interval=1500, tooltip="play the states")
-        widgets.jslink((play, "value"), (c.state, "value"))
+        controls, state = self.controls, self.controls.state
+        play = widgets.Play(min=1, max=state.max, value=state.value, interval=1500, tooltip="play the states")
+        widgets.jslink((play, "value"), (state, "value"))
         rows = (
-            [c.view],
-            [play, c.state, c.method, *([c.run] if len(self.outcomes) > 1 else [])],
-            [c.score_kind, c.top, c.past, c.class_name],
+            [controls.view],
+            [play, state, controls.method, *([controls.run] if len(self.all_outcomes) > 1 else [])],
+            [controls.score_kind, controls.top, controls.by_origin, controls.class_name],
         )
         lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "flex-end"}) for row in rows]
-        note = widgets.HTML(_left_out_html(self.left_out))
-        saving = widgets.HBox([self.save, self.links])
+        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(_left_out_html(self.left_out))
         return [widgets.HTML(STYLE), *lines, self.what_if, self.status, self.figure, self.numbers, saving, note]
 
     @property
     def choice(self) -> Choice:
         """What the controls say. Raises InputError for a class that can't be told."""
-        c = self.controls
-        return Choice(
-            state=c.state.value,
-            method=c.method.value,
-            score_kind=c.score_kind.value,
-            top=c.top.value,
-            by_origin=c.past.value == "by state",
-            label=find_class(c.class_name.value, class_titles(self.outcomes[0])),
-            exponents=Exponents(c.means.value, c.confidence.value, c.gate.value),
-            wait=False,
-        )
+        label = find_class(self.controls.class_name.value, class_titles(self.all_outcomes[0]))
+        exponents = Exponents(*(slider.value for slider in self.sliders))
+        names = ("state", "method", "score_kind", "top", "by_origin")
+        chosen = {name: getattr(self.controls, name).value for name in names}
+        return Choice(**chosen, label=label, exponents=exponents, wait=False)
 
     def refresh(self, change: object = None) -> None:
         """Show what the controls say: at once, or where there is much to compute, as it comes."""
@@ -167,35 +180,36 @@ class BiasExplorer(widgets.VBox):
                 self._say(str(error))
 
     def _show(self, view: View, choice: Choice) -> None:
-        runs = [of for of in self.outcomes if self.controls.run.value in (of.label, SIDE_BY_SIDE)]
-        missing = self._worker.missing([(of, *n, choice.score_kind) for of in runs for n in view.needs(of, choice)])
-        if sum(of.work(state) for of, state, _, _ in missing) <= AT_ONCE:
-            for of, *key in missing:
-                of.outcome(*key)
+        runs = [shown for shown in self.all_outcomes if self.controls.run.value in (shown.label, SIDE_BY_SIDE)]
+        parts = [Part(outcomes, *need, choice.score_kind) for outcomes in runs for need in view.needs(outcomes, choice)]
+        missing = self._worker.missing(parts)
+        if sum(part.outcomes.work(part.state) for part in missing) <= AT_ONCE:
+            for part in missing:
+                part.compute()
             missing = []
         self.is_waiting = bool(missing)
         self._worker.want(missing, self._likely_next(runs, choice))
         if not missing or view.by_state:
-            self.shown = {of.label: view.show(of, choice) for of in runs}
+            self.shown = {outcomes.label: view.show(outcomes, choice) for outcomes in runs}
             self.figure.value = f'<div class="il2m">{page_svg(self.shown)}</div>'
             self.numbers.value = numbers_html(self.shown)
         notes = [f"Computing {len(missing)} part(s) of this view ..."] if missing else []
-        if choice.score_kind not in score_kinds(choice.method):
-            notes.append(f"{choice.method} is defined on {score_kinds(choice.method)[0]} scores: these are shown.")
+        if (kind := kind_for(choice.method, choice.score_kind)) != choice.score_kind:
+            notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
         self._say(" ".join(notes))
 
-    def _likely_next(self, runs: Sequence[RunOutcomes], choice: Choice) -> list[Key]:
+    def _likely_next(self, runs: Sequence[RunOutcomes], choice: Choice) -> list[Part]:
         """Every method at every state, the chosen state's first: another choice is then shown at once."""
-        others = [*range(choice.state, 0, -1), *range(choice.state + 1, runs[0].num_states + 1)]
-        keys = [(of, state, method, choice.score_kind) for state in others for method in self.methods for of in runs]
-        return [key for key in keys if not key[0].is_ready(*key[1:])]
+        states = [*range(choice.state, 0, -1), *range(choice.state + 1, runs[0].num_states + 1)]
+        keys = ((outcomes, state, method) for state in states for method in self.methods for outcomes in runs)
+        return [part for key in keys if not (part := Part(*key, choice.score_kind)).is_ready()]
 
     def _say(self, text: str) -> None:
         self.status.value = f'<div class="il2m" role="status">{html.escape(text)}</div>'
 
     def _reset(self, button: object = None) -> None:
-        for control in (self.controls.means, self.controls.confidence, self.controls.gate):
-            control.value = 1.0
+        for slider in self.sliders:
+            slider.value = 1.0
 
     def _save(self, button: object = None) -> None:
         name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"
@@ -203,25 +217,28 @@ class BiasExplorer(widgets.VBox):
 
     def settle(self) -> None:
         """Wait until nothing is being computed any more."""
-        self._worker.join()
+        self._worker.settle()
 
 
-def make_controls(outcomes: Sequence[RunOutcomes], methods: Sequence[str], views: Sequence[str]) -> SimpleNamespace:
+def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], views: Sequence[str]) -> SimpleNamespace:
     """The controls that change what is shown, by name; each has a ``value``."""
-    num_states, wide = outcomes[0].num_states, {"style": {"description_width": "initial"}}
+    num_states, titles = all_outcomes[0].num_states, class_titles(all_outcomes[0])
+    wide = {"style": {"description_width": "initial"}}
     buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
     exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, layout={"width": "340px"}, **wide)
-    titles = class_titles(outcomes[0])
     return SimpleNamespace(
         view=buttons(options=views, description="View"),
         state=widgets.IntSlider(value=num_states, min=1, max=num_states, description="State", **wide),
         method=widgets.Dropdown(
-            options=methods, value="IL2M" if "IL2M" in methods else "FT", description="Method", **wide
+            options=[(METHODS[name].label, name) for name in methods],
+            value=first_shown(methods),
+            description="Method",
+            **wide,
         ),
-        run=buttons(options=[SIDE_BY_SIDE, *(of.label for of in outcomes)], description="Run"),
+        run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
         score_kind=buttons(options=["raw", "softmax"], description="Scores"),
         top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
-        past=buttons(options=["together", "by state"], description="Past classes"),
+        by_origin=buttons(options={"together": False, "by state": True}, description="Past classes"),
         class_name=widgets.Combobox(
             options=titles, value=titles[0], description="Class", placeholder="name or number", **wide
         ),
@@ -241,10 +258,10 @@ def find_class(text: str, titles: Sequence[str]) -> int:
         return titles.index(text)
     if wanted.isdecimal() and int(wanted) < len(titles):
         return int(wanted)
-    found = [label for label, title in enumerate(titles) if wanted and wanted in title.partition(": ")[2].casefold()]
-    if not found:
-        raise InputError(f"no class is called {text!r}: type a part of a name, or a number up to {len(titles) - 1}.")
-    return found[0]
+    for label, title in enumerate(titles):
+        if wanted and wanted in title.partition(": ")[2].casefold():
+            return label
+    raise InputError(f"no class is called {text!r}: type a part of a name, or a number up to {len(titles) - 1}.")
 
 
 def _left_out_html(left_out: Mapping[str, str]) -> str:

@@ -7,16 +7,16 @@ read once per method and state, in blocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
+from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
-from il2m.methods.registry import METHODS, method_scores, missing_for, score_kinds
+from il2m.methods.registry import METHODS, missing_for
 from il2m.results.metrics import predictions, ranks
 from il2m.study.runs import Run
 
@@ -73,10 +73,12 @@ class RunOutcomes:
         return len(self.labels(state)) * self.run.states.num_seen(state)
 
     def outcome(self, state: int, method: str, score_kind: str = "raw") -> Outcome:
-        """What ``method`` (a name in ablation.METHODS) makes of the state's images. Raises InputError if it can't.
+        """What ``method`` (a name in METHODS) makes of the state's images. Raises InputError if it can't.
 
         A method without softmax scores is taken on raw ones.
         """
+        if why := self.left_out.get(method):
+            raise InputError(f"{self.run.folder}: {method} can't be computed: {why}.")
         key = (state, method, kind_for(method, score_kind))
         if key not in self._kept:
             with self._lock:  # else a page and its background thread would compute the same twice
@@ -95,8 +97,8 @@ class RunOutcomes:
 
     def some_scores(self, rows: slice | np.ndarray, state: int, method: str, score_kind: str = "raw") -> np.ndarray:
         """Scores (m, C) of some of the state's validation images (``rows``): the same as among all of them."""
-        some = _SomeImages(self.run, state, rows)
-        return method_scores(some, state, method, score_kind=kind_for(method, score_kind))
+        frozen = Frozen.of_run(self.run, state, score_kind=kind_for(method, score_kind))
+        return METHODS[method](frozen.take(rows))
 
     def what_if(
         self, state: int, exponents: Exponents, score_kind: str = "raw", rows: slice = slice(None)
@@ -109,18 +111,19 @@ class RunOutcomes:
         labels = self.labels(state)[rows]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
         num_past = self.run.states.num_past(state)
-        found = np.empty(len(raw), dtype=np.int64)
+        image_ranks = np.empty(len(raw), dtype=np.int64)
         for start in range(0, len(raw), _WHAT_IF_ROWS):
             block = slice(start, start + _WHAT_IF_ROWS)
             scores = softmax(raw[block], axis=1) if score_kind == "softmax" else raw[block]
             predicted_new = scores.argmax(axis=1) >= num_past
-            found[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
-        return found
+            image_ranks[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
+        return image_ranks
 
 
 def kind_for(method: str, score_kind: str) -> str:
     """``score_kind`` where the method is defined on it, else the kind it is defined on."""
-    return score_kind if score_kind in score_kinds(method) else score_kinds(method)[0]
+    kinds = METHODS[method].score_kinds
+    return score_kind if score_kind in kinds else kinds[0]
 
 
 def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.ndarray:
@@ -142,35 +145,8 @@ def _powered_factors(statistics: ClassStatistics, means: float, confidence: floa
     return rectification_factors(powered, use_means=means > 0, use_confidence=confidence > 0).values
 
 
-class _SomeImages:
-    """A run of which one state has only some of its validation images. Methods see each image by itself, so what they
-    make of these is what they make of them among all."""
-
-    def __init__(self, run: Run, state: int, rows: slice | np.ndarray) -> None:
-        self._run, self._state, self._rows = run, state, rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
-
-    def state(self, state: int) -> Any:
-        stored = self._run.state(state)
-        return _SomeRows(stored, self._rows) if state == self._state else stored
-
-
-class _SomeRows:
-    def __init__(self, stored: Any, rows: slice | np.ndarray) -> None:
-        self._stored, self._rows = stored, rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stored, name)
-
-    def array(self, name: str) -> np.ndarray:
-        array = self._stored.array(name)
-        return array[self._rows] if name.startswith("val_") else array
-
-
 def accuracies(image_ranks: np.ndarray, labels: np.ndarray, num_past: int, k: int) -> dict[str, float]:
     """Top-k accuracy on images of ``past`` classes, of ``new`` ones, and of ``all``; NaN where there are none."""
     hits, past = image_ranks < k, labels < num_past
-    groups: Iterator[tuple[str, np.ndarray]] = zip(("past", "new", "all"), (past, ~past, past | ~past), strict=True)
-    return {name: float(hits[chosen].mean()) if chosen.any() else float("nan") for name, chosen in groups}
+    groups = {"past": past, "new": ~past, "all": past | ~past}
+    return {name: float(hits[chosen].mean()) if chosen.any() else float("nan") for name, chosen in groups.items()}

@@ -31,24 +31,22 @@ STYLE = (
 def make_figure(shown: Mapping[str, Shown]) -> Figure:
     """One panel per run (label -> what is shown of it), each under its label and finding, with the legend of many
     lines at the right. Within the style of a page, see page_svg."""
-    wide = 6.2 if len(shown) > 1 else 8.4
-    figure = Figure(figsize=(wide * len(shown), max(what.height for what in shown.values())))
+    wide, letters = (6.2 * len(shown), 68) if len(shown) > 1 else (8.4, 90)
+    tall = max(what.height for what in shown.values())
+    figure, many = Figure(figsize=(wide, tall)), ()
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    many = False
     for ax, (label, what) in zip(axes, shown.items(), strict=True):
         what.draw(ax=ax)
-        finding = "\n".join(textwrap.wrap(what.finding, 68 if len(shown) > 1 else 90)[:2])
-        ax.set_title(f"{label}\n{finding}".replace("$", r"\$"), loc="left", pad=10)  # names may hold dollar signs
+        finding = "\n".join(textwrap.wrap(what.finding, letters)[:2])
+        ax.set_title(f"{label}\n{finding}", loc="left", pad=10, parse_math=False)  # names may hold dollar signs
         legend = ax.get_legend()
         if legend is not None and len(legend.get_texts()) > 6:
-            handles, labels = ax.get_legend_handles_labels()
+            many = ax.get_legend_handles_labels()
             legend.remove()
-            many = True
-    width, tall = figure.get_size_inches()
     right = 1.65 if many else 0.15
-    figure.subplots_adjust(0.75 / width, 0.55 / tall, 1 - right / width, 1 - 0.62 / tall, wspace=0.16)
+    figure.subplots_adjust(0.75 / wide, 0.55 / tall, 1 - right / wide, 1 - 0.62 / tall, wspace=0.16)
     if many:
-        figure.legend(handles, labels, loc="center right", fontsize="small")
+        figure.legend(*many, loc="center right", fontsize="small")
     return figure
 
 
@@ -62,8 +60,7 @@ def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "no
     """The figure as a file, ``svg`` or ``png``."""
     with mpl.rc_context(plots.page_style(_INK)), _collected_young():
         figure, file = make_figure(shown), io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(file, format=kind, facecolor=background, dpi=dpi, metadata=metadata)
+        figure.savefig(file, format=kind, facecolor=background, dpi=dpi, metadata={"Date": None})
     return file.getvalue()
 
 
@@ -88,26 +85,23 @@ def numbers_csv(shown: Mapping[str, Shown]) -> str:
 
 def numbers_html(shown: Mapping[str, Shown]) -> str:
     """The numbers that a page has room for, as HTML tables, one per run."""
-    parts = []
+    tables = ""
     for label, what in shown.items():
         table = what.numbers if what.table is None else what.table
         table = table.rename_axis(index=None, columns=table.index.name)  # the index's name in the header's own line
-        rounded = table.iloc[:16, :12].to_html(
-            border=0, float_format="{:.4f}".format, na_rep="", classes="il2m-numbers"
-        )
-        parts.append(f"<div><b>{html.escape(label)}</b>{rounded}</div>")
-    return f'<div class="il2m" style="display: flex; gap: 3em; flex-wrap: wrap">{"".join(parts)}</div>'
+        rounded = table.iloc[:16, :12].to_html(border=0, float_format="{:.4f}".format, na_rep="")
+        tables += f"<div><b>{html.escape(label)}</b>{rounded}</div>"
+    return f'<div class="il2m" style="display: flex; gap: 3em; flex-wrap: wrap">{tables}</div>'
 
 
 def save_links(shown: Mapping[str, Shown], name: str) -> str:
     """Links that save the view as SVG, PNG and CSV, each file inside its link: nothing is written to disk here."""
-    files = {
-        "svg": ("image/svg+xml", figure_bytes(shown, "svg", background="white")),
-        "png": ("image/png", figure_bytes(shown, "png", background="white", dpi=200)),
-        "csv": ("text/csv", numbers_csv(shown).encode()),
-    }
-    links = []
-    for kind, (mime, data) in files.items():
+    links = ""
+    for kind, mime, data in (
+        ("svg", "image/svg+xml", figure_bytes(shown, "svg", background="white")),
+        ("png", "image/png", figure_bytes(shown, "png", background="white", dpi=200)),
+        ("csv", "text/csv", numbers_csv(shown).encode()),
+    ):
         address = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-        links.append(f'<a download="{html.escape(name)}.{kind}" href="{address}">{kind.upper()}</a>')
-    return f'<div class="il2m">{"".join(links)}</div>'
+        links += f'<a download="{html.escape(name)}.{kind}" href="{address}">{kind.upper()}</a>'
+    return f'<div class="il2m">{links}</div>'

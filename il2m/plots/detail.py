@@ -1,4 +1,4 @@
-"""Plots of one state and method in detail, as the explorer shows them; see plots.py for what they have in common."""
+"""Plots of one state and method in detail, as the explorer shows them; see plots for what they have in common."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from il2m.plots.style import ERROR_COLOURS, METHOD_COLOURS, NEW, PAST, TRUTH, new_axes
-
-_PALE = ("#56B4E9", "#E69F00")  # colours that black text is readable on
+from il2m.plots.style import ALL, NEW, PAST, TRUTH, new_axes, stack_errors
 
 
 def plot_class_confusion(shares: np.ndarray, state_of_class: np.ndarray, *, ax: Axes | None = None) -> Axes:
@@ -25,8 +23,7 @@ def plot_class_confusion(shares: np.ndarray, state_of_class: np.ndarray, *, ax: 
         ax.axhline(first, color=TRUTH, linewidth=0.6)
         ax.axvline(first, color=TRUTH, linewidth=0.6)
     ax.grid(visible=False)
-    ax.set_xlabel("predicted class, in learning order")
-    ax.set_ylabel("true class, in learning order")
+    ax.set(xlabel="predicted class, in learning order", ylabel="true class, in learning order")
     return ax
 
 
@@ -34,14 +31,11 @@ def plot_origins(predicted: Sequence[float], truth: Sequence[float], *, ax: Axes
     """Shares of predictions and of truth by the state in which the class was new, (N,) each; the last state is new."""
     ax = new_axes(ax)
     states = np.arange(1, len(predicted) + 1)
-    colours = [PAST] * (len(states) - 1) + [NEW]
     ax.bar(states - 0.2, truth, 0.36, color=TRUTH)
-    ax.bar(states + 0.2, predicted, 0.36, color=colours)
+    ax.bar(states + 0.2, predicted, 0.36, color=[PAST] * (len(states) - 1) + [NEW])
     keys = {"truth": TRUTH, "predicted as past": PAST, "predicted as new": NEW}
-    ax.set_xlabel("state in which the class was new")
-    ax.set_xticks(states)
-    ax.set_ylabel("share of validation images")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set(xlabel="state in which the class was new", ylabel="share of validation images", xticks=states)
+    ax.yaxis.set_major_formatter("{x:.0%}")
     ax.grid(axis="x", visible=False)
     ax.margins(y=0.3)  # room for the legend
     ax.legend(handles=[Patch(color=colour, label=key) for key, colour in keys.items()], loc="upper left")
@@ -56,13 +50,11 @@ def plot_own_scores(
     ax = new_axes(ax)
     bins = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins=24)
     for colour, (label, values) in zip((TRUTH, PAST), scores.items(), strict=False):
-        ax.hist(
-            values, bins=bins, histtype="stepfilled", color=colour, alpha=0.45, label=f"{label} ({len(values)} images)"
-        )
+        key = f"{label} ({len(values)} images)"
+        ax.hist(values, bins=bins, histtype="stepfilled", color=colour, alpha=0.45, label=key)
         if np.isfinite(means.get(label, np.nan)):
             ax.axvline(means[label], color=colour, linestyle="--", linewidth=2, label=f"second memory, {label}")
-    ax.set_xlabel(f"{unit} of the true class")
-    ax.set_ylabel("validation images")
+    ax.set(xlabel=f"{unit} of the true class", ylabel="validation images")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="upper left", fontsize="small")
     return ax
@@ -71,19 +63,13 @@ def plot_own_scores(
 def plot_errors_before_after(errors: Mapping[str, Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
     """A stacked bar per entry: label -> (true, predicted) group -> share of all images. Values stand in the bars."""
     ax = new_axes(ax)
-    bottom = np.zeros(len(errors))
-    for group, colour in ERROR_COLOURS.items():
-        shares = np.array([entry[group] for entry in errors.values()])
-        bars = ax.bar(list(errors), shares, 0.6, bottom=bottom, color=colour, label=group)
-        labels = [f"{share:.1%}" if share > 0.02 else "" for share in shares]
-        ax.bar_label(bars, labels, label_type="center", color="black" if colour in _PALE else "white", fontsize="small")
-        bottom += shares
-    ax.set_ylabel("share of validation images, wrong")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    by_group = {group: [shares[group] for shares in errors.values()] for group in next(iter(errors.values()))}
+    for group, bars in stack_errors(ax, list(errors), by_group, 0.6, loc="center right").items():
+        labels = [f"{share:.1%}" if share > 0.02 else "" for share in by_group[group]]
+        ink = "black" if group.startswith("new") else "white"  # whose colours are pale
+        ax.bar_label(bars, labels, label_type="center", color=ink, fontsize="small")
     ax.grid(axis="x", visible=False)
     ax.set_xlim(-0.6, len(errors) + 0.3)
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], title="true as predicted", loc="center right")
     return ax
 
 
@@ -94,14 +80,13 @@ def plot_what_if(
     """Accuracy of ``past``, ``new`` and ``all`` images as one factor's exponent goes from off to twice IL2M's own
     (dashed line at 1), with the ``chosen`` exponent as a full line."""
     ax = new_axes(ax)
-    for (group, series), colour in zip(accuracies.items(), (PAST, NEW, METHOD_COLOURS["IL2M"]), strict=True):
+    for (group, series), colour in zip(accuracies.items(), (PAST, NEW, ALL), strict=True):
         ax.plot(exponents, series, color=colour, label=group, linewidth=3 if group == "all" else 1.5)
     ax.axvline(1, color=TRUTH, linestyle="--", label="IL2M's own")
     ax.axvline(chosen, color=TRUTH, linewidth=2.5, alpha=0.6, label="your choice")
-    ax.set_xlabel(f"exponent of the {factor}")
-    ax.set_xticks([0, 1, 2])
+    ax.set(xlabel=f"exponent of the {factor}", xticks=[0, 1, 2])
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
 
 
@@ -118,30 +103,25 @@ def plot_changed_images(
     """
     ax = new_axes(ax)
     tall = max((len(entries) for entries in columns.values()), default=0)
-    small = {"va": "top", "fontsize": 7.5, "linespacing": 1.25}
+    title = {"weight": "bold", "va": "bottom", "parse_math": False}  # names may hold dollar signs
+    small = {"va": "top", "fontsize": 7.5, "linespacing": 1.25, "parse_math": False}
 
     def show(image: np.ndarray, left: float, top: float, side: float) -> None:
         place = (left, left + side, top + side, top)
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=place, interpolation="nearest")
 
-    ax.text(0, -0.08, _plain(heading), weight="bold", va="bottom")
+    ax.text(0, -0.08, heading, **title)
     for i, image in enumerate(kept):
         show(image, 0.8 * i, 0, 0.72)
-    for column, (title, entries) in enumerate(columns.items()):
-        left = 3 * column
-        ax.text(left, 1.22, _plain(title), weight="bold", va="bottom")
+    for left, (column, entries) in zip(range(0, 3 * len(columns), 3), columns.items(), strict=True):
+        ax.text(left, 1.22, column, **title)
         for row, (image, caption, before, after) in enumerate(entries):
             top = 1.3 + 1.08 * row
             show(image, left, top, 0.98)
-            ax.text(left + 1.06, top, _plain(caption), weight="bold", **small)
+            ax.text(left + 1.06, top, caption, weight="bold", **small)
             for shift, when, classes in ((1.06, "before", before), (1.96, "after", after)):
                 listed = [when, *(name if len(name) < 13 else f"{name[:11]}..." for name in classes)]
-                ax.text(left + shift, top + 0.15, _plain("\n".join(listed)), **small)
+                ax.text(left + shift, top + 0.15, "\n".join(listed), **small)
     ax.set(xlim=(0, 3 * max(len(columns), 1)), ylim=(1.3 + 1.08 * tall, -0.35), aspect="equal", anchor="NW")
     ax.set_axis_off()
     return ax
-
-
-def _plain(text: str) -> str:
-    """Text in which a dollar sign, as names may have it, starts no formula."""
-    return text.replace("$", r"\$")

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.patches import Patch
 
-from il2m.plots.style import METHOD_COLOURS, TRUTH, new_axes
+from il2m.plots.style import NONE_GIVEN, TRUTH, UNNAMED, new_axes
 
 
-def plot_means(means: Mapping[str, Mapping[str, float]], *, xlabel: str, ax: Axes | None = None) -> Axes:
+def plot_means(
+    means: Mapping[str, Mapping[str, float]],
+    *,
+    xlabel: str,
+    colours: Mapping[str, str] = NONE_GIVEN,
+    ax: Axes | None = None,
+) -> Axes:
     """Horizontal bars, each with its value. means: method -> (group -> value); groups go from full to pale."""
     ax = new_axes(ax)
     groups = list(next(iter(means.values())))
     height = 0.8 / len(groups)
     places = np.arange(len(means))[::-1]
+    full = [colours.get(method, UNNAMED) for method in means]
+    patches = []
     for i, group in enumerate(groups):
-        values = [means[method].get(group, np.nan) for method in means]
-        colours = [METHOD_COLOURS.get(method, "#444444") for method in means]
-        offset = (len(groups) - 1) / 2 - i
-        bars = ax.barh(places + offset * height, values, height * 0.92, color=colours, alpha=1 - 0.55 * i / len(groups))
-        for bar in bars:
-            bar.set_hatch("//" if i else "")
+        values = [by_group.get(group, np.nan) for by_group in means.values()]
+        hatch, offset = "//" if i else "", (len(groups) - 1) / 2 - i
+        look = {"color": full, "alpha": 1 - 0.55 * i / len(groups), "hatch": hatch}
+        bars = ax.barh(places + offset * height, values, height * 0.92, **look)
         ax.bar_label(bars, labels=[f"{value:.1%}" for value in values], padding=3, fontsize="small")
-    ax.set_yticks(places, list(means))
-    ax.set_xlabel(xlabel)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        patches.append(Patch(facecolor="#AAAAAA", hatch=hatch, label=group))
+    ax.set(yticks=places, yticklabels=list(means), xlabel=xlabel)
+    ax.xaxis.set_major_formatter("{x:.0%}")
     ax.margins(x=0.12)
     ax.grid(axis="y", visible=False)
     if len(groups) > 1:
-        patches = [
-            mpl.patches.Patch(facecolor="#AAAAAA", hatch="//" if i else "", label=g) for i, g in enumerate(groups)
-        ]
         ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -44,23 +46,23 @@ def plot_differences(
     intervals: Mapping[str, tuple[float, float]],
     *,
     xlabel: str = "difference in mean top-1, points",
+    colours: Mapping[str, str] = NONE_GIVEN,
     ax: Axes | None = None,
 ) -> Axes:
-    """Paired differences by method: every pair as a point, their mean as a bar across, its interval as a line.
+    """Paired differences by label: every pair as a point, their mean as a bar across, its interval as a line.
 
-    points: method -> differences (fractions), one of each pair. intervals: method -> (low, high), NaN if there is none.
+    points: label -> differences (fractions), one of each pair. intervals: label -> (low, high), NaN if there is none.
     """
     ax = new_axes(ax)
     places = np.arange(len(points))[::-1]
-    for place, (method, values) in zip(places, points.items(), strict=True):
-        colour = METHOD_COLOURS.get(method, "#444444")
-        percent, spread = 100 * np.asarray(values), np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0.0]
+    for place, (label, values) in zip(places, points.items(), strict=True):
+        colour, percent = colours.get(label, UNNAMED), 100 * np.asarray(values)
+        spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0.0]
         ax.plot(percent, place + spread, "o", color=colour, alpha=0.45, markersize=5)
-        ax.plot(100 * np.asarray(intervals[method]), [place, place], color=colour, linewidth=2.5)
+        ax.plot(100 * np.asarray(intervals[label]), [place, place], color=colour, linewidth=2.5)
         ax.plot(percent.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2.5)
     ax.axvline(0, color=TRUTH, linewidth=1)
-    ax.set_yticks(places, list(points))
-    ax.set_xlabel(xlabel)
+    ax.set(yticks=places, yticklabels=list(points), xlabel=xlabel)
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -71,6 +73,7 @@ def plot_over_seeds(
     *,
     xlabel: str,
     ylabel: str = "mean top-1 over states 2..S",
+    colours: Mapping[str, str] = NONE_GIVEN,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
@@ -82,16 +85,16 @@ def plot_over_seeds(
     settings = sorted({setting for by_setting in values.values() for setting in by_setting})
     for i, (method, by_setting) in enumerate(values.items()):
         places = np.array([settings.index(setting) for setting in by_setting]) + 0.07 * (i - (len(values) - 1) / 2)
-        colour = METHOD_COLOURS.get(method, "#444444")
-        ax.plot(places, [np.mean(found) for found in by_setting.values()], "-", color=colour, linewidth=2, label=method)
-        for place, (setting, found) in zip(places, by_setting.items(), strict=True):
-            ax.plot(np.full(len(found), place), found, "o", color=colour, alpha=0.45, markersize=4)
+        means = [np.mean(seeds) for seeds in by_setting.values()]
+        (line,) = ax.plot(places, means, "-", color=colours.get(method), linewidth=2, label=method)
+        colour = line.get_color()
+        for place, mean, (setting, seeds) in zip(places, means, by_setting.items(), strict=True):
+            ax.plot(np.full(len(seeds), place), seeds, "o", color=colour, alpha=0.45, markersize=4)
             ax.plot([place, place], intervals[method][setting], color=colour, linewidth=2)
-            ax.plot(place, np.mean(found), "_", color=colour, markersize=12, markeredgewidth=2)
+            ax.plot(place, mean, "_", color=colour, markersize=12, markeredgewidth=2)
     ax.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.yaxis.set_major_formatter("{x:.0%}")
     ax.grid(axis="x", visible=False)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(values), columnspacing=1, handlelength=1.4)
     return ax

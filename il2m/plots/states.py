@@ -11,19 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from il2m.plots.style import (
-    _DASHES,
-    ERROR_COLOURS,
-    METHOD_COLOURS,
-    NEW,
-    PAST,
-    TRUTH,
-    new_axes,
-    nothing_to_draw,
-    states_axis,
-)
+from il2m.plots.style import NEW, NONE_GIVEN, PAST, TRUTH, new_axes, nothing_to_draw, stack_errors, states_axis
 
 
 def plot_by_state(
@@ -32,18 +22,20 @@ def plot_by_state(
     first_state: int = 1,
     ylabel: str = "top-1 accuracy",
     percent: bool = True,
-    colours: Mapping[str, str] = METHOD_COLOURS,
+    colours: Mapping[str, str] = NONE_GIVEN,
+    dashes: Mapping[str, str] = NONE_GIVEN,
     strong: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One line per entry of ``values`` (label -> value by state, from ``first_state`` on).
 
-    strong: labels whose lines stand out, the first most; None draws all alike.
+    colours, dashes: of the labels that have their own. strong: labels whose lines stand out, the first most; None draws
+    all alike.
     """
     ax = new_axes(ax)
     for label, series in values.items():
         states = np.arange(first_state, first_state + len(series))
-        look = {"color": colours.get(label), "linestyle": _DASHES.get(label, "-")}
+        look = {"color": colours.get(label), "linestyle": dashes.get(label, "-")}
         if strong is not None:
             look |= {"linewidth": 1, "alpha": 0.6} if label not in strong else {"linewidth": 2, "zorder": 3}
             look |= {"linewidth": 3.5, "zorder": 4} if label == strong[0] else {}
@@ -51,7 +43,7 @@ def plot_by_state(
     states_axis(ax)
     ax.set_ylabel(ylabel)
     if percent:
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.yaxis.set_major_formatter("{x:.0%}")
     if len(values) > 1:
         ax.legend()
     return ax
@@ -61,10 +53,8 @@ def plot_past_and_new(
     past: Sequence[float], new: Sequence[float], *, ylabel: str, percent: bool = False, ax: Axes | None = None
 ) -> Axes:
     """Two lines by state, (S,) each: a quantity of past classes (NaN at state 1) and of new classes."""
-    colours = {"past classes": PAST, "new classes": NEW}
-    return plot_by_state(
-        {"past classes": past, "new classes": new}, ylabel=ylabel, percent=percent, colours=colours, ax=ax
-    )
+    lines, colours = {"past classes": past, "new classes": new}, {"past classes": PAST, "new classes": NEW}
+    return plot_by_state(lines, ylabel=ylabel, percent=percent, colours=colours, ax=ax)
 
 
 def plot_prediction_share(predicted_new: Sequence[float], true_new: Sequence[float], *, ax: Axes | None = None) -> Axes:
@@ -97,8 +87,7 @@ def plot_class_means(
     low = min(np.nanmin(initial), np.nanmin(current), 0)
     high = max(np.nanmax(initial), np.nanmax(current))
     ax.plot([low, high], [low, high], color=TRUTH, linewidth=1, linestyle="--")
-    ax.set_xlabel(f"mean {unit} when new, $\\mu_P(C_i)$")
-    ax.set_ylabel(f"mean {unit} now, $\\mu_N(C_i)$")
+    ax.set(xlabel=f"mean {unit} when new, $\\mu_P(C_i)$", ylabel=f"mean {unit} now, $\\mu_N(C_i)$")
     bar = ax.figure.colorbar(points, ax=ax, label="state in which the class was new")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
@@ -110,32 +99,23 @@ def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes 
     image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     states = np.arange(1, len(shares) + 1)
     if len(shares) <= 12:
-        ax.set_xticks(states - 1, states)
-        ax.set_yticks(states - 1, states)
+        ax.set(xticks=states - 1, xticklabels=states, yticks=states - 1, yticklabels=states)
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize="small", color=colour)
     ax.grid(visible=False)
-    ax.set_xlabel("predicted: state of the class")
-    ax.set_ylabel("true: state of the class")
+    ax.set(xlabel="predicted: state of the class", ylabel="true: state of the class")
     if colorbar:
-        ax.figure.colorbar(image, ax=ax, label="share of the row's images", format=PercentFormatter(1.0, decimals=0))
+        ax.figure.colorbar(image, ax=ax, label="share of the row's images", format="{x:.0%}")
     return ax
 
 
 def plot_error_breakdown(errors: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
     """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
     ax = new_axes(ax)
-    bottom = np.zeros(len(errors[next(iter(ERROR_COLOURS))]))
-    states = np.arange(2, 2 + len(bottom))
-    for group in ERROR_COLOURS:
-        ax.bar(states, errors[group], bottom=bottom, width=0.7, color=ERROR_COLOURS[group], label=group)
-        bottom = bottom + np.asarray(errors[group])
+    states = range(2, 2 + len(errors["past as new"]))
+    stack_errors(ax, states, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
     states_axis(ax)
-    ax.set_ylabel("share of validation images, wrong")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], title="true as predicted", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -154,12 +134,11 @@ def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
         square=True,
         xticklabels=states,
         yticklabels=states,
-        cbar_kws={"label": "top-1 accuracy", "format": PercentFormatter(1.0, decimals=0)},
+        cbar_kws={"label": "top-1 accuracy", "format": "{x:.0%}"},
         ax=ax,
     )
-    ax.grid(False)
-    ax.set_xlabel("state of the model")
-    ax.set_ylabel("state of the classes")
+    ax.grid(visible=False)
+    ax.set(xlabel="state of the model", ylabel="state of the classes")
     return ax
 
 
@@ -168,9 +147,7 @@ def plot_history(losses: Mapping[str, Sequence[float]], *, ax: Axes | None = Non
     ax = new_axes(ax)
     for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("training loss (nats per image)")
-    ax.set_yscale("log")
+    ax.set(xlabel="epoch", ylabel="training loss (nats per image)", yscale="log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(losses) > 1:
         ax.legend()
@@ -183,16 +160,13 @@ def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Ax
     if not rows:
         return nothing_to_draw(ax, "images")
     height, width, channels = next(iter(rows.values())).shape[1:]
-    gap = 2
-    most = max(len(images) for images in rows.values())
-    sheet = np.full((len(rows) * (height + gap), most * (width + gap), channels), 255, dtype=np.uint8)
-    for i, images in enumerate(rows.values()):
-        for j, image in enumerate(images):
-            top, left = i * (height + gap), j * (width + gap)
-            sheet[top : top + height, left : left + width] = image
+    tall, wide, most = height + 2, width + 2, max(map(len, rows.values()))  # each with its gap
+    sheet = np.full((len(rows), tall, most, wide, channels), 255, dtype=np.uint8)
+    for row, images in zip(sheet, rows.values(), strict=True):
+        row[:height, : len(images), :width] = images.swapaxes(0, 1)
+    sheet = sheet.reshape(len(rows) * tall, most * wide, channels)
     ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    ax.set_yticks(np.arange(len(rows)) * (height + gap) + height / 2, list(rows))
-    ax.set_xticks([])
+    ax.set(yticks=np.arange(len(rows)) * tall + height / 2, yticklabels=list(rows), xticks=[])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return ax

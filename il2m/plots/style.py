@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator
 
-PAST, NEW, TRUTH = "#0072B2", "#D55E00", "#7F7F7F"
-METHOD_COLOURS = {
-    "FT": "#7F7F7F",
-    "IL2M": "#009E73",
-    "IL2M-no-gate": "#56B4E9",
-    "IL2M-means": "#CC79A7",
-    "IL2M-confidence": "#E69F00",
-    "FT-th": "#8C564B",
-    "NEM": "#9467BD",
-    "WA": "#17BECF",
-    "ScaIL": "#BCBD22",
-    "SIW": "#88A9D9",
-    "SIW-calibrated": "#4C6FBF",
-    "BiC": "#D4479B",
-    "NCM-oracle": "#8A8A8A",
-    "task-aware-oracle": "#A6A6A6",
-    "joint": "#B0B0B0",
-}
+PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
+UNNAMED = "#444444"  # bars and points of a label that was given no colour; lines take matplotlib's next
+NONE_GIVEN: Mapping[str, str] = MappingProxyType({})  # label -> colour, or dashes
 ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
-_DASHES = {"NCM-oracle": "--", "task-aware-oracle": ":"}  # grey too: what no method is allowed to do has no colour
 _STYLE = {
     "figure.figsize": (6.4, 4.0),
     "figure.dpi": 100,
@@ -72,3 +61,17 @@ def nothing_to_draw(ax: Axes, what: str) -> Axes:
 def states_axis(ax: Axes) -> None:
     ax.set_xlabel("state")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def stack_errors(
+    ax: Axes, places: Sequence[object], errors: Mapping[str, Sequence[float]], width: float, **legend: object
+) -> dict[str, BarContainer]:
+    """Bars of wrong images' shares, one group on the other, n of them. errors: (true, predicted) group -> (n,)."""
+    bars, bottom = {}, np.zeros(len(places))
+    for group, colour in ERROR_COLOURS.items():
+        bars[group] = ax.bar(places, errors[group], width, bottom=bottom, color=colour, label=group)
+        bottom = bottom + np.asarray(errors[group])
+    ax.set_ylabel("share of validation images, wrong")
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    ax.legend(title="true as predicted", reverse=True, **legend)
+    return bars

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import re
 import shutil
+import threading
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,12 +23,12 @@ from tiny import TinyStudy, rewrite_checked
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
-from il2m.explorer.background import Worker
+from il2m.explorer.background import Part, Worker
 from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
-from il2m.explorer.outcomes import Exponents, RunOutcomes, what_if_factors
+from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, what_if_factors
 from il2m.explorer.views import VIEWS, Choice, true_class_scores
 from il2m.methods.rectify import rectification_factors
-from il2m.methods.registry import METHODS, method_scores, score_kinds
+from il2m.methods.registry import METHODS, method_scores
 from il2m.results.metrics import error_breakdown, ranks, state_confusion
 from il2m.results.table import bias_table, results_table
 from il2m.study.runs import Run
@@ -68,7 +72,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("score_kind", ["raw", "softmax"])
 def test_outcomes_are_what_the_methods_make(outcomes: RunOutcomes, score_kind: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("il2m.explorer.outcomes._ROWS", 7)  # several blocks, the last not full
-    for method in (m for m in METHODS if m not in outcomes.left_out and score_kind in score_kinds(m)):
+    for method in (m for m in METHODS if m not in outcomes.left_out and score_kind in METHODS[m].score_kinds):
         for state in (1, 3):
             scores = method_scores(outcomes.run, state, method, score_kind=score_kind)
             found = outcomes.outcome(state, method, score_kind)
@@ -161,6 +165,17 @@ def test_views_of_one_state_are_the_metrics(outcomes: RunOutcomes):
     assert errors.loc["IL2M"].to_dict() == error_breakdown(predicted, labels, states.num_past(3))
 
 
+@pytest.mark.parametrize("state", [1, 3])
+def test_commonest_confusions_are_errors_the_most_frequent_first(outcomes: RunOutcomes, state: int):
+    labels, predicted = outcomes.labels(state), method_scores(outcomes.run, state, "IL2M").argmax(axis=1)
+    counts = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
+    pairs = sorted(counts, key=lambda pair: (-counts[pair], *pair))[:10]
+    titles = [f"{label}: {name}" for label, name in enumerate(outcomes.run.class_names)]
+    table = VIEWS["classes"].show(outcomes, Choice(state=state)).table
+    assert list(table.index) == [titles[true] for true, _ in pairs]
+    assert list(table["predicted"]) == [titles[guess] for _, guess in pairs]
+
+
 @pytest.mark.parametrize("top", [1, 5])
 def test_accuracy_is_that_of_the_results_table(outcomes: RunOutcomes, top: int):
     numbers = VIEWS["accuracy"].show(outcomes, Choice(state=3, top=top)).numbers
@@ -191,7 +206,7 @@ def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
         ("method", "IL2M-no-gate"),
         ("run", "distillation on"),
         ("score_kind", "softmax"),
-        ("past", "by state"),
+        ("by_origin", True),
         ("view", "predictions"),
         ("view", "states"),
         ("view", "classes"),
@@ -210,7 +225,7 @@ def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
 
 
 def test_both_runs_lie_side_by_side_off_first(explorer: BiasExplorer, tiny_study: TinyStudy):
-    assert [of.run.name for of in explorer.outcomes] == [tiny_study.off.name, tiny_study.on.name]
+    assert [outcomes.run.name for outcomes in explorer.all_outcomes] == [tiny_study.off.name, tiny_study.on.name]
     assert list(explorer.shown) == ["distillation off", "distillation on"]
     explorer.controls.run.value = "distillation on"
     assert list(explorer.shown) == ["distillation on"]
@@ -234,13 +249,13 @@ def test_what_if_sliders_change_the_accuracy_shown_and_reset_restores_it(explore
 
 def test_the_images_view_names_what_was_mended(explorer: BiasExplorer):
     explorer.controls.view.value = "images"
-    of = explorer.outcomes[0]
-    was, now = (of.outcome(3, method).ranks == 0 for method in ("FT", "IL2M"))
+    outcomes = explorer.all_outcomes[0]
+    was, now = (outcomes.outcome(3, method).ranks == 0 for method in ("FT", "IL2M"))
     shown = explorer.shown["distillation off"]
     assert f"mends {np.sum(~was & now)} images and breaks {np.sum(was & ~now)}" in shown.finding
     for place, row in shown.numbers.iterrows():
         assert (~was & now if row["what"] == "mended" else was & ~now)[place]  # validation images are in order
-        scores = method_scores(of.run, 3, "IL2M")[place]
+        scores = method_scores(outcomes.run, 3, "IL2M")[place]
         assert row["top-5 after"].startswith(f"{scores.argmax()}: ")
 
 
@@ -291,22 +306,95 @@ def test_a_large_run_is_computed_beside_the_page(tiny_study: TinyStudy, monkeypa
         large.settle()
         expected = VIEWS[view].show(RunOutcomes(tiny_study.off), Choice(state=3)).numbers
         pd.testing.assert_frame_equal(large.shown["distillation off"].numbers, expected)
-    assert all(large.outcomes[0].is_ready(state, "WA", "raw") for state in (1, 2, 3))  # before anyone asks
+    assert all(large.all_outcomes[0].is_ready(state, "WA", "raw") for state in (1, 2, 3))  # before anyone asks
+
+
+def test_what_is_wanted_is_computed_in_place_of_what_was_then_what_is_likely(tiny_study: TinyStudy):
+    going, reports, computed = threading.Event(), [], []
+
+    class Watched(RunOutcomes):
+        def outcome(self, *key: Any) -> Outcome:
+            computed.append(key)
+            assert going.wait(60)
+            return super().outcome(*key)
+
+    watched = Watched(tiny_study.off)
+    worker = Worker(lambda: reports.append(len(computed)))
+    first, dropped, wanted, last, likely = (
+        Part(watched, state, method, "raw")
+        for state, method in ((1, "FT"), (2, "FT"), (3, "IL2M"), (3, "FT"), (2, "IL2M"))
+    )
+    worker.want([first, dropped], [dropped])
+    worker.want([wanted, last], [likely])  # while the first is being computed
+    going.set()
+    worker.settle()
+    assert computed == [part[1:] for part in (first, wanted, last, likely)]
+    assert worker.missing([dropped, first, likely]) == [dropped]
+    assert reports[-1] == 3  # when all that is waited for is there; what is likely is not reported
+    worker.want([dropped])
+    worker.settle()
+    assert worker.missing([dropped]) == []
+    assert reports[-1] == 5
+
+
+def test_reports_come_in_the_loop_that_runs(outcomes: RunOutcomes):
+    async def explore_in_a_loop() -> list[threading.Thread]:
+        threads, reported = [], asyncio.Event()
+        worker = Worker(lambda: (threads.append(threading.current_thread()), reported.set()))
+        worker.want([Part(outcomes, 1, "FT", "raw")])
+        await asyncio.wait_for(reported.wait(), 60)
+        return threads
+
+    assert asyncio.run(explore_in_a_loop()) == [threading.current_thread()]
 
 
 def test_what_fails_beside_the_page_is_told(outcomes: RunOutcomes):
     worker = Worker(lambda: None)
-    key = (outcomes, 2, "BiC", "raw")
-    assert worker.missing([key]) == [key]
-    worker.want([key])
-    worker.join()
+    part = Part(outcomes, 2, "BiC", "raw")
+    assert worker.missing([part]) == [part]
+    worker.want([part])
+    worker.settle()
     with pytest.raises(InputError, match="BiC can't be computed"):
-        worker.missing([key])
+        worker.missing([part])
 
 
 def test_methods_that_a_run_cannot_give_are_named(explorer: BiasExplorer):
     assert "BiC" not in explorer.controls.method.options
     assert any("BiC: distillation off: state 2 held no" in getattr(part, "value", "") for part in explorer.children)
+
+
+# what may be given
+
+
+def copy_study(study: TinyStudy, folder: Path, *runs: Run) -> Path:
+    for run in (study.base, *runs):
+        shutil.copytree(run.folder, folder / run.name)
+    return folder
+
+
+def test_a_study_is_its_newest_run_and_the_twin(tiny_study: TinyStudy, tmp_path: Path):
+    folder = copy_study(tiny_study, tmp_path / "study", tiny_study.on, tiny_study.off)
+    off, on = open_outcomes([str(folder)])
+    assert [off.run.folder, on.run.folder] == [folder / tiny_study.off.name, folder / tiny_study.on.name]
+    assert [off.label, on.label] == ["distillation off", "distillation on"]
+
+
+def test_a_study_of_one_run_alone_and_beside_a_run_of_another(tiny_study: TinyStudy, tmp_path: Path):
+    folder = copy_study(tiny_study, tmp_path / "study", tiny_study.off)
+    own = folder / tiny_study.off.name
+    assert [outcomes.run.folder for outcomes in open_outcomes([folder])] == [own]
+    for other in (tiny_study.on, tiny_study.on.folder):
+        assert [outcomes.run.folder for outcomes in open_outcomes([other, folder])] == [own, tiny_study.on.folder]
+
+
+def test_a_folder_of_imported_scores_is_one_run(imported: Run):
+    assert [outcomes.label for outcomes in open_outcomes([imported.folder])] == ["imported scores"]
+
+
+def test_runs_are_counted_as_they_are_shown(tiny_study: TinyStudy, tmp_path: Path):
+    folder = copy_study(tiny_study, tmp_path / "study", tiny_study.on, tiny_study.off)
+    with pytest.raises(InputError, match="5 runs were given: the explorer shows 1 to 4"):
+        bias_explorer(folder, tiny_study.off, folder)
 
 
 # where nobody watches
@@ -338,6 +426,8 @@ def test_pictures_of_scores_alone(imported: Run, monkeypatch: pytest.MonkeyPatch
 
 def test_a_folder_that_is_no_run(tmp_path: Path):
     with pytest.raises(InputError, match=r"is not a run folder: it has no config\.json"):
+        bias_explorer(tmp_path)
+    with pytest.raises(InputError, match=r"no finished fine-tuning run in .*: run notebooks 01 and 02 first"):
         bias_explorer(tmp_path)
     with pytest.raises(InputError, match="0 runs were given: the explorer shows 1 to 4"):
         bias_explorer()

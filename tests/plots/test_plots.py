@@ -9,9 +9,10 @@ import pytest
 
 from il2m import plots
 from il2m.methods.registry import METHODS
-from il2m.plots.style import METHOD_COLOURS
+from il2m.plots.style import UNNAMED
 
 mpl.use("Agg")
+COLOURS = {"FT": "#7F7F7F", "IL2M": "#009E73", "WA": "#17BECF"}
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,25 @@ def style_and_clean_up():
 
 
 def test_by_state_draws_a_line_per_entry_from_its_first_state():
-    ax = plots.plot_by_state({"FT": [0.9, 0.5], "IL2M": [0.9, 0.6]}, first_state=2)
+    ax = plots.plot_by_state({"FT": [0.9, 0.5], "IL2M": [0.9, 0.6]}, first_state=2, colours=COLOURS)
     assert [line.get_label() for line in ax.lines] == ["FT", "IL2M"]
     np.testing.assert_array_equal(ax.lines[1].get_xdata(), [2, 3])
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), [0.9, 0.6])
-    assert ax.lines[1].get_color() == METHOD_COLOURS["IL2M"]
+    assert ax.lines[1].get_color() == COLOURS["IL2M"]
     assert ax.get_xlabel() == "state"
+
+
+def test_a_label_without_a_colour_gets_the_next_of_lines_or_grey():
+    first, second = mpl.rcParams["axes.prop_cycle"].by_key()["color"][:2]
+    lines = plots.plot_by_state({"mine": [0.9], "FT": [0.8], "yours": [0.7]}, colours=COLOURS, dashes={"FT": ":"}).lines
+    assert [line.get_color() for line in lines] == [first, COLOURS["FT"], second]
+    assert [line.get_linestyle() for line in lines] == ["-", ":", "-"]
+    lines = plots.plot_over_seeds({"mine": {1: [0.5]}}, {"mine": {1: (0.4, 0.6)}}, xlabel="K", colours=COLOURS).lines
+    assert {line.get_color() for line in lines} == {first}  # points and interval like their line
+    lines = plots.plot_differences({"mine": [0.5], "FT": [0.1]}, {"mine": (0, 1), "FT": (0, 1)}, colours=COLOURS).lines
+    assert [line.get_color() for line in lines[:6]] == 3 * [UNNAMED] + 3 * [COLOURS["FT"]]
+    bars = plots.plot_means({"mine": {"off": 0.5}, "FT": {"off": 0.4}}, xlabel="top-1", colours=COLOURS).patches
+    assert [mpl.colors.to_hex(bar.get_facecolor()) for bar in bars] == [UNNAMED, COLOURS["FT"].lower()]
 
 
 def test_past_and_new_have_their_colours():
@@ -98,12 +112,13 @@ def test_plots_draw_where_they_are_told():
 
 
 def test_differences_are_points_a_mean_and_an_interval():
-    ax = plots.plot_differences({"IL2M": [0.01, 0.03], "WA": [0.05]}, {"IL2M": (0.0, 0.04), "WA": (np.nan, np.nan)})
+    intervals = {"IL2M": (0.0, 0.04), "WA": (np.nan, np.nan)}
+    ax = plots.plot_differences({"IL2M": [0.01, 0.03], "WA": [0.05]}, intervals, colours=COLOURS)
     points, interval, mean = ax.lines[:3]
     np.testing.assert_allclose(points.get_xdata(), [1, 3])
     np.testing.assert_allclose(interval.get_xdata(), [0, 4])
     np.testing.assert_allclose(mean.get_xdata(), [2])
-    assert points.get_color() == METHOD_COLOURS["IL2M"]
+    assert points.get_color() == COLOURS["IL2M"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["IL2M", "WA"]
     np.testing.assert_array_equal(ax.get_yticks(), [1, 0])  # read from the top
 
@@ -111,7 +126,7 @@ def test_differences_are_points_a_mean_and_an_interval():
 def test_over_seeds_draws_every_seed_its_mean_and_its_interval():
     values = {"FT": {50: [0.3, 0.5], 200: [0.6, 0.6]}, "WA": {200: [0.7]}}
     intervals = {"FT": {50: (0.3, 0.5), 200: (0.6, 0.6)}, "WA": {200: (np.nan, np.nan)}}
-    ax = plots.plot_over_seeds(values, intervals, xlabel="K")
+    ax = plots.plot_over_seeds(values, intervals, xlabel="K", colours=COLOURS)
     means = [line for line in ax.lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in means] == ["FT", "WA"]
     np.testing.assert_allclose(means[0].get_ydata(), [0.4, 0.6])
@@ -122,7 +137,7 @@ def test_over_seeds_draws_every_seed_its_mean_and_its_interval():
     np.testing.assert_allclose(points.get_ydata(), [0.3, 0.5])
     np.testing.assert_allclose(interval.get_ydata(), [0.3, 0.5])
     np.testing.assert_allclose(mean.get_ydata(), [0.4])
-    assert {line.get_color() for line in ax.lines} == {METHOD_COLOURS["FT"], METHOD_COLOURS["WA"]}
+    assert {line.get_color() for line in ax.lines} == {COLOURS["FT"], COLOURS["WA"]}
 
 
 def test_accuracy_matrix_leaves_what_is_not_known_blank():
@@ -132,6 +147,6 @@ def test_accuracy_matrix_leaves_what_is_not_known_blank():
 
 
 def test_every_method_has_a_colour_of_its_own():
-    assert set(METHODS) <= set(METHOD_COLOURS)
-    own = [colour for method, colour in METHOD_COLOURS.items() if not method.endswith("oracle")]
+    assert set(METHODS) <= set(METHODS.colours)
+    own = [colour for method, colour in METHODS.colours.items() if not method.endswith("oracle")]
     assert len(set(own)) == len(own)

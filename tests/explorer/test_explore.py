@@ -427,7 +427,7 @@ def test_pictures_of_scores_alone(imported: Run, monkeypatch: pytest.MonkeyPatch
 def test_a_folder_that_is_no_run(tmp_path: Path):
     with pytest.raises(InputError, match=r"is not a run folder: it has no config\.json"):
         bias_explorer(tmp_path)
-    with pytest.raises(InputError, match=r"no finished fine-tuning run in .*: run notebooks 01 and 02 first"):
+    with pytest.raises(InputError, match=r"no finished fine-tuning run in .*: run base training and fine-tuning first"):
         bias_explorer(tmp_path)
     with pytest.raises(InputError, match="0 runs were given: the explorer shows 1 to 4"):
         bias_explorer()

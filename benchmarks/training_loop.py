@@ -16,6 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from il2m.data.batches import ImageBatches, channel_mean_std
 from il2m.learning.networks import Classifier, build_network
 from il2m.learning.training import train
+from il2m.parameters import Training
 
 SETTINGS = {
     "glyphs: small, 28 x 28 grey, batch 32": ("small", 28, 1, 32, 1700),
@@ -48,14 +49,12 @@ def share_in_network(network, size, channels, batch_size, num_images, epochs=3):
     images = rng.integers(0, 256, (num_images, size, size, channels), dtype=np.uint8)
     batches = ImageBatches(images, rng.integers(0, 20, num_images), channel_mean_std(images))
     model = build_network(network, channels, 20, seed=0)
-    options = {
-        "batch_size": batch_size, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step",
-        "patience": 5, "max_shift": 2, "flip": True, "seed": 0, "device": "cpu",
-    }  # fmt: skip
-    train(model, batches, epochs=1, **options)  # warm up
+    settings = Training.given(values={"batch_size": batch_size, "flip": True, "device": "cpu"})
+    options = {"learning_rate": 0.01, "seed": 0}
+    train(model, batches, settings, epochs=1, **options)  # warm up
     seconds["in the network"] = 0.0
     start = time.perf_counter()
-    train(model, batches, epochs=epochs, **options)
+    train(model, batches, settings, epochs=epochs, **options)
     total = time.perf_counter() - start
     return seconds["in the network"] / total, epochs * num_images / total
 

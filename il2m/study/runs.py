@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from il2m.data.states import States
 from il2m.errors import InputError
@@ -82,7 +83,11 @@ class StateFolder:
 
 
 def write_state(
-    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
+    run_folder: Path,
+    state: int,
+    arrays: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray | torch.Tensor],
+    info: dict[str, Any],
 ) -> None:
     """Write one finished state: arrays as .npy, weights as safetensors, and state.json; all or nothing.
 
@@ -97,10 +102,9 @@ def write_state(
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array, allow_pickle=False)
         if weights:
-            from safetensors.torch import save_file  # imports torch
-
-            tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
-            save_file(tensors, staging / "model.safetensors")
+            on_cpu = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in weights.items()}
+            contiguous = {name: np.asarray(value, order="C") for name, value in on_cpu.items()}
+            save_file(contiguous, staging / "model.safetensors")
         hashes = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
         info = json.loads(json.dumps({**info, "files": hashes}))  # as it will be read
         (staging / "state.json").write_text(json.dumps({**info, "checksum": short_hash(info)}, indent=1))

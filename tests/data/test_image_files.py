@@ -74,7 +74,7 @@ def copied_lists(lists: Path, tmp_path: Path) -> Path:
 
 
 def batches_of(tree: Path, num_workers: int = 0, size: int = 24) -> FileBatches:
-    data = load_folder(tree, data_dir=tree, image_size=size, num_workers=num_workers)
+    data = load_folder(tree, image_size=size, num_workers=num_workers)
     return FileBatches(data.train_images, data.train_labels, Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.5)))
 
 
@@ -140,7 +140,7 @@ def test_crops_move_from_epoch_to_epoch_and_flips_are_asked_for(tree: Path):
 
 
 def test_mean_and_std_of_files_are_those_of_their_pixels(tree: Path):
-    files = load_folder(tree, data_dir=tree, num_workers=0).train_images[:9]
+    files = load_folder(tree, num_workers=0).train_images[:9]
     pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in files.paths.tolist()])
     found, expected = images_mean_std(files), channel_mean_std(pixels[None, None])
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
@@ -160,20 +160,20 @@ def test_odd_images_are_read(tmp_path: Path):
 
 
 def test_a_folder_of_class_folders_is_split_the_same_way_each_time(tree: Path):
-    data, again = (load_folder(tree / "train", data_dir=tree) for _ in range(2))
+    data, again = (load_folder(tree / "train") for _ in range(2))
     assert data.class_names == tuple(CLASSES)
     assert np.bincount(data.val_labels).tolist() == [2] * 6
     assert not set(data.train_images.paths.tolist()) & set(data.val_images.paths.tolist())
-    assert data.fingerprint == again.fingerprint != load_folder(tree, data_dir=tree).fingerprint
+    assert data.fingerprint == again.fingerprint != load_folder(tree).fingerprint
     assert data.train_images.shape == (36, 224, 224, 3)
 
 
 def test_a_fingerprint_is_of_the_images_and_not_of_their_place(tree: Path, damaged: Path):
-    before = load_folder(damaged, data_dir=tree).fingerprint
-    assert before == load_folder(tree, data_dir=damaged).fingerprint
+    before = load_folder(damaged).fingerprint
+    assert before == load_folder(tree).fingerprint
     with (damaged / "val" / "bus" / "bus 08.JPEG").open("ab") as file:
         file.write(b"!")
-    assert load_folder(damaged, data_dir=tree).fingerprint != before
+    assert load_folder(damaged).fingerprint != before
 
 
 def test_what_is_wrong_with_a_folder_is_named(damaged: Path, tmp_path: Path):
@@ -202,7 +202,7 @@ def test_broken_images_are_all_named_before_training(damaged: Path, tmp_path: Pa
     with pytest.raises(InputError, match="2 images can't be read"):
         train_base(out_dir=str(tmp_path / "out"), device="cpu", **parameters)
     assert not list((tmp_path / "out").rglob("state_*"))
-    assert len(find_unreadable(load_folder(damaged, data_dir=tmp_path, num_workers=0).train_images)) == 1
+    assert len(find_unreadable(load_folder(damaged, num_workers=0).train_images)) == 1
     for path in broken:
         path.unlink()
     assert main(["check", f"folder:{damaged}", "--workers", "0"]) == 0
@@ -230,7 +230,7 @@ def test_lists_of_a_folder(tree: Path, lists: Path):
 
 
 def test_lists_of_plain_lists_and_of_arrays(lists: Path, tree: Path, tiny_npz: Path, tmp_path: Path):
-    images = load_folder(tree, data_dir=tree)
+    images = load_folder(tree)
     for part, files, labels in (
         ("train", images.train_images, images.train_labels),
         ("val", images.val_images, images.val_labels),

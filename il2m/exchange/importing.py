@@ -19,15 +19,21 @@ from il2m.memory.statistics import reduce_scores, state_statistics
 from il2m.study.runs import Run, write_state
 from il2m.system.hashes import file_hash
 
+Arrays = dict[str, np.ndarray]  # by name
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
 PAIRS = {"val": "val", "new": "new", "exemplar": "old"}  # arrays <name>_scores and <name>_labels -> part of a state
-FEATURES = ("val_features", "new_features", "exemplar_features")
 HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
-KNOWN = (*REQUIRED, *(f"{name}_{what}" for name in PAIRS for what in ("scores", "labels")), *FEATURES, *HEAD)
+SHAPES = {  # array -> its axes: images of a kind, classes seen so far, features
+    **{f"{name}_labels": (name,) for name in PAIRS},
+    **{f"{name}_scores": (name, "classes") for name in PAIRS},
+    **{f"{name}_features": (name, "features") for name in PAIRS},
+    "head_weight": ("classes", "features"),
+    "head_bias": ("classes",),
+}
 NEEDS = {  # arrays -> what can't be computed without them
     ("new_scores", "new_labels"): "initial class means and confidences are unknown: no rectification",
     ("exemplar_scores", "exemplar_labels"): "current class means are unknown: no rectification",
-    FEATURES: "methods that need features are left out",
+    ("val_features", "new_features", "exemplar_features"): "methods that need features are left out",
     tuple(HEAD): "methods that need the head's weights are left out",
 }
 
@@ -65,7 +71,7 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
     missing = ["no features and no head weights: methods that need them are left out"]
     run = _create(Path(out), files.dataset, files.states, files.memory_size, files.paths, missing)
     for state in run.missing_states:
-        arrays: dict[str, np.ndarray] = {}
+        arrays: Arrays = {}
         for name, part in PAIRS.items():
             if part not in files.pairs(state):
                 continue
@@ -141,25 +147,32 @@ def _sizes_and_columns(file: Path) -> tuple[tuple[int, ...], int]:
     return tuple(sizes.tolist()), scores.shape[1]
 
 
-def _checked_arrays(path: Path, states: States, state: int) -> dict[str, np.ndarray]:
+def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
     """The arrays of one state: float32 and int64, their shapes and labels checked against each other."""
     arrays = read_npz(path)
-    if unknown := sorted({*arrays} - {*KNOWN}):
-        raise InputError("\n".join(f"{path}: unknown array {name!r}: {nearest(name, KNOWN)}" for name in unknown))
     del arrays["state_sizes"]
+    if unknown := sorted({*arrays} - {*SHAPES}):
+        known = [*SHAPES, "state_sizes"]
+        raise InputError("\n".join(f"{path}: unknown array {name!r}: {nearest(name, known)}" for name in unknown))
     arrays = {name: _converted(array, f"{path}: {name}") for name, array in arrays.items()}
-    for name in PAIRS:
-        if {f"{name}_scores", f"{name}_features"} & arrays.keys() and f"{name}_labels" not in arrays:
-            raise InputError(f"{path}: {name}_scores or {name}_features, but no {name}_labels.")
-    if ("head_weight" in arrays) != ("head_bias" in arrays):
-        raise InputError(f"{path}: head_weight and head_bias are only of use together.")
     if len(arrays["val_labels"]) == 0:
         raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
-    for name, shape in _expected_shapes(arrays, states.num_seen(state), path).items():
-        if name in arrays and arrays[name].shape != shape:
-            raise InputError(f"{path}: state {state}: {name} has shape {arrays[name].shape}; expected {shape}.")
+    if ("head_weight" in arrays) != ("head_bias" in arrays):
+        raise InputError(f"{path}: head_weight and head_bias are only of use together.")
+    sizes = {name: len(arrays[f"{name}_labels"]) for name in PAIRS if f"{name}_labels" in arrays}
+    widths = {array.shape[-1] for name, array in arrays.items() if SHAPES[name][-1] == "features" and array.ndim}
+    if len(widths) > 1:
+        raise InputError(f"{path}: features and head have different widths: {sorted(widths)}.")
+    sizes |= {"classes": states.num_seen(state), "features": max(widths, default=0)}
+    for name, array in arrays.items():
+        kind = SHAPES[name][0]
+        if kind not in sizes:
+            raise InputError(f"{path}: {kind}_scores or {kind}_features, but no {kind}_labels.")
+        expected = tuple(sizes[axis] for axis in SHAPES[name])
+        if array.shape != expected:
+            raise InputError(f"{path}: state {state}: {name} has shape {array.shape}; expected {expected}.")
     for name, part in PAIRS.items():
-        if f"{name}_labels" in arrays and (part != "old" or state > 1):
+        if name in sizes and (part != "old" or state > 1):
             check_labels(f"{path}: {name}_labels: state {state}", arrays[f"{name}_labels"], states, state, part)
     return arrays
 
@@ -179,19 +192,6 @@ def _converted(array: np.ndarray, where: str) -> np.ndarray:
     raise InputError(f"{where} holds values that are not finite numbers (as float32).")
 
 
-def _expected_shapes(arrays: Mapping[str, np.ndarray], num_seen: int, path: Path) -> dict[str, tuple[int, ...]]:
-    """Array -> its shape, by the labels, the number of classes and the one number of features."""
-    widths = {array.shape[-1] for name, array in arrays.items() if name in (*FEATURES, "head_weight") and array.ndim}
-    if len(widths) > 1:
-        raise InputError(f"{path}: features and head have different widths: {sorted(widths)}.")
-    shapes = {"head_weight": (num_seen, *widths), "head_bias": (num_seen,)}
-    for name in PAIRS:
-        if f"{name}_labels" in arrays:
-            count = len(arrays[f"{name}_labels"])
-            shapes |= {f"{name}_scores": (count, num_seen), f"{name}_features": (count, *widths)}
-    return shapes
-
-
 def _create(
     folder: Path, dataset: str, states: States, memory_size: int, files: Collection[Path], missing: list[str]
 ) -> Run:
@@ -202,13 +202,7 @@ def _create(
     return Run.create_at(folder, "imported", identity, **notes)
 
 
-def _store(
-    run: Run,
-    state: int,
-    arrays: dict[str, np.ndarray],
-    new: Mapping[str, np.ndarray],
-    weights: Mapping[str, np.ndarray],
-) -> None:
+def _store(run: Run, state: int, arrays: Arrays, new: Arrays, weights: Arrays) -> None:
     """new: reduced scores (statistics.reduce_scores) of the new classes' training images, or empty."""
     num_past, num_seen = run.states.num_past(state), run.states.num_seen(state)
     new_labels, labels = (arrays.get(f"{name}_labels", np.empty(0, dtype=np.int64)) for name in ("new", "exemplar"))

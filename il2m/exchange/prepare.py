@@ -64,10 +64,13 @@ def make_lists(
     for memory_size in memory_sizes:
         check_memory(memory_size, 0, states)
     train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
+    if exemplar_selection == "first":
+        ranking = {c: np.flatnonzero(train.labels == c) for c in range(len(class_names))}
+    else:
+        ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")
     for memory_size in memory_sizes:
-        exemplars = _choose_exemplars(train.labels, states, memory_size, exemplar_selection, exemplar_seed)
-        _write_lists(layout, states, memory_size, train, val, exemplars)
+        _write_lists(layout, states, memory_size, train, val, ranking)
     with replacing(layout.folder / CLASS_NAMES, "w") as file:
         file.writelines(f"{class_names[c]}\n" for c in order)
     return layout.folder
@@ -94,13 +97,8 @@ def _read_sources(
     if source.startswith("lists:"):
         raise InputError(f"{source}: give a folder, two plain lists or a dataset; these are lists already.")
     data = load_folder(Path(source)) if os.path.isdir(source) else load_dataset(source, data_dir)
-    train, val = (
-        ImageList(Path(source), _image_paths(images, image_folder / part), labels)
-        for part, images, labels in (
-            ("train", data.train_images, data.train_labels),
-            ("val", data.val_images, data.val_labels),
-        )
-    )
+    train = ImageList(Path(source), _image_paths(data.train_images, image_folder / "train"), data.train_labels)
+    val = ImageList(Path(source), _image_paths(data.val_images, image_folder / "val"), data.val_labels)
     return train, val, data.class_names
 
 
@@ -117,50 +115,25 @@ def _image_paths(images: np.ndarray | ImageFiles, folder: Path) -> np.ndarray:
 
 def _as_listed(images: ImageList, place: np.ndarray, relative_to: str | Path) -> ImageList:
     """Paths as lists shall have them, and labels in learning order. place: (C,) of each class in that order."""
-    if relative_to:
-        paths = [os.path.relpath(path, relative_to) for path in images.images.tolist()]
-    else:
-        paths = [os.path.abspath(path) for path in images.images.tolist()]
+    paths = [os.path.relpath(p, relative_to) if relative_to else os.path.abspath(p) for p in images.images.tolist()]
     return ImageList(images.source, np.array(paths, dtype=TEXT), place[images.labels])
 
 
-def _choose_exemplars(
-    labels: np.ndarray, states: States, memory_size: int, selection: str, seed: int
-) -> dict[int, np.ndarray]:
-    """Exemplars without a model: state -> indices of training images, class by class, K // past classes of each.
-
-    selection: ``random``, or ``first`` for each class's first images. labels: (n,) of the training images.
-    """
-    most = exemplars_per_past_class(memory_size, 0, states.num_past(2)) if states.num_states > 1 else 0
-    if selection == "first":
-        ranking = {int(label): np.flatnonzero(labels == label)[:most] for label in np.unique(labels)}
-    else:
-        ranking = rank_classes("random", None, labels, most, seed)
-    exemplars = {}
-    for state in range(2, states.num_states + 1):
-        kept = exemplars_per_past_class(memory_size, 0, states.num_past(state))
-        exemplars[state] = np.concatenate([ranking[label][:kept] for label in range(states.num_past(state))])
-    return exemplars
-
-
 def _write_lists(
-    layout: ListLayout,
-    states: States,
-    memory_size: int,
-    train: ImageList,
-    val: ImageList,
-    exemplars: Mapping[int, np.ndarray],
+    layout: ListLayout, states: States, memory_size: int, train: ImageList, val: ImageList, ranking: Mapping
 ) -> None:
-    """All lists of the authors' layout for one K. exemplars: state -> indices of training images."""
+    """All lists of the authors' layout for one K. ranking: class -> its training images, those kept longest first."""
     for state in range(1, states.num_states + 1):
-        new = states.new_classes(state)
+        new, num_past = states.new_classes(state), states.num_past(state)
         lists = {
             layout.separated_val(state): val[np.isin(val.labels, new)],
             layout.accumulated_val(state): val[val.labels < states.num_seen(state)],
             layout.new(state, memory_size): train[np.isin(train.labels, new)],
         }
         if state > 1:
-            lists[layout.old(state, memory_size)] = train[exemplars[state]]
+            kept = exemplars_per_past_class(memory_size, 0, num_past)
+            exemplars = np.concatenate([ranking[label][:kept] for label in range(num_past)])
+            lists[layout.old(state, memory_size)] = train[exemplars]
         for path, part in lists.items():
             write_image_list(path, part.images, part.labels)
 

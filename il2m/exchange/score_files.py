@@ -99,8 +99,8 @@ class AuthorsFiles:
         if missing := [str(path) for path in self.paths if not path.is_file()]:
             raise InputError(name_first(f"of {len(self.paths)} files are missing", missing, limit=len(missing)))
 
-    def read(self, state: int, part: str) -> tuple[ImageList, Iterator[Block]]:
-        """A part of a state: its list, and raw scores and labels block after block.
+    def read(self, state: int, part: str, score_kind: str = "raw") -> tuple[ImageList, Iterator[Block]]:
+        """A part of a state: its list, and scores (``raw`` or ``softmax``) and labels block after block.
 
         Raises InputError for a label out of range, for a class without images where every class needs them, and, as
         blocks are taken, where rows of scores and lines of the list don't match.
@@ -108,15 +108,15 @@ class AuthorsFiles:
         list_path, scores_path = self.pairs(state)[part]
         images = read_image_list(list_path)
         check_labels(f"{list_path}: state {state}", images.labels, self.states, state, part, images.images)
-        return images, self._blocks(state, images, scores_path)
+        return images, self._blocks(state, images, scores_path, score_kind)
 
-    def _blocks(self, state: int, images: ImageList, path: Path) -> Iterator[Block]:
+    def _blocks(self, state: int, images: ImageList, path: Path, score_kind: str) -> Iterator[Block]:
         done = 0
         for scores in read_scores(path, self.states.num_seen(state)):
             labels = images.labels[done : done + len(scores)]
             done += len(scores)
             if len(labels) == len(scores):
-                yield scores, labels
+                yield (softmax(scores, axis=1) if score_kind == "softmax" else scores), labels
         if done != len(images):
             raise InputError(
                 f"state {state}: {path} has {done} rows of scores, but {images.source} {len(images)} images."
@@ -183,10 +183,10 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
         num_past, num_seen = files.states.num_past(state), files.states.num_seen(state)
         labels, blocks = {}, {}
         for part in files.pairs(state):
-            images, raw = files.read(state, part)
+            images, blocks[part] = files.read(state, part, score_kind)
             if repeated := repeated_images(images.images):
                 notes.append(f"{images.source}: {len(repeated)} images occur more than once, first {repeated[0]!r}")
-            labels[part], blocks[part] = images.labels, _of_kind(raw, score_kind)
+            labels[part] = images.labels
         own, top = _own_and_top(blocks["new"])
         initial = np.append(initial, class_means(own, labels["new"], num_seen)[num_past:])
         confidences = np.append(confidences, top.mean())
@@ -212,11 +212,6 @@ def ranks_before_and_after(
         before.append(ranks(scores, labels))
         after.append(ranks(rectify(scores, statistics, undefined=undefined), labels))
     return np.concatenate(before), np.concatenate(after)
-
-
-def _of_kind(blocks: Iterator[Block], score_kind: str) -> Iterator[Block]:
-    for scores, labels in blocks:
-        yield (softmax(scores, axis=1) if score_kind == "softmax" else scores), labels
 
 
 def _own_and_top(blocks: Iterator[Block]) -> tuple[np.ndarray, np.ndarray]:

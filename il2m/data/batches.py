@@ -20,6 +20,16 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def of_counts(cls, counts: np.ndarray) -> Normalisation:
+        """From how often each pixel value occurs in each channel, (c, 256)."""
+        levels = np.arange(256) / 255
+        mean, std = [], []
+        for share in counts / counts.sum(axis=1, keepdims=True):
+            mean.append(float(share @ levels))
+            std.append(float(np.sqrt(share @ (levels - mean[-1]) ** 2)) or 1.0)  # a constant channel stays as it is
+        return cls(tuple(mean), tuple(std))
+
 
 def channel_mean_std(images: np.ndarray) -> Normalisation:
     """Exact mean and standard deviation by channel over all pixels of ``images`` (n, h, w, c) uint8.
@@ -27,17 +37,7 @@ def channel_mean_std(images: np.ndarray) -> Normalisation:
     The paper takes them from the first state's training images, so that no later state leaks into them.
     """
     channels = range(images.shape[-1])
-    return mean_std_of_counts(np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in channels]))
-
-
-def mean_std_of_counts(counts: np.ndarray) -> Normalisation:
-    """The same from how often each pixel value occurs in each channel, (c, 256)."""
-    levels = np.arange(256) / 255
-    mean, std = [], []
-    for share in counts / counts.sum(axis=1, keepdims=True):
-        mean.append(float(share @ levels))
-        std.append(float(np.sqrt(share @ (levels - mean[-1]) ** 2)) or 1.0)  # a constant channel stays as it is
-    return Normalisation(tuple(mean), tuple(std))
+    return Normalisation.of_counts(np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in channels]))
 
 
 def batch_sizes(num_images: int, batch_size: int) -> list[int]:

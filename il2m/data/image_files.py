@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from il2m.data.batches import Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std, mean_std_of_counts
+from il2m.data.batches import Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
 from il2m.data.dataset import Dataset
 from il2m.errors import InputError, name_first
 
@@ -119,7 +119,8 @@ def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
     """
     if not isinstance(images, ImageFiles):
         return channel_mean_std(images)
-    return mean_std_of_counts(sum(_sound(batch).sum(dim=0) for batch in _in_order(images, _count_values)).numpy())
+    counts = sum(_sound(batch).sum(dim=0) for batch in _in_order(images, _count_values))
+    return Normalisation.of_counts(counts.numpy())
 
 
 def find_unreadable(files: ImageFiles) -> list[str]:

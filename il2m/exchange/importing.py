@@ -206,7 +206,8 @@ def _store(run: Run, state: int, arrays: Arrays, new: Arrays, weights: Arrays) -
     """new: reduced scores (statistics.reduce_scores) of the new classes' training images, or empty."""
     num_past, num_seen = run.states.num_past(state), run.states.num_seen(state)
     new_labels, labels = (arrays.get(f"{name}_labels", np.empty(0, dtype=np.int64)) for name in ("new", "exemplar"))
-    exemplars = reduce_scores(arrays["exemplar_scores"], labels) if "exemplar_scores" in arrays else {}
+    has_exemplars = num_past and "exemplar_scores" in arrays
+    exemplars = reduce_scores(arrays["exemplar_scores"], labels) if has_exemplars else {}
     statistics = state_statistics(new, new_labels, exemplars, labels, num_past, num_seen)
     arrays |= {f"new_{name}": values for name, values in new.items()}
     write_state(run.folder, state, arrays, weights, {"second_memory": statistics})

@@ -83,7 +83,7 @@ class FileBatches(Batches):
     def __init__(self, files: ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> None:
         super().__init__(labels, normalisation)
         self.files = files
-        self._loaders: dict[bool, tuple[list, DataLoader]] = {}
+        self._loaders: dict[bool, DataLoader] = {}
 
     def augmented(
         self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool
@@ -98,10 +98,10 @@ class FileBatches(Batches):
         seeds = torch.randint(2**62, (len(self),), generator=generator)
         batches = order.split(batch_sizes(len(self), batch_size))
         if flip not in self._loaders:  # kept, with its workers, for the next epoch
-            self._loaders[flip] = _loader(self.files, training_view(self.files.image_size, flip), keep_workers=True)
-        keys, loader = self._loaders[flip]
-        keys[:] = [list(zip(batch.tolist(), seeds[batch].tolist(), strict=True)) for batch in batches]
-        for images, batch in zip(loader, batches, strict=True):
+            self._loaders[flip] = _loader(self.files, training_view(self.files.image_size, flip), [], keep_workers=True)
+        keys = [list(zip(batch.tolist(), seeds[batch].tolist(), strict=True)) for batch in batches]
+        self._loaders[flip].batch_sampler[:] = keys
+        for images, batch in zip(self._loaders[flip], batches, strict=True):
             yield self._normalised(_sound(images)), self.labels[batch]
 
     def plain(self, batch_size: int = _BATCH) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -137,11 +137,9 @@ def check_readable(data: Dataset, folder: Path) -> None:
     done = folder / f"readable-{data.fingerprint}"
     if data.files is None or done.exists():
         return
-    problems = [problem for images in (data.train_images, data.val_images) for problem in find_unreadable(images)]
-    if problems:
-        raise InputError(
-            name_first("images can't be read", problems) + "\nReplace them, or take them out of the lists."
-        )
+    if problems := [*find_unreadable(data.train_images), *find_unreadable(data.val_images)]:
+        hint = "Replace them, or take them out of the lists."
+        raise InputError(name_first("images can't be read", problems) + f"\n{hint}")
     folder.mkdir(parents=True, exist_ok=True)
     done.touch()
 
@@ -195,10 +193,8 @@ def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
 def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     """The batch; raises InputError for problems in its place."""
     if isinstance(batch, list):
-        raise InputError(
-            name_first("images can't be read", batch)
-            + "\nRun `il2m check` on the data: it names all such images at once."
-        )
+        hint = "Run `il2m check` on the data: it names all such images at once."
+        raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
     return batch
 
 
@@ -206,33 +202,29 @@ def _in_order(
     files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], batch_size: int = _BATCH
 ) -> Iterable[torch.Tensor | list[str]]:
     """Batches of prepared images, in order, or of the problems with them."""
-    keys, loader = _loader(files, prepare)
-    places = range(len(files))
-    keys[:] = [[(place, 0) for place in places[start : start + batch_size]] for start in places[::batch_size]]
-    return loader
+    keys = [(place, 0) for place in range(len(files))]
+    return _loader(files, prepare, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
 
 def _loader(
-    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], keep_workers: bool = False
-) -> tuple[list, DataLoader]:
-    """A loader, and the list of batches of (place, seed) that it will go through when it is iterated.
+    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], batches: list, *, keep_workers: bool = False
+) -> DataLoader:
+    """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
 
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked.
     """
-    keys: list[list[tuple[int, int]]] = []
     workers = {}
     if files.num_workers:
         context = multiprocessing.get_context(_START)
         if _START == "forkserver":
             context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
-    loader = DataLoader(
+    return DataLoader(
         _Files(files.paths, prepare),
-        batch_sampler=keys,
+        batch_sampler=batches,
         num_workers=files.num_workers,
         collate_fn=_stack,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: the process's is left alone
         **workers,
     )
-    return keys, loader

@@ -42,26 +42,24 @@ def load_folder(folder: Path, *, image_size: int = 224, num_workers: int = 2) ->
     else:
         names, images = _class_files(folder, folder)
         train, val = _split(images, names)
-    options = {"image_size": image_size, "num_workers": num_workers}
-    return _dataset(folder.name, train, val, names, FileSource(folder), **options)
+    source = FileSource(folder)
+    return _dataset(folder.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
 
 
 def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
     """Names of the class folders, and their image files as seen from ``root``, all of it sorted; hidden files and other
     kinds of file are passed over."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [
-        sorted(f for f in os.listdir(folder / name) if f.lower().endswith(EXTENSIONS) and not f.startswith("."))
-        for name in names
-    ]
-    if not names or not all(files):
-        empty = [name for name, class_files in zip(names, files, strict=True) if not class_files]
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    files = {path.name: sorted(f for f in os.listdir(path) if not f.startswith(".")) for path in folders}
+    files = {name: [f for f in listed if f.lower().endswith(EXTENSIONS)] for name, listed in files.items()}
+    empty = [name for name, listed in files.items() if not listed]
+    if empty or not files:
         what = f"no image in the class folder(s) {empty[:10]}" if empty else "no class folders"
         raise InputError(f"{folder}: {what}; expected one folder per class with images ({', '.join(EXTENSIONS)}).")
-    labels = np.repeat(np.arange(len(names)), [len(class_files) for class_files in files])
     start = folder.relative_to(root)
-    images = [str(start / name / file) for name, class_files in zip(names, files, strict=True) for file in class_files]
-    return names, ImageList(root, np.array(images, dtype=TEXT), labels)
+    images = [str(start / name / file) for name, listed in files.items() for file in listed]
+    labels = np.repeat(np.arange(len(files)), [len(listed) for listed in files.values()])
+    return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:

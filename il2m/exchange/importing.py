@@ -6,7 +6,7 @@ other. What was not given can't be computed from it: ``config.json`` says so und
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +72,13 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
     run = _create(Path(out), files.dataset, files.states, files.memory_size, files.paths, missing)
     for state in run.missing_states:
         arrays: Arrays = {}
+        new: Arrays = {}
         for name, part in PAIRS.items():
             if part not in files.pairs(state):
                 continue
             images, blocks = files.read(state, part)
             arrays[f"{name}_labels"] = images.labels
-            if part == "new":
+            if part == "new":  # images x classes of all training images: only what is made of them is kept
                 parts = [reduce_scores(scores, labels) for scores, labels in blocks]
                 new = {key: np.concatenate([reduced[key] for reduced in parts]) for key in parts[0]}
             else:
@@ -193,7 +194,7 @@ def _converted(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _create(
-    folder: Path, dataset: str, states: States, memory_size: int, files: Collection[Path], missing: list[str]
+    folder: Path, dataset: str, states: States, memory_size: int, files: Iterable[Path], missing: list[str]
 ) -> Run:
     hashes = [file_hash(path) for path in files]
     identity = {"state_sizes": list(states.sizes), "memory_size": memory_size, "imported": hashes}

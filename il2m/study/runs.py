@@ -83,13 +83,10 @@ class StateFolder:
 
 
 def write_state(
-    run_folder: Path,
-    state: int,
-    arrays: Mapping[str, np.ndarray],
-    weights: Mapping[str, np.ndarray | torch.Tensor],
-    info: dict[str, Any],
+    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict
 ) -> None:
-    """Write one finished state: arrays as .npy, weights as safetensors, and state.json; all or nothing.
+    """Write one finished state: arrays as .npy, weights (torch's tensors, or arrays) as safetensors, and state.json;
+    all or nothing.
 
     Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them.
     """

@@ -3,8 +3,6 @@
 Each command is a function under the table of its arguments. What is slow to import is imported inside.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

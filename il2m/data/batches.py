@@ -1,7 +1,5 @@
 """Images on their way into a network: normalised, and augmented while training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass

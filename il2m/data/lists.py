@@ -1,7 +1,5 @@
 """Folders and lists of image files, read as a dataset of the study."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Arrays that users give in ``.npz`` files."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores out: a run's lists and scores in the authors' layout."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

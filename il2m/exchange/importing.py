@@ -4,8 +4,6 @@ An imported run has all its states in one folder and no model that could go on; 
 other. What was not given can't be computed from it: ``config.json`` says so under ``missing``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is done once to a collection of images before it is studied: lists, mean and standard deviation, a check."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

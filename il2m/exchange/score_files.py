@@ -10,8 +10,6 @@
 Scores are read block after block, and only what the statistics and the accuracies need of them is kept.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

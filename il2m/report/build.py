@@ -1,7 +1,5 @@
 """Executed notebooks as pages that need no network, and the report over a whole study's folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

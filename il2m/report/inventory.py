@@ -1,7 +1,5 @@
 """What lies in a study's folder, as tables for its report: what was asked and how far it is, all runs, environments."""
 
-from __future__ import annotations
-
 import shlex
 import urllib.parse
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A study's folder, and what its report says of the results: which runs belong together, findings, titles."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,15 +3,7 @@
 A lock is an empty file that stays where it is; who holds it is known to the kernel only (``flock``). It is free again
 when its holder lets go or dies, be it by SIGKILL, so there are no stale locks to remove by hand.
 
-How far this goes where several machines share a file system:
-
-- NFS 4: Linux turns ``flock`` into a lock at the server, and the same holds. Of a machine that crashed or lost its
-  network the server keeps the locks until its lease ends (often 90 seconds).
-- NFS 3 does the same through lockd, without leases: of a machine that crashed it keeps them until that one is up again.
-- Mounted so that locks stay local (NFS ``nolock`` or ``local_lock``, Lustre ``localflock``): processes of one machine
-  exclude each other, machines do not.
-- No locks at all: a warning, and the work is done unlocked. (Marker files would do instead, but outlive a machine.)
-
+On file systems that several machines share it depends on the mount how far this goes: see docs/reliability.md.
 Without a lock nothing is corrupted: what is finished appears in one rename. Work may only be done twice.
 """
 

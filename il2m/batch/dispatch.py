@@ -17,8 +17,8 @@ from il2m.batch import records
 from il2m.batch.cluster import Workers, check_workers, connected, dashboard
 from il2m.batch.estimates import Estimates
 from il2m.batch.jobs import Job
-from il2m.batch.live import Live
 from il2m.batch.records import FAILED, RUNNING
+from il2m.batch.status import Live
 from il2m.batch.worker import Outcome, run_job
 from il2m.errors import InputError
 

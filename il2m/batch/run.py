@@ -19,7 +19,7 @@ from il2m.batch.dispatch import execute_jobs
 from il2m.batch.estimates import Estimates
 from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
-from il2m.batch.live import duration, total_seconds
+from il2m.batch.status import duration, total_seconds
 from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks

@@ -16,18 +16,32 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode
 
 from il2m.errors import InputError, nearest
 from il2m.parameters import PARAMETERS, check_parameters
 
-_KEYS = ("extends", "description", "parameters", "combinations", "exclude")
+_SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a file's keys: in words, and whether a value has it
+    "extends": ("'extends' names one other grid file", lambda v: isinstance(v, str)),
+    "description": ("'description' is a text", lambda v: isinstance(v, str)),
+    "parameters": ("expected 'description' and 'parameters' (a mapping of name: value)", lambda v: isinstance(v, dict)),
+    "combinations": (
+        "expected 'combinations' as name: {parameter: value, ...}",
+        lambda v: isinstance(v, dict) and all(isinstance(values, dict | None) for values in v.values()),
+    ),
+    "exclude": (
+        "expected 'exclude' as a list of {parameter: value, ...}",
+        lambda v: isinstance(v, list) and all(isinstance(entry, dict) and entry for entry in v),
+    ),
+}
 _MOST_SETTINGS = 100_000  # a slip of a list or two should be told, not planned for hours
 
 
@@ -71,74 +85,76 @@ class Setting:
     combination: str
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number, as Python does (YAML 1.1 asks for 1.0e-4), and refuses what is said twice:
-    the second would silently win."""
+class _Constructor(SafeConstructor):
+    """Refuses a name that is given twice beside a merge key too, where ruamel.yaml would let the second win."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.YAMLError(f"{key!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+    def flatten_mapping(self, node: MappingNode) -> None:
+        if getattr(node, "merge", None) is None:  # else it is flattened already, with what it merges
+            names: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in names:
+                    raise MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                names.add(str(key.value))
+        super().flatten_mapping(node)
 
 
-def read_grid(path: Path) -> Grid:
-    """A grid file together with those it extends. Raises InputError if one of them is not a grid."""
-    return _read(path, ())
+def _read_yaml(text: str, where: str) -> Any:
+    """What YAML 1.2 says, as plain values. Raises InputError of one line; where: what is read, to be named there."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        return yaml.load(text)
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        problem = f"{line}{error.problem}"
+    except Exception as error:  # of a value that can't be converted, or of too deep a nesting: of many types
+        problem = f"{type(error).__name__}: {error}"
+    raise InputError(f"{where} is not valid YAML: {' '.join(problem.split())}")
 
 
-def _read(path: Path, below: tuple[Path, ...]) -> Grid:
+def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
+    """A grid file together with those it extends. Raises InputError if one of them is not a grid.
+
+    below: the files that extend this one, by way of each other.
+    """
+    content = _checked(path)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
-    content = _checked(path)
-    grid = Grid(path.stem)
+    parent = Grid("")
     if "extends" in content:
-        parent = _read(path.parent / content["extends"], (*below, path.resolve()))
-        grid = replace(parent, name=path.stem)
-    combinations = {**grid.combinations, **content["combinations"]}
+        parent = read_grid(path.parent / content["extends"], (*below, path.resolve()))
+    combinations = {**parent.combinations, **content["combinations"]}
     return Grid(
         name=path.stem,
-        description=content.get("description", grid.description),
-        parameters={**grid.parameters, **content["parameters"]},
-        combinations={name: given for name, given in combinations.items() if given is not None},
-        exclude=[*grid.exclude, *content["exclude"]],
+        description=content.get("description", parent.description),
+        parameters={**parent.parameters, **content["parameters"]},
+        combinations={name: values for name, values in combinations.items() if values is not None},
+        exclude=[*parent.exclude, *content["exclude"]],
     )
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of one file, with the shape that its keys must have."""
+    """The content of one file, each key with the shape that it must have."""
     try:
-        content = yaml.load(path.read_text(), _Loader)
-    except OSError as error:
-        raise InputError(f"can't read the grid {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't read the grid {path}: {getattr(error, 'strerror', None) or error}.") from None
+    content = _read_yaml(text, str(path))
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'description' and 'parameters' (a mapping of name: value).")
-    for key in content:
-        if key not in _KEYS:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _KEYS)}")
-    content = {key: value for key, value in content.items() if value is not None}
-    content = {"parameters": {}, "combinations": {}, "exclude": []} | content
-    if not isinstance(content["parameters"], dict):
-        raise InputError(f"{path}: expected 'description' and 'parameters' (a mapping of name: value).")
-    if not all(isinstance(content.get(key, ""), str) for key in ("extends", "description")):
-        raise InputError(f"{path}: 'extends' names one other grid file, 'description' is a text.")
-    combinations, exclude = content["combinations"], content["exclude"]
-    if not isinstance(combinations, dict) or any(not isinstance(v, dict | None) for v in combinations.values()):
-        raise InputError(f"{path}: expected 'combinations' as name: {{parameter: value, ...}}.")
-    if not isinstance(exclude, list) or any(not isinstance(e, dict) or not e for e in exclude):
-        raise InputError(f"{path}: expected 'exclude' as a list of {{parameter: value, ...}}.")
-    content["combinations"] = {str(name): given for name, given in combinations.items()}
-    if len(content["combinations"]) < len(combinations):
+        raise InputError(f"{path}: {_SHAPES['parameters'][0]}.")
+    for key, value in content.items():
+        if key not in _SHAPES:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(key, _SHAPES)}")
+        expected, has_shape = _SHAPES[key]
+        if value is not None and not has_shape(value):
+            raise InputError(f"{path}: {expected}.")
+    content = {"parameters": {}, "combinations": {}, "exclude": []} | {
+        k: v for k, v in content.items() if v is not None
+    }
+    combinations = {str(name): values for name, values in content["combinations"].items()}
+    if len(combinations) < len(content["combinations"]):
         raise InputError(f"{path}: two combinations have one name; names are texts.")
-    return content
+    return content | {"combinations": combinations}
 
 
 def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -148,10 +164,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"-p {text!r}: expected name=value, for example -p memory_size=100")
-        try:
-            overrides[name.strip()] = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise InputError(f"-p {text!r}: the value is not valid YAML: {error}") from None
+        overrides[name.strip()] = _read_yaml(value, f"-p {text!r}: the value")
     return overrides
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,9 @@ class Grid:
         What is excluded stays so; entries for values that are gone are gone with them.
         """
         combinations = {
-            name: {p: v for p, v in given.items() if p not in overrides} for name, given in self.combinations.items()
+            name: {p: v for p, v in values.items() if p not in overrides} for name, values in self.combinations.items()
         }
-        over = {name: value for name, value in overrides.items() if name in PARAMETERS}
-        exclude = [entry for entry in self.exclude if _overlaps(entry, over)]
+        exclude = [entry for entry in self.exclude if _agree(entry, overrides)]
         return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations, exclude=exclude)
 
 
@@ -148,9 +147,8 @@ def _checked(path: Path) -> dict[str, Any]:
         expected, has_shape = _SHAPES[key]
         if value is not None and not has_shape(value):
             raise InputError(f"{path}: {expected}.")
-    content = {"parameters": {}, "combinations": {}, "exclude": []} | {
-        k: v for k, v in content.items() if v is not None
-    }
+    content = {key: value for key, value in content.items() if value is not None}
+    content = {"parameters": {}, "combinations": {}, "exclude": []} | content
     combinations = {str(name): values for name, values in content["combinations"].items()}
     if len(combinations) < len(content["combinations"]):
         raise InputError(f"{path}: two combinations have one name; names are texts.")
@@ -183,11 +181,12 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
 
     defaults: what holds where the grid says nothing; a list there is swept too.
     """
-    found: dict[str, set[str]] = {}
-    for given in [{**defaults, **grid.parameters, **combination} for combination in _combinations(grid).values()]:
-        for name in dict.fromkeys([*grid.parameters, *given]):
-            found.setdefault(name, set()).update(map(repr, values_to_sweep(name, given[name])))
-    return [name for name, values in found.items() if len(values) > 1]
+    values_of: dict[str, set[str]] = {}
+    for combination in (grid.combinations or {"": {}}).values():
+        values = {**defaults, **grid.parameters, **combination}
+        for name in dict.fromkeys([*grid.parameters, *values]):
+            values_of.setdefault(name, set()).update(map(repr, values_to_sweep(name, values[name])))
+    return [name for name, values in values_of.items() if len(values) > 1]
 
 
 def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[Setting]:
@@ -197,69 +196,60 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[Setting]:
     Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
     """
     _check(grid, defaults)
-    lists = {name: v for name, v in defaults.items() if len(values_to_sweep(name, v)) > 1}
-    total, settings = 0, []
-    used = [False] * len(grid.exclude)
-    for name, combination in _combinations(grid).items():
+    lists = {name: value for name, value in defaults.items() if len(values_to_sweep(name, value)) > 1}
+    total, settings, used = 0, [], set()
+    for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
         total += math.prod(map(len, swept.values()))
         if total > _MOST_SETTINGS:
             raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
         for values in itertools.product(*swept.values()):
             chosen = dict(zip(swept, values, strict=True))
-            excluded = [_matches(entry, {**defaults, **chosen}) for entry in grid.exclude]
-            used = [before or now for before, now in zip(used, excluded, strict=True)]
-            if not any(excluded):
+            excluded_by = [i for i, entry in enumerate(grid.exclude) if _agree(entry, {**defaults, **chosen})]
+            used.update(excluded_by)
+            if not excluded_by:
                 settings.append(Setting(chosen, name))
-    for entry, was_used in zip(grid.exclude, used, strict=True):
-        if not was_used:
+    for i, entry in enumerate(grid.exclude):
+        if i not in used:
             raise InputError(f"grid {grid.name}: exclude: {entry} is none of its settings.")
     if not settings:
         raise InputError(f"grid {grid.name}: every setting is excluded.")
     return settings
 
 
-def _combinations(grid: Grid) -> Mapping[str, Mapping[str, Any]]:
-    return grid.combinations or {"": {}}
-
-
-def _matches(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    return all(any(_same(name, values[name], v) for v in values_to_sweep(name, e)) for name, e in entry.items())
-
-
-def _overlaps(entry: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
-    """Whether an exclusion names, of each overridden parameter that it names, one of the values it now has."""
+def _agree(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether an exclusion and settings have a value in common, of each parameter that both name."""
     return all(
-        any(_matches({name: entry[name]}, {name: value}) for value in values_to_sweep(name, given))
-        for name, given in overrides.items()
-        if name in entry
+        any(
+            _in_one_form(name, excluded) == _in_one_form(name, value)
+            for excluded in values_to_sweep(name, entry[name])
+            for value in values_to_sweep(name, values[name])
+        )
+        for name in entry
+        if name in values
     )
 
 
-def _same(name: str, one: Any, other: Any) -> bool:
-    """Whether two values of a parameter are one value: 1 and 1.0 of a number, but not 1 and True."""
-    convert = PARAMETERS[name].convert if name in PARAMETERS else lambda value: value
-    return convert(one) == convert(other)
+def _in_one_form(name: str, value: Any) -> Any:
+    """1 and 1.0 of a number are one value; what the parameter can't be is told later, by _check."""
+    try:
+        return check_parameters({name: value}, [name])[name]
+    except InputError:
+        return value
 
 
 def _check(grid: Grid, known: Mapping[str, Any]) -> None:
     """Raise InputError that lists every unknown name and bad value of a grid."""
-    problems = []
-    for where, name, value in _given(grid):
-        try:
-            check_parameters({name: value}, known)
-        except InputError as error:
-            problems.append(f"{where}{error}")
-    if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
-
-
-def _given(grid: Grid) -> Iterator[tuple[str, str, Any]]:
-    """Every single value that a grid gives: where, the parameter's name, the value."""
-    rooms = [("", grid.parameters)]
-    rooms += [(f"combination {name}: ", given) for name, given in grid.combinations.items()]
-    rooms += [("exclude: ", entry) for entry in grid.exclude]
-    for where, given in rooms:
-        for name, value in given.items():
+    parts = [("", grid.parameters)]
+    parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
+    parts += [("exclude: ", entry) for entry in grid.exclude]
+    problems: dict[str, None] = {}  # each once, in order
+    for where, values in parts:
+        for name, value in values.items():
             for single in values_to_sweep(name, value):
-                yield where, name, single
+                try:
+                    check_parameters({name: single}, known)
+                except InputError as error:
+                    problems[f"{where}{error}"] = None
+    if problems:
+        raise InputError("\n".join(problems))

@@ -96,6 +96,14 @@ def test_overrides_hold_in_combinations_too_and_drop_exclusions_of_what_is_gone(
     assert {values["memory_size"] for values in kept} == {100}
 
 
+def test_an_override_that_can_not_be_is_told_and_not_tripped_over():
+    grid = Grid("g", parameters={"memory_size": [100, 50]}, exclude=[{"memory_size": 50, "distillation": True}])
+    with pytest.raises(InputError, match="memory_size = 'many': expected a whole number"):
+        chosen(grid.overridden({"memory_size": "many"}))
+    with pytest.raises(InputError, match="unknown parameter 'memory'"):
+        chosen(grid.overridden({"memory": 3}))
+
+
 def test_too_many_settings_are_told_and_not_planned():
     with pytest.raises(InputError, match=r"2,000,000 settings; a grid may have 100,000 at most"):
         chosen(Grid("g", parameters={"memory_size": list(range(1000)), "epochs": list(range(1, 1001))}))

@@ -66,8 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="run on the workers of this dask scheduler (tcp:// or tls://)",
     )
-    for name, what in (("ca-file", "authority"), ("cert", "certificate"), ("key", "private key")):
-        run.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=f"for tls:// schedulers: the {what}, PEM")
     run.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="how a study stands: done, running, failed, missing, by stage")
@@ -174,11 +172,10 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch.cluster import make_workers
+    from il2m.batch.cluster import Workers
     from il2m.batch.run import run_study  # imports dask: not for `il2m --help`
 
-    tls = (args.tls_ca_file, args.tls_cert, args.tls_key)
-    workers = make_workers(args.workers, args.threads, args.scheduler, *tls)
+    workers = Workers(args.workers, args.threads, args.scheduler)
     options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
     study = run_study(args.grid, out_dir=args.out, workers=workers, **options)
     if args.dry_run:

@@ -9,55 +9,42 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dask.distributed import Client, LocalCluster, Security
+from dask.distributed import Client, LocalCluster
 
 from il2m.batch.worker import what_a_worker_sees
 from il2m.errors import InputError
 from il2m.system.machine import usable_cores, visible_gpus
 
 _SECONDS_TO_CONNECT = 20
+_TLS = (
+    "Name the certificates (PEM files) in dask's configuration, for example by the environment variables "
+    "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and "
+    "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
+)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many jobs run side by side, with how many CPU threads each, and where.
+    """How many jobs run side by side, with how many CPU threads each, and where. Raises InputError if both are given.
 
     count: on this machine; None: one per GPU, or as many as the cores have room for. scheduler: the address of a dask
-    scheduler, whose workers' threads then take a job each. tls: the certificates it asks for.
+    scheduler, whose workers' threads then take a job each.
     """
 
     count: int | None = None
     threads: int = 1
     scheduler: str = ""
-    tls: Security | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.count:
+            raise InputError(
+                "--workers are jobs on this machine; the workers at --scheduler have --nthreads of their own."
+            )
 
     @property
-    def here(self) -> int:
-        if self.count:
-            return self.count
-        return len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
-
-
-def make_workers(
-    count: int | None, threads: int, scheduler: str, ca_file: Path | None, cert: Path | None, key: Path | None
-) -> Workers:
-    """Workers as the command line asks for them. Raises InputError for what does not go together, or is not there."""
-    if scheduler and count:
-        raise InputError("--workers are jobs on this machine; the workers at --scheduler have --nthreads of their own.")
-    given = {"--tls-ca-file": ca_file, "--tls-cert": cert, "--tls-key": key}
-    if not any(given.values()):
-        return Workers(count, threads, scheduler)
-    for name, path in given.items():
-        if path is None or not path.is_file():
-            raise InputError(
-                f"{name}: " + (f"no file {path}." if path else "a tls:// scheduler needs all three files.")
-            )
-    if not scheduler.startswith("tls://"):
-        raise InputError(f"--scheduler {scheduler!r}: certificates are for an address that begins with tls://.")
-    tls = Security(
-        require_encryption=True, tls_ca_file=str(ca_file), tls_client_cert=str(cert), tls_client_key=str(key)
-    )
-    return Workers(count, threads, scheduler, tls)
+    def side_by_side(self) -> int:
+        """Jobs at a time on this machine."""
+        return self.count or len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
 
 
 @contextlib.contextmanager
@@ -66,17 +53,18 @@ def connected(workers: Workers) -> Iterator[Client]:
     _silence_dask()
     if not workers.scheduler:
         # the workers are threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
-        addresses = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-        options = {"processes": False, "n_workers": 1, "threads_per_worker": workers.here}
-        with LocalCluster(**options, **addresses) as cluster, Client(cluster) as client:
+        options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.side_by_side}
+        options |= {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(**options) as cluster, Client(cluster) as client:
             yield client
         return
     try:
-        client = Client(workers.scheduler, security=workers.tls, timeout=_SECONDS_TO_CONNECT)
+        client = Client(workers.scheduler, timeout=_SECONDS_TO_CONNECT)
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"no dask scheduler answers at {workers.scheduler}: {error or type(error).__name__}. Start one with `dask "
-            "scheduler`; for an address that begins with tls:// give --tls-ca-file, --tls-cert and --tls-key."
+            f"no dask scheduler answers at {workers.scheduler}: {reason}. "
+            + (_TLS if workers.scheduler.startswith("tls:") else "Start one with `dask scheduler`.")
         ) from None
     with client:
         yield client

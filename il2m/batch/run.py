@@ -121,9 +121,13 @@ def plan_text(
         lines.append(f"  {notebook:28}{len(of):7}{len(of) - len(left):7}{len(left):7}   {_told(left, estimates)}")
     if each:
         lines += [f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {_about(job)}" for job in jobs]
-    where = f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.here} jobs side by side"
+    where = (
+        f"the workers of {workers.scheduler}"
+        if workers.scheduler
+        else f"up to {workers.side_by_side} jobs side by side"
+    )
     if waiting:
-        together = f", about {duration(seconds / workers.here)}" if seconds and not workers.scheduler else ""
+        together = f", about {duration(seconds / workers.side_by_side)}" if seconds and not workers.scheduler else ""
         guess = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
         lines.append(f"{where}{together}{guess}")
     return "\n".join(lines)

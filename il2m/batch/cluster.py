@@ -90,8 +90,8 @@ def check_workers(client: Client, marker: Path, code: str) -> None:
 
     marker: a file in the study's folder, which all workers must see. code: records.code_hash, which must be theirs.
     """
-    found = client.run(what_a_worker_sees, marker)
-    for address, (sees, version, host) in found.items():
+    answers = client.run(what_a_worker_sees, marker)
+    for address, (sees, version, host) in answers.items():
         if not sees:
             raise InputError(
                 f"worker {address} on {host} does not see {marker.parent.parent}: the study's folder must be on a file "

@@ -19,7 +19,7 @@ from il2m.batch.estimates import Estimates
 from il2m.batch.jobs import Job
 from il2m.batch.records import FAILED, RUNNING
 from il2m.batch.status import Live
-from il2m.batch.worker import Outcome, run_job
+from il2m.batch.worker import JobEnd, run_job
 from il2m.errors import InputError
 
 _SECONDS_TO_STOP = 20
@@ -84,7 +84,7 @@ class _Dispatch:
     def __init__(self, client: Client, codes: Mapping[str, str], lease: Path, estimates: Estimates) -> None:
         self._client, self._codes, self._lease, self._estimates = client, codes, lease, estimates
         self._futures: dict[str, Future] = {}
-        self._outcomes: dict[str, Outcome] = {}
+        self._ends: dict[str, JobEnd] = {}
         self._job_of: dict[str, Job] = {}
         self._submissions: Counter[str] = Counter()
         self._began: dict[str, list[tuple[str, int]]] = {}
@@ -97,17 +97,17 @@ class _Dispatch:
         while not ending.is_empty():
             for future in ending.next_batch(block=False):
                 job = self._job_of[future.key]
-                outcome = self._outcome(job, future)
-                if outcome is None:  # once more
+                end = self._end(job, future)
+                if end is None:  # once more
                     self._submit(job)
                     ending.add(self._futures[job.name])
                     continue
-                self._outcomes[job.name] = outcome
-                self._estimates.add(job.kind, outcome.seconds, outcome.work)
-                live.ended(job, outcome.seconds, outcome.failure)
+                self._ends[job.name] = end
+                self._estimates.add(job.kind, end.seconds, end.work)
+                live.ended(job, end.seconds, end.failure)
             live.show(self._under_way)
             time.sleep(0.25)
-        return {name: outcome.failure for name, outcome in self._outcomes.items() if outcome.failure}
+        return {name: end.failure for name, end in self._ends.items() if end.failure}
 
     def wait_for_those_under_way(self) -> None:
         """They end once their lease is gone. A second Ctrl-C does not wait for them."""
@@ -117,14 +117,14 @@ class _Dispatch:
 
     def _submit(self, job: Job) -> None:
         before = [name for name in (*job.after, *job.beside) if name in self._futures]
-        earlier = {name: self._outcomes.get(name, self._futures[name]) for name in before}
+        earlier = {name: self._ends.get(name, self._futures[name]) for name in before}
         self._submissions[job.name] += 1
         key = f"{job.name}-{self._lease.stem}-{self._submissions[job.name]}"
         self._job_of[key], self._began[job.name] = job, _how_far(job)
         arguments = (job, self._codes[job.notebook], self._lease, earlier)
         self._futures[job.name] = self._client.submit(run_job, *arguments, key=key, pure=False)
 
-    def _outcome(self, job: Job, future: Future) -> Outcome | None:
+    def _end(self, job: Job, future: Future) -> JobEnd | None:
         """How a job came out; None if it is to be done again, because workers died but the job got on meanwhile, or
         because it was not this one that they died of."""
         if future.cancelled():
@@ -141,7 +141,7 @@ class _Dispatch:
         else:
             reason = repr(error)
         records.write_record(job, FAILED, code=self._codes[job.notebook], reason=reason)
-        return Outcome(failure=f"failed: {reason}")
+        return JobEnd(failure=f"failed: {reason}")
 
     def _under_way(self) -> tuple[list[Job], int]:
         """The jobs that workers are at (some that they were given still wait there), and how many they can do."""

@@ -22,9 +22,9 @@ class Estimates:
         self._rates: dict[str, list[float]] = {}
         self._medians: dict[str, float] = {}
         self._kept = {name: record.get("key") for name, record in records.items() if record.get("status") == DONE}
-        beside = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
-        beside = sorted(beside, key=lambda path: path.stat().st_mtime)[-_FEW:]
-        for record in [*map(read_record, beside), *records.values()]:
+        others = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
+        others = sorted(others, key=lambda path: path.stat().st_mtime)[-_FEW:]
+        for record in [*map(read_record, others), *records.values()]:
             if record.get("status") == DONE:
                 self.add(record.get("kind", ""), record.get("seconds", 0), record.get("work", 0))
 

@@ -88,8 +88,8 @@ def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) 
                 f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what "
                 "comes out, and can't be swept; give one value."
             )
-    here = {"out_dir": str(out_dir), "num_threads": num_threads}
-    wanted = [_wanted(setting, defaults, swept, here) for setting in settings]
+    fixed = {"out_dir": str(out_dir), "num_threads": num_threads}
+    wanted = [_wanted(setting, defaults, swept, fixed) for setting in settings]
     load = cache(_load_images)
     jobs: dict[str, Job] = {}
     for group in _groups(wanted, BASE):  # a base's images are held only while its fine-tunings are planned
@@ -102,28 +102,28 @@ def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) 
 class _Wanted:
     """What one setting gives to each notebook, and the values of what varies in the grid."""
 
-    of: dict[str, dict[str, Any]]
+    parameters: dict[str, dict[str, Any]]
     swept: dict[str, Any]
     combinations: tuple[str, ...]
 
     @property
-    def told(self) -> dict[str, Any]:
+    def labels(self) -> dict[str, Any]:
         """What a job of this setting alone says of it."""
         return {"swept": self.swept, "combinations": self.combinations}
 
 
-def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], here: Mapping) -> _Wanted:
-    chosen = _absolute(setting.values, Path.cwd()) | here
-    of = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
+def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], fixed: Mapping) -> _Wanted:
+    chosen = _absolute(setting.values, Path.cwd()) | fixed
+    parameters = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
     varying = {name: setting.values[name] for name in swept if name in setting.values}
-    return _Wanted(of, varying, (setting.combination,) if setting.combination else ())
+    return _Wanted(parameters, varying, (setting.combination,) if setting.combination else ())
 
 
 def _groups(wanted: Iterable[_Wanted], notebook: str) -> list[list[_Wanted]]:
     """Settings that give the same to ``notebook``, together."""
     groups: dict[str, list[_Wanted]] = {}
     for setting in wanted:
-        groups.setdefault(json.dumps(setting.of[notebook], sort_keys=True), []).append(setting)
+        groups.setdefault(json.dumps(setting.parameters[notebook], sort_keys=True), []).append(setting)
     return list(groups.values())
 
 
@@ -131,20 +131,20 @@ def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: C
     """The jobs of settings that have their base training in common; some of them may be wanted several times."""
     from il2m.study.planning import images_to_train_on, plan_base, plan_fine_tuning  # imports torch
 
-    given = {**defaults[BASE], **group[0].of[BASE]}
+    given = {**defaults[BASE], **group[0].parameters[BASE]}
     images = load(given["dataset"], given["data_dir"], given["image_size"])
     base = plan_base(**_planned(given), images=images)
     work = sum(images_to_train_on(base).values())
     in_base = {name: value for name, value in group[0].swept.items() if name in defaults[BASE]}
     combinations = tuple(dict.fromkeys(name for setting in group for name in setting.combinations))
     about = {"kind": _kind(base), "work": work, "swept": in_base, "combinations": combinations}
-    jobs = [Job(BASE, base.folder.name, group[0].of[BASE], **about)]
+    jobs = [Job(BASE, base.folder.name, group[0].parameters[BASE], **about)]
     twins: dict[str, list[tuple[Job, _Wanted]]] = {}  # runs that differ in distillation only are analysed together
     for setting in group:
-        given = _planned({**defaults[FINE_TUNING], **setting.of[FINE_TUNING]}, "base", "dataset")
+        given = _planned({**defaults[FINE_TUNING], **setting.parameters[FINE_TUNING]}, "base", "dataset")
         plan = plan_fine_tuning(**given, base_plan=base)
-        parameters = setting.of[FINE_TUNING] | {"base": base.folder.name}
-        about = {"kind": _kind(plan), "work": sum(images_to_train_on(plan).values()), **setting.told}
+        parameters = setting.parameters[FINE_TUNING] | {"base": base.folder.name}
+        about = {"kind": _kind(plan), "work": sum(images_to_train_on(plan).values()), **setting.labels}
         tuning = Job(FINE_TUNING, plan.folder.name, parameters, (jobs[0].name,), **about)
         twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, setting))
     for together in twins.values():
@@ -152,8 +152,8 @@ def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: C
         jobs += [tuning for tuning, _ in together]
         for tuning, setting in together:
             for notebook in (ANALYSIS, ABLATION):
-                parameters = setting.of[notebook] | {"run": tuning.run}
-                jobs.append(Job(notebook, tuning.run, parameters, (tuning.name,), **about, **setting.told))
+                parameters = setting.parameters[notebook] | {"run": tuning.run}
+                jobs.append(Job(notebook, tuning.run, parameters, (tuning.name,), **about, **setting.labels))
     return jobs
 
 

@@ -94,9 +94,9 @@ def lock_path(job: Job) -> Path:
     return job.out_dir / "jobs" / f"{job.name}.lock"
 
 
-def write_record(job: Job, status: str, *, code: str, beside: Iterable[str] = (), **about: Any) -> None:
-    """Keep how a job stands. code: see code_hash; beside: the jobs whose results it could show."""
-    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(beside), **about}
+def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **about: Any) -> None:
+    """Keep how a job stands. code: see code_hash; shown: the jobs whose results it could show."""
+    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown), **about}
     if status == DONE:
         record["files"] = {str(path.relative_to(job.out_dir)): path.stat().st_size for path in _made_by(job)}
     write_atomically(record_path(job), json.dumps(record | {"time": now()}))
@@ -125,13 +125,13 @@ def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_record(path) for path in (out_dir / "jobs").glob("*.json")}
 
 
-def is_done(job: Job, record: Mapping[str, Any], code: str, beside: Iterable[str]) -> bool:
+def is_done(job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[str]) -> bool:
     """Whether a record says that this job was done, as it is asked for and by this code, and its files are there.
 
-    beside: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
+    to_show: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
     """
     same = record.get("status") == DONE and record.get("key") == job.key and record.get("code") == code
-    return same and set(beside) <= set(record["beside"]) and _files_are_there(job, record)
+    return same and set(to_show) <= set(record["beside"]) and _files_are_there(job, record)
 
 
 def _files_are_there(job: Job, record: Mapping[str, Any]) -> bool:

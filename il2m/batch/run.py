@@ -116,9 +116,11 @@ def plan_text(
         f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
     ]
     for notebook in NOTEBOOKS:
-        of = [job for job in jobs if job.notebook == notebook]
-        left = [job for job in of if job.name in to_do]
-        lines.append(f"  {notebook:28}{len(of):7}{len(of) - len(left):7}{len(left):7}   {_told(left, estimates)}")
+        planned = [job for job in jobs if job.notebook == notebook]
+        left = [job for job in planned if job.name in to_do]
+        lines.append(
+            f"  {notebook:28}{len(planned):7}{len(planned) - len(left):7}{len(left):7}   {_time_text(left, estimates)}"
+        )
     if each:
         lines += [f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {_about(job)}" for job in jobs]
     where = (
@@ -137,7 +139,7 @@ def _about(job: Job) -> str:
     return " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
 
 
-def _told(jobs: Sequence[Job], estimates: Estimates) -> str:
+def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
     seconds, unknown = total_seconds(jobs, estimates)
     if not jobs:
         return ""

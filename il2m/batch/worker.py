@@ -26,7 +26,7 @@ PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobEnd:
     """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
     (empty: it did not)."""
 
@@ -35,7 +35,7 @@ class Outcome:
     failure: str = ""
 
 
-def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
+def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = MappingProxyType({})) -> JobEnd:
     """Execute one job's notebook, unless another process did so in the meantime. Never raises.
 
     The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
@@ -44,29 +44,29 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, Outcome] = M
     """
     for name in job.after:
         if name in earlier and earlier[name].failure:
-            return Outcome(failure=f"not run, because {name} failed")
+            return JobEnd(failure=f"not run, because {name} failed")
     if not lease.exists():
         host = socket.gethostname()
-        return Outcome(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
+        return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:
         notebook = find_notebooks() / f"{job.notebook}.ipynb"
         if records.code_hash(notebook) != code:
             raise InputError(f"{socket.gethostname()} has another version of il2m, or its files changed meanwhile")
         with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
-            beside = [name for name in job.beside if name not in earlier or not earlier[name].failure]
-            if records.is_done(job, records.read_record(records.record_path(job)), code, beside):
-                return Outcome()
-            return _run_locked(job, notebook, code, beside, lease)
+            shown = [name for name in job.beside if name not in earlier or not earlier[name].failure]
+            if records.is_done(job, records.read_record(records.record_path(job)), code, shown):
+                return JobEnd()
+            return _run_locked(job, notebook, code, shown, lease)
     except (Stopped, WaitingStopped):
-        return Outcome(failure="stopped")
+        return JobEnd(failure="stopped")
     except Exception as error:  # a full disk, no right to write, ...: of this job alone
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
             records.write_record(job, FAILED, code=code, reason=reason)
-        return Outcome(failure=f"failed: {reason}")
+        return JobEnd(failure=f"failed: {reason}")
 
 
-def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], lease: Path) -> Outcome:
+def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease: Path) -> JobEnd:
     log = records.record_path(job).with_suffix(".log")
     machine = {"host": socket.gethostname(), "pid": os.getpid()}
     records.write_record(job, RUNNING, code=code, **machine)
@@ -79,10 +79,10 @@ def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], leas
     about = {"code": code, "seconds": seconds, **machine}
     if failure:
         records.write_record(job, FAILED, reason=failure, **about)
-        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy(job.output)})")
+        return JobEnd(seconds, failure=f"failed: {failure} (see {failed_copy(job.output)})")
     log.unlink(missing_ok=True)
-    records.write_record(job, DONE, beside=beside, work=work, **about)
-    return Outcome(seconds, work)
+    records.write_record(job, DONE, shown=shown, work=work, **about)
+    return JobEnd(seconds, work)
 
 
 def _has_results(job: Job) -> bool:

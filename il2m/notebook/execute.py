@@ -109,15 +109,15 @@ def _in_a_process(
 ) -> str:
     """Run _job_main in a process of its own; returns what it replies, or how it ended without a reply."""
     multiprocessing.current_process().daemon = False  # a dask worker is a daemon of its nanny, and may have no children
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = process_context(preload).Process(target=_job_main, args=(there, *arguments))
+    reply, sender = multiprocessing.Pipe(duplex=False)
+    process = process_context(preload).Process(target=_job_main, args=(sender, *arguments))
     process.start()
-    there.close()
+    sender.close()
     try:
-        while not here.poll(_POLL_SECONDS):
+        while not reply.poll(_POLL_SECONDS):
             if stop():
                 raise Stopped
-        return here.recv()
+        return reply.recv()
     except EOFError:
         process.join()
         how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with exit code {process.exitcode}"
@@ -208,11 +208,11 @@ class _Kernel:
     stdin = stdout = stderr = None  # these, and the methods, are what jupyter_client asks of a process
 
     def __init__(self) -> None:
-        self._here, there = multiprocessing.Pipe()
+        self._pipe, its_end = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork" if is_warm() else "spawn")
-        self._process = context.Process(target=_kernel_main, args=(there,), name="kernel", daemon=True)
+        self._process = context.Process(target=_kernel_main, args=(its_end,), name="kernel", daemon=True)
         self._process.start()
-        there.close()
+        its_end.close()
         self.pid = self._process.pid
         self._sockets = Path(tempfile.mkdtemp(prefix="il2m-", dir=None if _is_short(tempfile.gettempdir()) else "/tmp"))
 
@@ -222,7 +222,7 @@ class _Kernel:
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def start(self, command: list[str]) -> None:
-        self._here.send((command[command.index("ipykernel_launcher") + 1 :], os.getcwd()))
+        self._pipe.send((command[command.index("ipykernel_launcher") + 1 :], os.getcwd()))
 
     def poll(self) -> int | None:
         return self._process.exitcode

@@ -50,7 +50,7 @@ def make_job(tmp_path: Path, notebook: str, run: str, **about: tuple[str, ...]) 
     return Job(notebook, run, {"value": "thing", "out_dir": str(tmp_path / "out")}, **about)
 
 
-def run_one(job: Job, notebooks: Path) -> worker.Outcome:
+def run_one(job: Job, notebooks: Path) -> worker.JobEnd:
     code = records.code_hash(notebooks / f"{job.notebook}.ipynb")
     lease = job.out_dir / "jobs" / "x.lease"
     lease.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_a_job_that_another_process_did_is_not_done_again(notebooks: Path, tmp_p
     job = make_job(tmp_path, "works", "good")
     assert run_one(job, notebooks).seconds > 0
     before = job.output.stat().st_mtime_ns
-    assert run_one(job, notebooks) == worker.Outcome()
+    assert run_one(job, notebooks) == worker.JobEnd()
     assert job.output.stat().st_mtime_ns == before
     assert run_one(replace(job, parameters=job.parameters | {"value": "other"}), notebooks).seconds > 0
 
@@ -150,7 +150,7 @@ def test_a_kernel_that_dies_is_told(notebooks: Path, tmp_path: Path):
 
 def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "lasts", "x")
-    found: list[worker.Outcome] = []
+    found: list[worker.JobEnd] = []
     thread = threading.Thread(target=lambda: found.append(run_one(job, notebooks)))
     thread.start()
     while not (job.out_dir / "started").exists():
@@ -160,7 +160,7 @@ def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, 
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
     (job.out_dir / "jobs" / "x.lease").unlink()
     thread.join(60)
-    assert found == [worker.Outcome(failure="stopped")]
+    assert found == [worker.JobEnd(failure="stopped")]
     assert not is_locked(records.lock_path(job))
     assert not list(job.output.parent.iterdir())
     row = records.jobs_table(job.out_dir).iloc[0]

@@ -52,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="this of the grid's combinations; may be repeated"
     )
+    run.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="FILE_OR_MODULE",
+        help="load this Python file (.py) or module first, here and in each job; may be repeated",
+    )
     run.add_argument("--dry-run", action="store_true", help="print the plan, job by job, and do nothing")
     run.add_argument(
         "--workers",
@@ -177,6 +185,7 @@ def _run(args: argparse.Namespace) -> int:
 
     workers = Workers(args.workers, args.threads, args.scheduler)
     options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
+    options["plugins"] = args.plugins
     study = run_study(args.grid, out_dir=args.out, workers=workers, **options)
     if args.dry_run:
         return 0

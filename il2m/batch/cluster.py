@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dask.distributed import Client, LocalCluster
 
+from il2m.batch.jobs import Job
 from il2m.batch.worker import what_a_worker_sees
 from il2m.errors import InputError
 from il2m.system.machine import usable_cores, visible_gpus
@@ -85,12 +86,12 @@ def dashboard(client: Client) -> str:
     return client.dashboard_link
 
 
-def check_workers(client: Client, marker: Path, code: str) -> None:
+def check_workers(client: Client, marker: Path, job: Job, code: str) -> None:
     """Refuse workers that could not do the jobs, before the first one starts.
 
-    marker: a file in the study's folder, which all workers must see. code: records.code_hash, which must be theirs.
+    marker: a file in the study's folder, which all workers must see. code: of ``job``, which must be theirs.
     """
-    answers = client.run(what_a_worker_sees, marker)
+    answers = client.run(what_a_worker_sees, marker, job)
     for address, (sees, version, host) in answers.items():
         if not sees:
             raise InputError(
@@ -99,5 +100,6 @@ def check_workers(client: Client, marker: Path, code: str) -> None:
             )
         if version != code:
             raise InputError(
-                f"worker {address} on {host} has another version of il2m: use the same checkout, and start it again."
+                f"worker {address} on {host} has another version of il2m or of a plugin: use the same files, and start "
+                "it again."
             )

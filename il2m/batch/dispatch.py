@@ -37,7 +37,7 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
             if not client.nthreads():
                 print("waiting for the scheduler's first worker", flush=True)
                 client.wait_for_workers(1)
-            check_workers(client, lease, records.library_hash())
+            check_workers(client, lease, jobs[0], codes[jobs[0].name])
         if dashboard(client):
             print(f"dashboard: {dashboard(client)}", flush=True)
         dispatch = _Dispatch(client, codes, lease, estimates)
@@ -121,7 +121,7 @@ class _Dispatch:
         self._submissions[job.name] += 1
         key = f"{job.name}-{self._lease.stem}-{self._submissions[job.name]}"
         self._job_of[key], self._began[job.name] = job, _how_far(job)
-        arguments = (job, self._codes[job.notebook], self._lease, earlier)
+        arguments = (job, self._codes[job.name], self._lease, earlier)
         self._futures[job.name] = self._client.submit(run_job, *arguments, key=key, pure=False)
 
     def _end(self, job: Job, future: Future) -> JobEnd | None:
@@ -140,7 +140,7 @@ class _Dispatch:
             reason = "its workers died one after another, and it got no further (out of memory?)"
         else:
             reason = repr(error)
-        records.write_record(job, FAILED, code=self._codes[job.notebook], reason=reason)
+        records.write_record(job, FAILED, code=self._codes[job.name], reason=reason)
         return JobEnd(failure=f"failed: {reason}")
 
     def _under_way(self) -> tuple[list[Job], int]:

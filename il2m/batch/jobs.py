@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
 from il2m.study.find import but_distillation
 from il2m.system.hashes import short_hash
+from il2m.system.plugins import load_plugin, resolved
 
 if TYPE_CHECKING:
     from il2m.data.dataset import Dataset
@@ -37,6 +38,7 @@ class Job:
     after: names of the jobs whose results it needs; beside: of those whose results it shows too if there are any.
     kind, work: jobs of one kind take seconds in proportion to their work (image passes of a training, else 1).
     swept: the values of what varies in the grid, of this job; combinations: those of the grid that it serves.
+    plugins: what is loaded before the notebook, see system.plugins.
     """
 
     notebook: str
@@ -48,6 +50,7 @@ class Job:
     work: float = 1.0
     swept: dict[str, Any] = field(default_factory=dict)
     combinations: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,12 +72,18 @@ class Job:
         return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
 
 
-def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) -> list[Job]:
+def plan_jobs(
+    grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
+) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
 
     Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
+    plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
+    plugins = tuple(map(resolved, plugins))
+    for plugin in plugins:
+        load_plugin(plugin)
     defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
     for name, instead in _CHOSEN_HERE.items():
@@ -95,7 +104,7 @@ def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) 
     for group in _groups(wanted, BASE):  # a base's images are held only while its fine-tunings are planned
         for job in _jobs_of_base(group, defaults, load):
             jobs[job.name] = _merged(jobs[job.name], job) if job.name in jobs else job
-    return list(jobs.values())
+    return [replace(job, plugins=plugins) for job in jobs.values()]
 
 
 @dataclass(frozen=True)

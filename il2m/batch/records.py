@@ -20,13 +20,15 @@ import pandas as pd
 
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
-from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
+from il2m.errors import InputError
+from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import failed_copy
 from il2m.study.runs import RESULTS_FILE
 from il2m.system.files import write_atomically
 from il2m.system.hashes import short_hash
 from il2m.system.locks import is_locked
 from il2m.system.machine import LIBRARY
+from il2m.system.plugins import plugin_hash
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 
@@ -79,7 +81,7 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
 
 def _job(entry: dict[str, Any], out_dir: Path) -> Job:
     """A job as it was planned, in the folder where it now lies."""
-    tuples = {name: tuple(entry[name]) for name in ("after", "beside", "combinations")}
+    tuples = {name: tuple(entry.get(name, ())) for name in ("after", "beside", "combinations", "plugins")}
     return Job(**{**entry, **tuples, "parameters": {**entry["parameters"], "out_dir": str(out_dir)}})
 
 
@@ -141,9 +143,10 @@ def _files_are_there(job: Job, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def code_hash(notebook: Path) -> str:
-    """Hash of a notebook and of the library: what it showed with other code is not what it shows now."""
-    return short_hash([library_hash(), hashlib.sha256(notebook.read_bytes()).hexdigest()])
+def code_hash(notebook: Path, plugins: Sequence[str] = ()) -> str:
+    """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now."""
+    hashes = [hashlib.sha256(notebook.read_bytes()).hexdigest(), *map(plugin_hash, plugins)]
+    return short_hash([library_hash(), *hashes])
 
 
 @cache
@@ -154,8 +157,9 @@ def library_hash() -> str:
 
 
 def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
-    """code_hash of each notebook that jobs execute."""
-    return {name: code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
+    """Name of each job -> its code_hash."""
+    hash_once = cache(code_hash)
+    return {job.name: hash_once(notebooks / f"{job.notebook}.ipynb", job.plugins) for job in jobs}
 
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
@@ -165,7 +169,7 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
     waiting: dict[str, Job] = {}
     for job in jobs:
         again = any(name in waiting for name in job.after)
-        if again or not is_done(job, records.get(job.name, {}), codes[job.notebook], job.beside):
+        if again or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
             waiting[job.name] = job
     return list(waiting.values())
 
@@ -187,7 +191,7 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
             jobs[job.name] = job
             grids.setdefault(job.name, []).append(plan["grid"])
     records = read_records(out_dir)
-    codes = {name: code_hash(find_notebooks() / f"{name}.ipynb") for name in NOTEBOOKS}
+    code_once = cache(code_here)
     rows, status_of = [], {}
     for job in jobs.values():
         record = records.get(job.name, {})
@@ -200,9 +204,17 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
         about |= {"grid": ", ".join(dict.fromkeys(grids[job.name])), "combination": ", ".join(job.combinations)}
         about |= {"swept": swept_text(job), "status": status, "seconds": record.get("seconds", float("nan"))}
         about |= {"reason": reason, "file": _file(job, status)}
-        rows.append(about | {"other_code": status == DONE and record["code"] != codes.get(job.notebook)})
+        rows.append(about | {"other_code": status == DONE and record["code"] != code_once(job.notebook, job.plugins)})
     columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
     return pd.DataFrame(rows, columns=[*columns, "other_code"])
+
+
+def code_here(notebook: str, plugins: Sequence[str]) -> str:
+    """code_hash in this process, "" where a file of it is gone."""
+    try:
+        return code_hash(find_notebooks() / f"{notebook}.ipynb", plugins)
+    except (OSError, InputError):
+        return ""
 
 
 def swept_text(job: Job) -> str:

@@ -45,15 +45,17 @@ def run_study(
     out_dir: Path | None = None,
     only: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
     workers: Workers | None = None,
     dry_run: bool = False,
     command: Sequence[str] = (),
 ) -> StudyRun:
     """Execute a grid's study, print its plan, its progress and a summary; returns where it is, and what failed.
 
-    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. dry_run: only print
-    the plan. command: the words that asked for all this, to be kept with the plan. Everything is checked before the
-    first job starts; raises InputError. What was done before, and is there, is not done again.
+    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
+    system.plugins. dry_run: only print the plan. command: the words that asked for all this, to be kept with the plan.
+    Everything is checked before the first job starts; raises InputError. What was done before, and is there, is not
+    done again.
     """
     started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
     out = (out_dir or notebooks.parent / "runs" / grid_file.stem).resolve()
@@ -61,7 +63,7 @@ def run_study(
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
     context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
     with ProcessPoolExecutor(1, mp_context=context) as child:
-        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads).result()
+        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)

@@ -50,8 +50,10 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = Ma
         return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:
         notebook = find_notebooks() / f"{job.notebook}.ipynb"
-        if records.code_hash(notebook) != code:
-            raise InputError(f"{socket.gethostname()} has another version of il2m, or its files changed meanwhile")
+        if records.code_hash(notebook, job.plugins) != code:
+            raise InputError(
+                f"{socket.gethostname()} has another version of il2m or of a plugin, or their files changed meanwhile"
+            )
         with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
             shown = [name for name in job.beside if name not in earlier or not earlier[name].failure]
             if records.is_done(job, records.read_record(records.record_path(job)), code, shown):
@@ -74,12 +76,13 @@ def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease
     started = time.monotonic()
     with leased_gpu() as gpu:
         options = {"environment": gpu, "preload": PRELOAD, "log": log, "stop": lambda: not lease.exists()}
-        failure = execute_notebook(notebook, job.output, job.parameters, **options)
+        failure = execute_notebook(notebook, job.output, job.parameters, plugins=job.plugins, **options)
     seconds = time.monotonic() - started
     about = {"code": code, "seconds": seconds, **machine}
     if failure:
         records.write_record(job, FAILED, reason=failure, **about)
-        return JobEnd(seconds, failure=f"failed: {failure} (see {failed_copy(job.output)})")
+        copy = failed_copy(job.output)
+        return JobEnd(seconds, failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
     log.unlink(missing_ok=True)
     records.write_record(job, DONE, shown=shown, work=work, **about)
     return JobEnd(seconds, work)
@@ -111,6 +114,6 @@ def leased_gpu() -> Iterator[dict[str, str]]:
             _jobs_on[gpu] -= 1
 
 
-def what_a_worker_sees(marker: Path) -> tuple[bool, str, str]:
-    """Whether it sees a file of the study, records.library_hash there, and the name of its machine."""
-    return marker.is_file(), records.library_hash(), socket.gethostname()
+def what_a_worker_sees(marker: Path, job: Job) -> tuple[bool, str, str]:
+    """Whether it sees a file of the study, its code for a job, and the name of its machine."""
+    return marker.is_file(), records.code_here(job.notebook, job.plugins), socket.gethostname()

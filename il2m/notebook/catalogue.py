@@ -36,14 +36,11 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     try:
         cells = json.loads(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        statements = ast.parse("".join(sources[:1]), "its parameters").body  # papermill too takes the first
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError) as error:
         raise InputError(f"{path} can't be read as a notebook: {type(error).__name__}: {error}") from None
     if not sources:
         raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")
-    try:
-        statements = ast.parse(sources[0]).body  # papermill too takes the first of several cells
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: the parameters are not Python: {error}") from None
     parameters = {}
     for statement in statements:
         match statement:

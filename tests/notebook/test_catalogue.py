@@ -55,7 +55,7 @@ def test_code_is_refused(tmp_path: Path, line: str):
 
 
 def test_what_is_no_python_or_no_notebook_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"a\.ipynb: the parameters are not Python: .*line 2"):
+    with pytest.raises(InputError, match=r"can't be read as a notebook: SyntaxError: .*its parameters, line 2"):
         notebook_parameters(write(tmp_path, "x = 1\n%matplotlib inline"))
     with pytest.raises(InputError, match="no cell is tagged 'parameters'"):
         notebook_parameters(write(tmp_path, "x = 1", tags=("other",)))

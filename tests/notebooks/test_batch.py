@@ -51,7 +51,7 @@ def make_job(tmp_path: Path, notebook: str, run: str, **about: tuple[str, ...]) 
 
 
 def run_one(job: Job, notebooks: Path) -> worker.JobEnd:
-    code = records.code_hash(notebooks / f"{job.notebook}.ipynb")
+    code = records.code_hash(notebooks / f"{job.notebook}.ipynb", job.plugins)
     lease = job.out_dir / "jobs" / "x.lease"
     lease.parent.mkdir(parents=True, exist_ok=True)
     lease.touch()
@@ -184,6 +184,46 @@ def test_another_version_of_the_code_is_refused(notebooks: Path, tmp_path: Path)
     (tmp_path / "x.lease").touch()
     outcome = worker.run_job(make_job(tmp_path, "works", "x"), "other", tmp_path / "x.lease")
     assert "has another version of il2m" in outcome.failure
+
+
+def test_another_version_of_a_plugin_is_refused_and_what_an_older_one_did_is_done_again(
+    notebooks: Path, tmp_path: Path
+):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import builtins\nbuiltins.word = 'one'")
+    source = nbformat.read(notebooks / "works.ipynb", as_version=4)
+    source.cells[-1].source = "print(word)"
+    nbformat.write(source, notebooks / "works.ipynb")
+    job = make_job(tmp_path, "works", "x", plugins=(str(plugin),))
+    assert run_one(job, notebooks).failure == ""
+    code = records.code_hash(notebooks / "works.ipynb", job.plugins)
+    assert records.jobs_to_do([job], records.read_records(job.out_dir), notebooks) == []
+    plugin.write_text("import builtins\nbuiltins.word = 'two'")
+    assert records.jobs_to_do([job], records.read_records(job.out_dir), notebooks) == [job]
+    refused = worker.run_job(job, code, job.out_dir / "jobs" / "x.lease")
+    assert "has another version of il2m or of a plugin, or their files changed meanwhile" in refused.failure
+    assert run_one(job, notebooks).failure == ""
+    assert nbformat.read(job.output, as_version=4).cells[-1].outputs[0].text == "two\n"
+    plugin.unlink()
+    gone = worker.run_job(job, code, job.out_dir / "jobs" / "x.lease")
+    assert gone.failure == f"failed: plugin {plugin}: No such file or directory"
+
+
+def test_a_job_whose_plugin_fails_says_so_and_names_no_notebook(notebooks: Path, tmp_path: Path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("\n1 / 0")
+    end = run_one(make_job(tmp_path, "works", "x", plugins=(str(plugin),)), notebooks)
+    assert end.failure == f"failed: plugin {plugin}, line 2: ZeroDivisionError: division by zero"
+
+
+def test_plans_of_before_there_were_plugins_are_read(tmp_path: Path):
+    job = make_job(tmp_path, "works", "x")
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
+    path = job.out_dir / "plans" / "g.json"
+    plan = json.loads(path.read_text())
+    del plan["jobs"][0]["plugins"]
+    path.write_text(json.dumps(plan))
+    assert [plan["jobs"] for plan in records.read_plans(job.out_dir)] == [[job]]
 
 
 def test_a_worker_that_does_not_see_the_study_makes_no_folder_of_its_own(notebooks: Path, tmp_path: Path):

@@ -30,7 +30,7 @@ from il2m.batch.records import jobs_table, read_record, record_path
 from il2m.batch.worker import leased_gpu
 from il2m.cli import main
 from il2m.errors import InputError
-from il2m.notebook.catalogue import BASE
+from il2m.notebook.catalogue import BASE, find_notebooks
 from il2m.study.find import find_runs
 from il2m.study.progress import read_progress
 from il2m.system.machine import visible_gpus
@@ -237,6 +237,22 @@ def test_a_job_that_kills_its_workers_fails_and_no_other(tmp_path: Path, monkeyp
     assert "its workers died one after another, and it got no further" in failed["kills-a"]
     assert read_record(record_path(jobs[0]))["status"] == "failed"
     assert read_record(record_path(jobs[1]))["beside"] == []
+
+
+def test_a_worker_with_another_version_of_a_plugin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "study"
+    for folder, word in (("theirs", "one"), ("ours", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "il2m_test_versions.py").write_text(f"word = {word!r}")
+    path = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path / "theirs"), path])))
+    monkeypatch.syspath_prepend(tmp_path / "ours")
+    job = Job(BASE, "a", {"out_dir": str(out)}, plugins=("il2m_test_versions",))
+    with dask_cluster(tmp_path, 1) as address:
+        expected = r"^worker tcp://127\.0\.0\.1:\d+ on .* has another version of il2m or of a plugin: use the same"
+        with pytest.raises(InputError, match=expected):
+            execute_jobs([job], find_notebooks(), Workers(scheduler=address), Estimates(out, {}))
+    assert not record_path(job).exists()
 
 
 KILLS_ITS_WORKER = """

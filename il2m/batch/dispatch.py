@@ -151,7 +151,7 @@ class _Dispatch:
         except (OSError, TimeoutError):  # the scheduler is gone, or busy: its futures will tell
             return [], 0
         jobs = [self._job_of[key] for key in given]
-        return [job for job in jobs if records.read_record(records.record_path(job)).get("status") == RUNNING], slots
+        return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
 
 
 def _how_far(job: Job) -> list[tuple[str, int]]:

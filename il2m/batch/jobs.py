@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from il2m.batch.grids import Grid, Setting, all_settings, swept_names
+from il2m.batch.grids import Grid, all_settings, swept_names
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
 from il2m.study.find import but_distillation
@@ -71,6 +71,10 @@ class Job:
         left_out = (*MACHINE, *PLACES)
         return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
 
+    def file(self, suffix: str) -> Path:
+        """What the study's folder holds of it: its record (.json), its lock (.lock), what it printed (.log)."""
+        return self.out_dir / "jobs" / f"{self.name}{suffix}"
+
 
 def plan_jobs(
     grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
@@ -81,13 +85,36 @@ def plan_jobs(
     plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
+    from il2m.data.sources import load_dataset  # imports torch
+
     plugins = tuple(map(resolved, plugins))
     for plugin in plugins:
         load_plugin(plugin)
     defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
+    of_one_base: dict[str, list[_Wanted]] = {}
+    for wanted in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
+        of_one_base.setdefault(json.dumps(wanted.parameters[BASE], sort_keys=True), []).append(wanted)
+    load = cache(load_dataset)
+    jobs: dict[str, Job] = {}
+    for group in of_one_base.values():  # a base's images are held only while its fine-tunings are planned
+        for job in _jobs_of_base(group, defaults, load):
+            jobs[job.name] = _merged(jobs.get(job.name, job), job)
+    return [replace(job, plugins=plugins) for job in jobs.values()]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What one setting gives to each notebook, and what its jobs say of it: ``swept`` and ``combinations`` of a Job."""
+
+    parameters: dict[str, dict[str, Any]]
+    labels: dict[str, Any]
+
+
+def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping[str, Any]) -> Iterator[_Wanted]:
+    """What each setting of a grid asks for. fixed: parameters that hold for all."""
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
     for name, instead in _CHOSEN_HERE.items():
-        if name in grid.parameters or any(name in given for given in grid.combinations.values()):
+        if any(name in values for values in (grid.parameters, *grid.combinations.values())):
             raise InputError(f"{name} can't be given to a whole study: {instead}.")
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
@@ -97,73 +124,49 @@ def plan_jobs(
                 f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what "
                 "comes out, and can't be swept; give one value."
             )
-    fixed = {"out_dir": str(out_dir), "num_threads": num_threads}
-    wanted = [_wanted(setting, defaults, swept, fixed) for setting in settings]
-    load = cache(_load_images)
-    jobs: dict[str, Job] = {}
-    for group in _groups(wanted, BASE):  # a base's images are held only while its fine-tunings are planned
-        for job in _jobs_of_base(group, defaults, load):
-            jobs[job.name] = _merged(jobs[job.name], job) if job.name in jobs else job
-    return [replace(job, plugins=plugins) for job in jobs.values()]
+    for setting in settings:
+        chosen = {**_absolute(setting.values, Path.cwd()), **fixed}
+        parameters = {notebook: {p: v for p, v in chosen.items() if p in cell} for notebook, cell in defaults.items()}
+        varying = {name: setting.values[name] for name in swept if name in setting.values}
+        combinations = (setting.combination,) if setting.combination else ()
+        yield _Wanted(parameters, {"swept": varying, "combinations": combinations})
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What one setting gives to each notebook, and the values of what varies in the grid."""
-
-    parameters: dict[str, dict[str, Any]]
-    swept: dict[str, Any]
-    combinations: tuple[str, ...]
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """What a job of this setting alone says of it."""
-        return {"swept": self.swept, "combinations": self.combinations}
-
-
-def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], fixed: Mapping) -> _Wanted:
-    chosen = _absolute(setting.values, Path.cwd()) | fixed
-    parameters = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
-    varying = {name: setting.values[name] for name in swept if name in setting.values}
-    return _Wanted(parameters, varying, (setting.combination,) if setting.combination else ())
-
-
-def _groups(wanted: Iterable[_Wanted], notebook: str) -> list[list[_Wanted]]:
-    """Settings that give the same to ``notebook``, together."""
-    groups: dict[str, list[_Wanted]] = {}
-    for setting in wanted:
-        groups.setdefault(json.dumps(setting.parameters[notebook], sort_keys=True), []).append(setting)
-    return list(groups.values())
-
-
-def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: Callable[..., Dataset]) -> list[Job]:
-    """The jobs of settings that have their base training in common; some of them may be wanted several times."""
-    from il2m.study.planning import images_to_train_on, plan_base, plan_fine_tuning  # imports torch
+def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: Callable[..., Dataset]) -> Iterator[Job]:
+    """The jobs of settings that have their base training in common; some of them come several times."""
+    from il2m.study.planning import plan_base, plan_fine_tuning  # imports torch
 
     given = {**defaults[BASE], **group[0].parameters[BASE]}
-    images = load(given["dataset"], given["data_dir"], given["image_size"])
-    base = plan_base(**_planned(given), images=images)
-    work = sum(images_to_train_on(base).values())
-    in_base = {name: value for name, value in group[0].swept.items() if name in defaults[BASE]}
-    combinations = tuple(dict.fromkeys(name for setting in group for name in setting.combinations))
-    about = {"kind": _kind(base), "work": work, "swept": in_base, "combinations": combinations}
-    jobs = [Job(BASE, base.folder.name, group[0].parameters[BASE], **about)]
+    images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
+    base_plan = plan_base(**_planned(given), images=images)
     twins: dict[str, list[tuple[Job, _Wanted]]] = {}  # runs that differ in distillation only are analysed together
     for setting in group:
+        in_base = {name: value for name, value in setting.labels["swept"].items() if name in defaults[BASE]}
+        base = _training(base_plan, BASE, setting.parameters[BASE], **setting.labels | {"swept": in_base})
+        yield base
         given = _planned({**defaults[FINE_TUNING], **setting.parameters[FINE_TUNING]}, "base", "dataset")
-        plan = plan_fine_tuning(**given, base_plan=base)
-        parameters = setting.parameters[FINE_TUNING] | {"base": base.folder.name}
-        about = {"kind": _kind(plan), "work": sum(images_to_train_on(plan).values()), **setting.labels}
-        tuning = Job(FINE_TUNING, plan.folder.name, parameters, (jobs[0].name,), **about)
+        plan = plan_fine_tuning(**given, base_plan=base_plan)
+        parameters = setting.parameters[FINE_TUNING] | {"base": base.run}
+        tuning = _training(plan, FINE_TUNING, parameters, after=(base.name,), **setting.labels)
         twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, setting))
     for together in twins.values():
-        about = {"beside": tuple(dict.fromkeys(tuning.name for tuning, _ in together)), "kind": f"of {_kind(base)}"}
-        jobs += [tuning for tuning, _ in together]
+        yield from (tuning for tuning, _ in together)
+        beside = tuple(dict.fromkeys(tuning.name for tuning, _ in together))
         for tuning, setting in together:
+            about = {"after": (tuning.name,), "beside": beside, "kind": f"of {base.kind}", **setting.labels}
             for notebook in (ANALYSIS, ABLATION):
-                parameters = setting.parameters[notebook] | {"run": tuning.run}
-                jobs.append(Job(notebook, tuning.run, parameters, (tuning.name,), **about, **setting.labels))
-    return jobs
+                yield Job(notebook, tuning.run, setting.parameters[notebook] | {"run": tuning.run}, **about)
+
+
+def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **about: Any) -> Job:
+    """The job of a stage. Stages of one kind take the same time per image."""
+    from il2m.study.planning import images_to_train_on
+
+    base = plan.identity.get("base", plan.identity)
+    extra = [plan.identity.get(name) for name in ("distillation", "precision")]
+    kind = short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
+    work = sum(images_to_train_on(plan).values())
+    return Job(notebook, plan.folder.name, parameters, kind=kind, work=work, **about)
 
 
 def _merged(known: Job, job: Job) -> Job:
@@ -176,19 +179,6 @@ def _merged(known: Job, job: Job) -> Job:
 
 def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name not in (*_NOT_PLANNED, *left_out)}
-
-
-def _kind(plan: Plan) -> str:
-    """Trainings of one kind take the same time per image."""
-    base = plan.identity.get("base", plan.identity)
-    extra = [plan.identity.get(name) for name in ("distillation", "precision")]
-    return short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
-
-
-def _load_images(dataset: str, data_dir: str, image_size: int) -> Dataset:
-    from il2m.data.sources import load_dataset  # imports torch
-
-    return load_dataset(dataset, data_dir, image_size=image_size)
 
 
 def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:

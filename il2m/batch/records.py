@@ -27,39 +27,18 @@ from il2m.study.runs import RESULTS_FILE
 from il2m.system.files import write_atomically
 from il2m.system.hashes import short_hash
 from il2m.system.locks import is_locked
-from il2m.system.machine import LIBRARY
+from il2m.system.machine import LIBRARY, environment
 from il2m.system.plugins import plugin_hash
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# plans
-
-
-def write_plan(
-    out_dir: Path,
-    grid: Grid,
-    changes: Sequence[str],
-    jobs: Sequence[Job],
-    command: Sequence[str],
-    environment: Mapping[str, Any],
-) -> bool:
+def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence[Job], command: Sequence[str]) -> bool:
     """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
     for before. Returns True if there was none."""
     name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
-    plan = {
-        "grid": grid.name,
-        "description": grid.description,
-        "command": list(command),
-        "folder": str(Path.cwd()),
-        "made": now(),
-        "environment": dict(environment),
-        "jobs": [vars(job) for job in jobs],
-    }
+    plan = {"grid": grid.name, "description": grid.description, "command": list(command), "folder": str(Path.cwd())}
+    plan |= {"made": _now(), "environment": environment(), "jobs": [vars(job) for job in jobs]}
     path = out_dir / "plans" / f"{name}.json"
     is_new = not path.exists()
     write_atomically(path, json.dumps(plan))
@@ -81,36 +60,23 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
 
 def _job(entry: dict[str, Any], out_dir: Path) -> Job:
     """A job as it was planned, in the folder where it now lies."""
-    tuples = {name: tuple(entry.get(name, ())) for name in ("after", "beside", "combinations", "plugins")}
+    tuples = {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
     return Job(**{**entry, **tuples, "parameters": {**entry["parameters"], "out_dir": str(out_dir)}})
-
-
-# records
-
-
-def record_path(job: Job) -> Path:
-    return job.out_dir / "jobs" / f"{job.name}.json"
-
-
-def lock_path(job: Job) -> Path:
-    return job.out_dir / "jobs" / f"{job.name}.lock"
 
 
 def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **about: Any) -> None:
     """Keep how a job stands. code: see code_hash; shown: the jobs whose results it could show."""
     record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown), **about}
-    if status == DONE:
-        record["files"] = {str(path.relative_to(job.out_dir)): path.stat().st_size for path in _made_by(job)}
-    write_atomically(record_path(job), json.dumps(record | {"time": now()}))
+    if status == DONE:  # the files by which one can tell that its results are there
+        run = job.out_dir / job.run
+        files = [job.output] + [run / RESULTS_FILE] * (job.notebook == ABLATION)
+        files += sorted(run.glob("state_[0-9][0-9]/state.json")) if job.notebook in (BASE, FINE_TUNING) else []
+        record["files"] = {str(path.relative_to(job.out_dir)): path.stat().st_size for path in files}
+    write_atomically(job.file(".json"), json.dumps(record | {"time": _now()}))
 
 
-def _made_by(job: Job) -> list[Path]:
-    """The files by which one can tell that a job's results are there."""
-    run = job.out_dir / job.run
-    files = [job.output]
-    if job.notebook in (BASE, FINE_TUNING):
-        files += sorted(run.glob("state_[0-9][0-9]/state.json"))
-    return [*files, run / RESULTS_FILE] if job.notebook == ABLATION else files
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -143,7 +109,7 @@ def _files_are_there(job: Job, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def code_hash(notebook: Path, plugins: Sequence[str] = ()) -> str:
+def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
     """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now."""
     hashes = [hashlib.sha256(notebook.read_bytes()).hexdigest(), *map(plugin_hash, plugins)]
     return short_hash([library_hash(), *hashes])
@@ -157,9 +123,16 @@ def library_hash() -> str:
 
 
 def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
-    """Name of each job -> its code_hash."""
-    hash_once = cache(code_hash)
-    return {job.name: hash_once(notebooks / f"{job.notebook}.ipynb", job.plugins) for job in jobs}
+    """Name of each job -> its code_hash here, "" where a file of it is gone."""
+
+    @cache
+    def code(notebook: str, plugins: tuple[str, ...]) -> str:
+        try:
+            return code_hash(notebooks / f"{notebook}.ipynb", plugins)
+        except (OSError, InputError):
+            return ""
+
+    return {job.name: code(job.notebook, job.plugins) for job in jobs}
 
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
@@ -174,9 +147,6 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
     return list(waiting.values())
 
 
-# how a study stands
-
-
 def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
     """One row per job that was planned in a study's folder; plans: as read_plans reads them, if they are read already.
 
@@ -185,13 +155,12 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
     the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here).
     """
     jobs: dict[str, Job] = {}
-    grids: dict[str, list[str]] = {}
+    grids: dict[str, dict[str, None]] = {}  # of each job, each once
     for plan in read_plans(out_dir) if plans is None else plans:
         for job in plan["jobs"]:
             jobs[job.name] = job
-            grids.setdefault(job.name, []).append(plan["grid"])
-    records = read_records(out_dir)
-    code_once = cache(code_here)
+            grids.setdefault(job.name, {})[plan["grid"]] = None
+    records, codes = read_records(out_dir), codes_of(jobs.values(), find_notebooks())
     rows, status_of = [], {}
     for job in jobs.values():
         record = records.get(job.name, {})
@@ -200,21 +169,14 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
         if status == MISSING and culprit:
             status, reason = BLOCKED, f"needs {culprit}, which {'failed' if status_of[culprit] == FAILED else 'waits'}"
         status_of[job.name] = status
-        about = {"job": job.name, "notebook": job.notebook, "run": job.run}
-        about |= {"grid": ", ".join(dict.fromkeys(grids[job.name])), "combination": ", ".join(job.combinations)}
-        about |= {"swept": swept_text(job), "status": status, "seconds": record.get("seconds", float("nan"))}
-        about |= {"reason": reason, "file": _file(job, status)}
-        rows.append(about | {"other_code": status == DONE and record["code"] != code_once(job.notebook, job.plugins)})
+        output = job.output if status != FAILED else failed_copy(job.output)
+        row = {"job": job.name, "notebook": job.notebook, "run": job.run, "grid": ", ".join(grids[job.name])}
+        row |= {"combination": ", ".join(job.combinations), "swept": swept_text(job), "status": status}
+        row |= {"seconds": record.get("seconds", float("nan")), "reason": reason}
+        row["file"] = str(output.relative_to(job.out_dir)) if output.is_file() else ""
+        rows.append(row | {"other_code": status == DONE and record["code"] != codes[job.name]})
     columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
     return pd.DataFrame(rows, columns=[*columns, "other_code"])
-
-
-def code_here(notebook: str, plugins: Sequence[str]) -> str:
-    """code_hash in this process, "" where a file of it is gone."""
-    try:
-        return code_hash(find_notebooks() / f"{notebook}.ipynb", plugins)
-    except (OSError, InputError):
-        return ""
 
 
 def swept_text(job: Job) -> str:
@@ -225,17 +187,9 @@ def swept_text(job: Job) -> str:
 def _status(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
     status = record.get("status", MISSING)
     if status == RUNNING:
-        return (RUNNING, "") if is_locked(lock_path(job)) else (MISSING, "was interrupted")
+        return (RUNNING, "") if is_locked(job.file(".lock")) else (MISSING, "was interrupted")
     if status == MISSING or record.get("key") != job.key:
         return MISSING, "" if status == MISSING else "was done with other parameters"
     if status == DONE and not _files_are_there(job, record):
         return MISSING, "its files are not as it left them"
     return status, record.get("reason", "")
-
-
-def _file(job: Job, status: str) -> str:
-    output = job.output if status != FAILED else failed_copy(job.output)
-    return str(output.relative_to(job.out_dir)) if output.is_file() else ""
-
-
-# how long it will take

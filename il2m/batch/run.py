@@ -25,7 +25,7 @@ from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.study.runs import RESULTS_FILE
-from il2m.system.machine import environment, visible_gpus
+from il2m.system.machine import visible_gpus
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
@@ -72,7 +72,7 @@ def run_study(
     if dry_run:
         return StudyRun(out, is_new=False)
     command = list(command) or ["il2m", "run", str(grid_file)]
-    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command, environment())
+    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")

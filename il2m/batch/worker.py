@@ -54,9 +54,9 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = Ma
             raise InputError(
                 f"{socket.gethostname()} has another version of il2m or of a plugin, or their files changed meanwhile"
             )
-        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
+        with locked(job.file(".lock"), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
             shown = [name for name in job.beside if name not in earlier or not earlier[name].failure]
-            if records.is_done(job, records.read_record(records.record_path(job)), code, shown):
+            if records.is_done(job, records.read_record(job.file(".json")), code, shown):
                 return JobEnd()
             return _run_locked(job, notebook, code, shown, lease)
     except (Stopped, WaitingStopped):
@@ -69,7 +69,7 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = Ma
 
 
 def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease: Path) -> JobEnd:
-    log = records.record_path(job).with_suffix(".log")
+    log = job.file(".log")
     machine = {"host": socket.gethostname(), "pid": os.getpid()}
     records.write_record(job, RUNNING, code=code, **machine)
     work = 0 if _has_results(job) else job.work
@@ -116,4 +116,4 @@ def leased_gpu() -> Iterator[dict[str, str]]:
 
 def what_a_worker_sees(marker: Path, job: Job) -> tuple[bool, str, str]:
     """Whether it sees a file of the study, its code for a job, and the name of its machine."""
-    return marker.is_file(), records.code_here(job.notebook, job.plugins), socket.gethostname()
+    return marker.is_file(), records.codes_of([job], find_notebooks())[job.name], socket.gethostname()

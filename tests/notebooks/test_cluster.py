@@ -26,7 +26,7 @@ from il2m.batch.cluster import Workers, connected, dashboard
 from il2m.batch.dispatch import execute_jobs
 from il2m.batch.estimates import Estimates
 from il2m.batch.jobs import Job
-from il2m.batch.records import jobs_table, read_record, record_path
+from il2m.batch.records import jobs_table, read_record
 from il2m.batch.worker import leased_gpu
 from il2m.cli import main
 from il2m.errors import InputError
@@ -235,8 +235,8 @@ def test_a_job_that_kills_its_workers_fails_and_no_other(tmp_path: Path, monkeyp
         failed = execute_jobs(jobs, notebooks, Workers(scheduler=address), Estimates(out, {}))
     assert list(failed) == ["kills-a"]
     assert "its workers died one after another, and it got no further" in failed["kills-a"]
-    assert read_record(record_path(jobs[0]))["status"] == "failed"
-    assert read_record(record_path(jobs[1]))["beside"] == []
+    assert read_record(jobs[0].file(".json"))["status"] == "failed"
+    assert read_record(jobs[1].file(".json"))["beside"] == []
 
 
 def test_a_worker_with_another_version_of_a_plugin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -252,7 +252,7 @@ def test_a_worker_with_another_version_of_a_plugin_is_refused(tmp_path: Path, mo
         expected = r"^worker tcp://127\.0\.0\.1:\d+ on .* has another version of il2m or of a plugin: use the same"
         with pytest.raises(InputError, match=expected):
             execute_jobs([job], find_notebooks(), Workers(scheduler=address), Estimates(out, {}))
-    assert not record_path(job).exists()
+    assert not job.file(".json").exists()
 
 
 KILLS_ITS_WORKER = """

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
 
 from il2m.batch.jobs import Job
-from il2m.batch.worker import what_a_worker_sees
+from il2m.batch.worker import why_not_here
 from il2m.errors import InputError
 from il2m.system.machine import usable_cores, visible_gpus
 
@@ -38,12 +38,10 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.scheduler and self.count:
-            raise InputError(
-                "--workers are jobs on this machine; the workers at --scheduler have --nthreads of their own."
-            )
+            raise InputError("--workers are jobs on this machine; workers at --scheduler have --nthreads of their own.")
 
     @property
-    def side_by_side(self) -> int:
+    def slots(self) -> int:
         """Jobs at a time on this machine."""
         return self.count or len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
 
@@ -51,30 +49,22 @@ class Workers:
 @contextlib.contextmanager
 def connected(workers: Workers) -> Iterator[Client]:
     """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
-    _silence_dask()
-    if not workers.scheduler:
-        # the workers are threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
-        options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.side_by_side}
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+        # dask logs a lost connection with its traceback, when luck has it so: what it means is told instead
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if workers.scheduler:
+        options = {"address": workers.scheduler, "timeout": _SECONDS_TO_CONNECT}
+    else:  # threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
+        options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
         options |= {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-        with LocalCluster(**options) as cluster, Client(cluster) as client:
-            yield client
-        return
     try:
-        client = Client(workers.scheduler, timeout=_SECONDS_TO_CONNECT)
+        client = Client(**options)
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"no dask scheduler answers at {workers.scheduler}: {reason}. "
-            + (_TLS if workers.scheduler.startswith("tls:") else "Start one with `dask scheduler`.")
-        ) from None
+        advice = _TLS if workers.scheduler.startswith("tls:") else "Start one with `dask scheduler`."
+        raise InputError(f"no dask scheduler answers at {workers.scheduler}: {reason}. {advice}") from None
     with client:
         yield client
-
-
-def _silence_dask() -> None:
-    """dask logs a lost connection with its traceback, at moments that depend on luck: what it means is told instead."""
-    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def dashboard(client: Client) -> str:
@@ -87,19 +77,7 @@ def dashboard(client: Client) -> str:
 
 
 def check_workers(client: Client, marker: Path, job: Job, code: str) -> None:
-    """Refuse workers that could not do the jobs, before the first one starts.
-
-    marker: a file in the study's folder, which all workers must see. code: of ``job``, which must be theirs.
-    """
-    answers = client.run(what_a_worker_sees, marker, job)
-    for address, (sees, version, host) in answers.items():
-        if not sees:
-            raise InputError(
-                f"worker {address} on {host} does not see {marker.parent.parent}: the study's folder must be on a file "
-                "system that all machines share, under the same path."
-            )
-        if version != code:
-            raise InputError(
-                f"worker {address} on {host} has another version of il2m or of a plugin: use the same files, and start "
-                "it again."
-            )
+    """Raises InputError if a worker could not do the jobs, before the first one starts; see why_not_here."""
+    for address, problem in client.run(why_not_here, marker, job, code).items():
+        if problem:
+            raise InputError(f"worker {address} {problem}")

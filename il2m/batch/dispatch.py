@@ -6,7 +6,6 @@ import contextlib
 import signal
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
             with Live(jobs, estimates) as live:
                 return dispatch.run(jobs, live)
         except BaseException as error:
-            lease.unlink()
+            lease.unlink(missing_ok=True)
             if isinstance(error, KeyboardInterrupt):
                 print("\nstopping ...", flush=True)
             dispatch.wait_for_those_under_way()
@@ -67,11 +66,7 @@ def _lease(out_dir: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _interrupted_by_terminate() -> Iterator[None]:
     """SIGTERM, as batch systems send it, ends a study as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -85,9 +80,7 @@ class _Dispatch:
         self._client, self._codes, self._lease, self._estimates = client, codes, lease, estimates
         self._futures: dict[str, Future] = {}
         self._ends: dict[str, JobEnd] = {}
-        self._job_of: dict[str, Job] = {}
-        self._submissions: Counter[str] = Counter()
-        self._began: dict[str, list[tuple[str, int]]] = {}
+        self._submitted: dict[str, tuple[Job, list]] = {}  # by the future's key: how far the job was then
 
     def run(self, jobs: Sequence[Job], live: Live) -> dict[str, str]:
         """Submit the jobs, and tell of each when it ends. Returns failed job -> reason."""
@@ -96,8 +89,8 @@ class _Dispatch:
         ending = as_completed(self._futures.values(), raise_errors=False)
         while not ending.is_empty():
             for future in ending.next_batch(block=False):
-                job = self._job_of[future.key]
-                end = self._end(job, future)
+                job, how_far = self._submitted[future.key]
+                end = self._end(job, future, how_far)
                 if end is None:  # once more
                     self._submit(job)
                     ending.add(self._futures[job.name])
@@ -118,24 +111,21 @@ class _Dispatch:
     def _submit(self, job: Job) -> None:
         before = [name for name in (*job.after, *job.beside) if name in self._futures]
         earlier = {name: self._ends.get(name, self._futures[name]) for name in before}
-        self._submissions[job.name] += 1
-        key = f"{job.name}-{self._lease.stem}-{self._submissions[job.name]}"
-        self._job_of[key], self._began[job.name] = job, _how_far(job)
+        key = f"{job.name}-{uuid.uuid4().hex}"
+        self._submitted[key] = job, _how_far(job)
         arguments = (job, self._codes[job.name], self._lease, earlier)
         self._futures[job.name] = self._client.submit(run_job, *arguments, key=key, pure=False)
 
-    def _end(self, job: Job, future: Future) -> JobEnd | None:
+    def _end(self, job: Job, future: Future, how_far: list) -> JobEnd | None:
         """How a job came out; None if it is to be done again, because workers died but the job got on meanwhile, or
-        because it was not this one that they died of."""
+        because it was not this one that they died of. how_far: the job was when it was submitted."""
         if future.cancelled():
-            raise InputError(
-                "the dask scheduler is gone, and its jobs are stopped; the same command goes on from there."
-            )
+            raise InputError("the dask scheduler is gone, its jobs are stopped; the same command goes on from there.")
         error = future.exception()
         if error is None:
             return future.result()
         if isinstance(error, KilledWorker):
-            if error.task != future.key or _how_far(job) != self._began[job.name]:
+            if error.task != future.key or _how_far(job) != how_far:
                 return None
             reason = "its workers died one after another, and it got no further (out of memory?)"
         else:
@@ -146,11 +136,11 @@ class _Dispatch:
     def _under_way(self) -> tuple[list[Job], int]:
         """The jobs that workers are at (some that they were given still wait there), and how many they can do."""
         try:
-            given = [key for keys in self._client.processing().values() for key in keys if key in self._job_of]
+            given = [key for keys in self._client.processing().values() for key in keys if key in self._submitted]
             slots = sum(self._client.nthreads().values())
         except (OSError, TimeoutError):  # the scheduler is gone, or busy: its futures will tell
             return [], 0
-        jobs = [self._job_of[key] for key in given]
+        jobs = [self._submitted[key][0] for key in given]
         return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
 
 

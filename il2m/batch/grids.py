@@ -14,12 +14,13 @@ For a parameter that is itself a list, a list of lists is swept.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -29,18 +30,12 @@ from ruamel.yaml.nodes import MappingNode
 from il2m.errors import InputError, nearest
 from il2m.parameters import PARAMETERS, check_parameters
 
-_SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a file's keys: in words, and whether a value has it
-    "extends": ("'extends' names one other grid file", lambda v: isinstance(v, str)),
-    "description": ("'description' is a text", lambda v: isinstance(v, str)),
-    "parameters": ("expected 'description' and 'parameters' (a mapping of name: value)", lambda v: isinstance(v, dict)),
-    "combinations": (
-        "expected 'combinations' as name: {parameter: value, ...}",
-        lambda v: isinstance(v, dict) and all(isinstance(values, dict | None) for values in v.values()),
-    ),
-    "exclude": (
-        "expected 'exclude' as a list of {parameter: value, ...}",
-        lambda v: isinstance(v, list) and all(isinstance(entry, dict) and entry for entry in v),
-    ),
+_KEYS = {  # of a file: the type of what they give, and what is expected there
+    "extends": (str, "'extends' names one other grid file"),
+    "description": (str, "'description' is a text"),
+    "parameters": (dict, "expected 'description' and 'parameters' (a mapping of name: value)"),
+    "combinations": (dict, "expected 'combinations' as name: {parameter: value, ...}"),
+    "exclude": (list, "expected 'exclude' as a list of {parameter: value, ...}"),
 }
 _MOST_SETTINGS = 100_000  # a slip of a list or two should be told, not planned for hours
 
@@ -76,8 +71,7 @@ class Grid:
         return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations, exclude=exclude)
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting of a grid: the values of what the grid gives, and the name of its combination (empty: none)."""
 
     values: dict[str, Any]
@@ -97,12 +91,14 @@ class _Constructor(SafeConstructor):
         super().flatten_mapping(node)
 
 
-def _read_yaml(text: str, where: str) -> Any:
-    """What YAML 1.2 says, as plain values. Raises InputError of one line; where: what is read, to be named there."""
+def _read_yaml(source: Path | str, where: str) -> Any:
+    """What a file or a text says, as plain values. Raises InputError of one line, which begins with ``where``."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
-        return yaml.load(text)
+        return yaml.load(source)
+    except OSError as error:
+        raise InputError(f"can't read the grid {source}: {error.strerror}.") from None
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         problem = f"{line}{error.problem}"
@@ -133,23 +129,22 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of one file, each key with the shape that it must have."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't read the grid {path}: {getattr(error, 'strerror', None) or error}.") from None
-    content = _read_yaml(text, str(path))
+    """The content of one file, each key with the type and the parts that it must have."""
+    content = _read_yaml(path, str(path))
     if not isinstance(content, dict):
-        raise InputError(f"{path}: {_SHAPES['parameters'][0]}.")
+        raise InputError(f"{path}: {_KEYS['parameters'][1]}.")
     for key, value in content.items():
-        if key not in _SHAPES:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(key, _SHAPES)}")
-        expected, has_shape = _SHAPES[key]
-        if value is not None and not has_shape(value):
-            raise InputError(f"{path}: {expected}.")
+        if key not in _KEYS:
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(key, _KEYS)}")
+        if not isinstance(value, _KEYS[key][0] | None):
+            raise InputError(f"{path}: {_KEYS[key][1]}.")
     content = {key: value for key, value in content.items() if value is not None}
     content = {"parameters": {}, "combinations": {}, "exclude": []} | content
     combinations = {str(name): values for name, values in content["combinations"].items()}
+    if not all(isinstance(values, dict | None) for values in combinations.values()):
+        raise InputError(f"{path}: {_KEYS['combinations'][1]}.")
+    if not all(isinstance(entry, dict) and entry for entry in content["exclude"]):
+        raise InputError(f"{path}: {_KEYS['exclude'][1]}.")
     if len(combinations) < len(content["combinations"]):
         raise InputError(f"{path}: two combinations have one name; names are texts.")
     return content | {"combinations": combinations}
@@ -185,7 +180,7 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
     for combination in (grid.combinations or {"": {}}).values():
         values = {**defaults, **grid.parameters, **combination}
         for name in dict.fromkeys([*grid.parameters, *values]):
-            values_of.setdefault(name, set()).update(map(repr, values_to_sweep(name, values[name])))
+            values_of.setdefault(name, set()).update(_forms(name, values[name]))
     return [name for name, values in values_of.items() if len(values) > 1]
 
 
@@ -219,23 +214,17 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[Setting]:
 
 def _agree(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     """Whether an exclusion and settings have a value in common, of each parameter that both name."""
-    return all(
-        any(
-            _in_one_form(name, excluded) == _in_one_form(name, value)
-            for excluded in values_to_sweep(name, entry[name])
-            for value in values_to_sweep(name, values[name])
-        )
-        for name in entry
-        if name in values
-    )
+    return all(_forms(name, entry[name]) & _forms(name, values[name]) for name in entry if name in values)
 
 
-def _in_one_form(name: str, value: Any) -> Any:
-    """1 and 1.0 of a number are one value; what the parameter can't be is told later, by _check."""
-    try:
-        return check_parameters({name: value}, [name])[name]
-    except InputError:
-        return value
+def _forms(name: str, value: Any) -> set[str]:
+    """The values to sweep, each in one form: 1 and 1.0 are one number. What it can't be is told by _check."""
+    forms = set()
+    for single in values_to_sweep(name, value):
+        with contextlib.suppress(InputError):
+            single = check_parameters({name: single}, [name])[name]
+        forms.add(repr(single))
+    return forms
 
 
 def _check(grid: Grid, known: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,20 +94,28 @@ def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_record(path) for path in (out_dir / "jobs").glob("*.json")}
 
 
+def standing(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
+    """How a job stands by its record, one of STATUSES, and why it is not done, where the record tells."""
+    status = record.get("status", MISSING)
+    if status == RUNNING:
+        return (RUNNING, "") if is_locked(job.file(".lock")) else (MISSING, "was interrupted")
+    if status == MISSING or record.get("key") != job.key:
+        return MISSING, "" if status == MISSING else "was done with other parameters"
+    if status == DONE:
+        with contextlib.suppress(OSError):
+            if all((job.out_dir / name).stat().st_size == size for name, size in record["files"].items()):
+                return DONE, ""
+        return MISSING, "its files are not as it left them"
+    return status, record.get("reason", "")
+
+
 def is_done(job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[str]) -> bool:
     """Whether a record says that this job was done, as it is asked for and by this code, and its files are there.
 
     to_show: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
     """
-    same = record.get("status") == DONE and record.get("key") == job.key and record.get("code") == code
-    return same and set(to_show) <= set(record["beside"]) and _files_are_there(job, record)
-
-
-def _files_are_there(job: Job, record: Mapping[str, Any]) -> bool:
-    try:
-        return all((job.out_dir / name).stat().st_size == size for name, size in record["files"].items())
-    except OSError:
-        return False
+    is_of_this_code = record.get("code") == code and set(to_show) <= set(record["beside"])
+    return is_of_this_code and standing(job, record)[0] == DONE
 
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
@@ -164,7 +173,7 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
     rows, status_of = [], {}
     for job in jobs.values():
         record = records.get(job.name, {})
-        status, reason = _status(job, record)
+        status, reason = standing(job, record)
         culprit = next((name for name in job.after if status_of.get(name) in (FAILED, BLOCKED)), None)
         if status == MISSING and culprit:
             status, reason = BLOCKED, f"needs {culprit}, which {'failed' if status_of[culprit] == FAILED else 'waits'}"
@@ -182,14 +191,3 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
 def swept_text(job: Job) -> str:
     """What tells a job from others of its grid, for a person."""
     return ", ".join(f"{name}={json.dumps(value)}" for name, value in job.swept.items())
-
-
-def _status(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
-    status = record.get("status", MISSING)
-    if status == RUNNING:
-        return (RUNNING, "") if is_locked(job.file(".lock")) else (MISSING, "was interrupted")
-    if status == MISSING or record.get("key") != job.key:
-        return MISSING, "" if status == MISSING else "was done with other parameters"
-    if status == DONE and not _files_are_there(job, record):
-        return MISSING, "its files are not as it left them"
-    return status, record.get("reason", "")

@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -30,13 +30,12 @@ from il2m.system.machine import visible_gpus
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
 
-@dataclass(frozen=True)
-class StudyRun:
+class StudyRun(NamedTuple):
     """What run_study did: the study's folder, whether the plan is new there, and failed job -> reason."""
 
     folder: Path
     is_new: bool
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str]
 
 
 def run_study(
@@ -68,9 +67,9 @@ def run_study(
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
-    print(plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
+    print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
     if dry_run:
-        return StudyRun(out, is_new=False)
+        return StudyRun(out, False, {})
     command = list(command) or ["il2m", "run", str(grid_file)]
     is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
@@ -85,32 +84,21 @@ def run_study(
 
 def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
     """Refuse what no job here could be trained on. Other machines' workers have devices that are not known here."""
-    for job in jobs:
-        device, precision = (job.parameters.get(name) for name in ("device", "precision"))
-        if workers.scheduler or visible_gpus():
-            return
-        if device == "cuda":
-            raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
-        if precision == "fp16":
-            raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
+    if workers.scheduler or visible_gpus():
+        return
+    if any(job.parameters.get("device") == "cuda" for job in jobs):
+        raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
+    if any(job.parameters.get("precision") == "fp16" for job in jobs):
+        raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
 
 
-def plan_text(
-    grid: Grid,
-    jobs: Sequence[Job],
-    waiting: Sequence[Job],
-    estimates: Estimates,
-    out: Path,
-    workers: Workers,
-    *,
-    each: bool,
+def _plan_text(
+    grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, out: Path, workers: Workers, *, each: bool
 ) -> str:
     """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take.
 
     each: also one line per job.
     """
-    to_do = {job.name for job in waiting}
-    seconds, unknown = total_seconds(waiting, estimates)
     num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
@@ -118,27 +106,23 @@ def plan_text(
         f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
     ]
     for notebook in NOTEBOOKS:
-        planned = [job for job in jobs if job.notebook == notebook]
-        left = [job for job in planned if job.name in to_do]
-        lines.append(
-            f"  {notebook:28}{len(planned):7}{len(planned) - len(left):7}{len(left):7}   {_time_text(left, estimates)}"
-        )
-    if each:
-        lines += [f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {_about(job)}" for job in jobs]
-    where = (
-        f"the workers of {workers.scheduler}"
-        if workers.scheduler
-        else f"up to {workers.side_by_side} jobs side by side"
-    )
+        total = sum(job.notebook == notebook for job in jobs)
+        left = [job for job in waiting if job.notebook == notebook]
+        counts = f"{total:7}{total - len(left):7}{len(left):7}"
+        lines.append(f"  {notebook:28}{counts}   {_time_text(left, estimates)}")
+    to_do = {job.name for job in waiting}
+    for job in jobs if each else ():
+        about = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
+        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {about}")
     if waiting:
-        together = f", about {duration(seconds / workers.side_by_side)}" if seconds and not workers.scheduler else ""
+        seconds, unknown = total_seconds(waiting, estimates)
+        where = (
+            f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.slots} jobs side by side"
+        )
+        together = f", about {duration(seconds / workers.slots)}" if seconds and not workers.scheduler else ""
         guess = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
         lines.append(f"{where}{together}{guess}")
     return "\n".join(lines)
-
-
-def _about(job: Job) -> str:
-    return " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
 
 
 def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -73,21 +74,15 @@ def status_text(out_dir: Path) -> str:
     return "\n".join(lines)
 
 
-class Live:
+class Live(contextlib.ExitStack):
     """Plain lines for a log; at a terminal also lines, rewritten in place, on each stage under way."""
 
     def __init__(self, jobs: Iterable[Job], estimates: Estimates) -> None:
+        super().__init__()  # it closes the bars
         self._left = {job.name: job for job in jobs}
         self._total, self._failed, self._estimates = len(self._left), 0, estimates
         self._bars: list[tqdm] = []
         self._shown = time.monotonic()
-
-    def __enter__(self) -> Live:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for bar in reversed(self._bars):
-            bar.close()
 
     def ended(self, job: Job, seconds: float, failure: str) -> None:
         """A job has ended: a line that stays. failure: "" if it did not fail."""
@@ -122,7 +117,7 @@ class Live:
     def _rewrite(self, lines: list[str]) -> None:
         while len(self._bars) < len(lines):
             options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
-            self._bars.append(tqdm(position=len(self._bars), **options))
+            self._bars.append(self.enter_context(tqdm(position=len(self._bars), **options)))
         for bar, line in zip(self._bars, [*lines, *[""] * len(self._bars)], strict=False):
             bar.set_description_str(line)
 

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
@@ -35,27 +34,42 @@ class JobEnd:
     failure: str = ""
 
 
-def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = MappingProxyType({})) -> JobEnd:
+def why_not_here(marker: Path, job: Job, code: str) -> str:
+    """Why jobs of a study can't be done in this process, "" if they can.
+
+    marker: a file in the study's folder. code: records.code_hash of one of its jobs, as it must be here.
+    """
+    host = socket.gethostname()
+    if not marker.is_file():
+        return (
+            f"on {host} does not see {job.out_dir}: the study's folder must be on a file system that all machines "
+            "share, under the same path."
+        )
+    if records.codes_of([job], find_notebooks())[job.name] != code:
+        return f"on {host} has another version of il2m or of a plugin: use the same files, and start it again."
+    return ""
+
+
+def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] | None = None) -> JobEnd:
     """Execute one job's notebook, unless another process did so in the meantime. Never raises.
 
     The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
     code: records.code_hash, as it must be here. lease: a file in the study's folder; the job ends when it is gone.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
+    host = socket.gethostname()
+    failed = [name for name, end in (earlier or {}).items() if end.failure]
     for name in job.after:
-        if name in earlier and earlier[name].failure:
+        if name in failed:
             return JobEnd(failure=f"not run, because {name} failed")
     if not lease.exists():
-        host = socket.gethostname()
         return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:
         notebook = find_notebooks() / f"{job.notebook}.ipynb"
         if records.code_hash(notebook, job.plugins) != code:
-            raise InputError(
-                f"{socket.gethostname()} has another version of il2m or of a plugin, or their files changed meanwhile"
-            )
+            raise InputError(f"{host} has another version of il2m or of a plugin, or their files changed meanwhile")
         with locked(job.file(".lock"), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
-            shown = [name for name in job.beside if name not in earlier or not earlier[name].failure]
+            shown = [name for name in job.beside if name not in failed]
             if records.is_done(job, records.read_record(job.file(".json")), code, shown):
                 return JobEnd()
             return _run_locked(job, notebook, code, shown, lease)
@@ -69,28 +83,22 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = Ma
 
 
 def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease: Path) -> JobEnd:
-    log = job.file(".log")
-    machine = {"host": socket.gethostname(), "pid": os.getpid()}
-    records.write_record(job, RUNNING, code=code, **machine)
-    work = 0 if _has_results(job) else job.work
-    started = time.monotonic()
+    about = {"code": code, "host": socket.gethostname(), "pid": os.getpid()}
+    records.write_record(job, RUNNING, **about)
+    is_begun = job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
+    work = 0 if is_begun else job.work  # the time of a training that was begun before tells nothing
+    log, started = job.file(".log"), time.monotonic()
     with leased_gpu() as gpu:
         options = {"environment": gpu, "preload": PRELOAD, "log": log, "stop": lambda: not lease.exists()}
         failure = execute_notebook(notebook, job.output, job.parameters, plugins=job.plugins, **options)
-    seconds = time.monotonic() - started
-    about = {"code": code, "seconds": seconds, **machine}
+    about["seconds"] = time.monotonic() - started
     if failure:
         records.write_record(job, FAILED, reason=failure, **about)
         copy = failed_copy(job.output)
-        return JobEnd(seconds, failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
+        return JobEnd(about["seconds"], failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
     log.unlink(missing_ok=True)
     records.write_record(job, DONE, shown=shown, work=work, **about)
-    return JobEnd(seconds, work)
-
-
-def _has_results(job: Job) -> bool:
-    """Whether a training was begun or done already, so that its time now would tell nothing."""
-    return job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
+    return JobEnd(about["seconds"], work)
 
 
 _jobs_on: Counter[str] = Counter()
@@ -100,20 +108,14 @@ _counting = threading.Lock()
 @contextlib.contextmanager
 def leased_gpu() -> Iterator[dict[str, str]]:
     """The environment that gives a job the GPU of this worker that has the fewest jobs; empty without GPUs."""
-    gpus = visible_gpus()
-    if not gpus:
+    if not visible_gpus():
         yield {}
         return
     with _counting:
-        gpu = min(gpus, key=lambda name: _jobs_on[name])
+        gpu = min(visible_gpus(), key=lambda name: _jobs_on[name])
         _jobs_on[gpu] += 1
     try:
         yield {"CUDA_VISIBLE_DEVICES": gpu}
     finally:
         with _counting:
             _jobs_on[gpu] -= 1
-
-
-def what_a_worker_sees(marker: Path, job: Job) -> tuple[bool, str, str]:
-    """Whether it sees a file of the study, its code for a job, and the name of its machine."""
-    return marker.is_file(), records.codes_of([job], find_notebooks())[job.name], socket.gethostname()

@@ -340,7 +340,7 @@ def test_jobs_share_the_gpus_evenly(monkeypatch: pytest.MonkeyPatch):
             given = [environment["CUDA_VISIBLE_DEVICES"] for environment in (one, two, three)]
             assert sorted(given[:2]) == ["4", "7"]
             assert given[2] in ("4", "7")
-        assert Workers().side_by_side == 2
+        assert Workers().slots == 2
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         visible_gpus.cache_clear()
         with leased_gpu() as none:

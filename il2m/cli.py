@@ -180,7 +180,7 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch.cluster import Workers
+    from il2m.batch.dispatch import Workers
     from il2m.batch.run import run_study  # imports dask: not for `il2m --help`
 
     workers = Workers(args.workers, args.threads, args.scheduler)

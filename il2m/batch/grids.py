@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -71,13 +71,6 @@ class Grid:
         return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations, exclude=exclude)
 
 
-class Setting(NamedTuple):
-    """One setting of a grid: the values of what the grid gives, and the name of its combination (empty: none)."""
-
-    values: dict[str, Any]
-    combination: str
-
-
 class _Constructor(SafeConstructor):
     """Refuses a name that is given twice beside a merge key too, where ruamel.yaml would let the second win."""
 
@@ -115,9 +108,7 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
     content = _checked(path)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
-    parent = Grid("")
-    if "extends" in content:
-        parent = read_grid(path.parent / content["extends"], (*below, path.resolve()))
+    parent = read_grid(path.parent / content["extends"], (*below, path.resolve())) if "extends" in content else Grid("")
     combinations = {**parent.combinations, **content["combinations"]}
     return Grid(
         name=path.stem,
@@ -184,32 +175,30 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
     return [name for name, values in values_of.items() if len(values) > 1]
 
 
-def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[Setting]:
-    """Every setting of a grid that is not excluded.
+def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Every setting of a grid that is not excluded: what the grid gives, and the name of its combination ("": none).
 
     defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
     Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
     """
     _check(grid, defaults)
     lists = {name: value for name, value in defaults.items() if len(values_to_sweep(name, value)) > 1}
-    total, settings, used = 0, [], set()
+    settings: list[tuple[dict[str, Any], str]] = []
     for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
-        total += math.prod(map(len, swept.values()))
+        total = len(settings) + math.prod(map(len, swept.values()))
         if total > _MOST_SETTINGS:
             raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
-        for values in itertools.product(*swept.values()):
-            chosen = dict(zip(swept, values, strict=True))
-            excluded_by = [i for i, entry in enumerate(grid.exclude) if _agree(entry, {**defaults, **chosen})]
-            used.update(excluded_by)
-            if not excluded_by:
-                settings.append(Setting(chosen, name))
-    for i, entry in enumerate(grid.exclude):
-        if i not in used:
+        products = itertools.product(*swept.values())
+        settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
+    kept = settings
+    for entry in grid.exclude:
+        if not any(_agree(entry, {**defaults, **values}) for values, _ in settings):
             raise InputError(f"grid {grid.name}: exclude: {entry} is none of its settings.")
-    if not settings:
+        kept = [(values, name) for values, name in kept if not _agree(entry, {**defaults, **values})]
+    if not kept:
         raise InputError(f"grid {grid.name}: every setting is excluded.")
-    return settings
+    return kept
 
 
 def _agree(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

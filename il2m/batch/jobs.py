@@ -68,8 +68,7 @@ class Job:
     @property
     def key(self) -> str:
         """Hash of what the job is asked for; not of the study's folder, of data_dir, nor of the machine it runs on."""
-        left_out = (*MACHINE, *PLACES)
-        return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
+        return short_hash({p: value for p, value in self.parameters.items() if p not in (*MACHINE, *PLACES)})
 
     def file(self, suffix: str) -> Path:
         """What the study's folder holds of it: its record (.json), its lock (.lock), what it printed (.log)."""
@@ -81,8 +80,8 @@ def plan_jobs(
 ) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
 
-    Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
-    plugins: loaded here first, and then by each job.
+    Relative paths in the grid start at the current directory. num_threads: CPU threads of each job. plugins: loaded
+    here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
     from il2m.data.sources import load_dataset  # imports torch
@@ -91,27 +90,20 @@ def plan_jobs(
     for plugin in plugins:
         load_plugin(plugin)
     defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), notebooks) for name in NOTEBOOKS}
-    of_one_base: dict[str, list[_Wanted]] = {}
-    for wanted in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
-        of_one_base.setdefault(json.dumps(wanted.parameters[BASE], sort_keys=True), []).append(wanted)
+    groups: dict[str, list[tuple[dict, dict]]] = {}
+    for parameters, labels in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
+        groups.setdefault(json.dumps(parameters[BASE], sort_keys=True), []).append((parameters, labels))
     load = cache(load_dataset)
     jobs: dict[str, Job] = {}
-    for group in of_one_base.values():  # a base's images are held only while its fine-tunings are planned
+    for group in groups.values():  # a base's images are held only while its fine-tunings are planned
         for job in _jobs_of_base(group, defaults, load):
             jobs[job.name] = _merged(jobs.get(job.name, job), job)
     return [replace(job, plugins=plugins) for job in jobs.values()]
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What one setting gives to each notebook, and what its jobs say of it: ``swept`` and ``combinations`` of a Job."""
-
-    parameters: dict[str, dict[str, Any]]
-    labels: dict[str, Any]
-
-
-def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping[str, Any]) -> Iterator[_Wanted]:
-    """What each setting of a grid asks for. fixed: parameters that hold for all."""
+def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iterator[tuple[dict, dict]]:
+    """What each setting of a grid gives to each notebook, ``fixed`` always, and ``swept`` and ``combinations`` of its
+    jobs."""
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
     for name, instead in _CHOSEN_HERE.items():
         if any(name in values for values in (grid.parameters, *grid.combinations.values())):
@@ -124,41 +116,40 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping[str, Any
                 f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what "
                 "comes out, and can't be swept; give one value."
             )
-    for setting in settings:
-        chosen = {**_absolute(setting.values, Path.cwd()), **fixed}
+    for values, combination in settings:
+        chosen = {**_absolute(values, Path.cwd()), **fixed}
         parameters = {notebook: {p: v for p, v in chosen.items() if p in cell} for notebook, cell in defaults.items()}
-        varying = {name: setting.values[name] for name in swept if name in setting.values}
-        combinations = (setting.combination,) if setting.combination else ()
-        yield _Wanted(parameters, {"swept": varying, "combinations": combinations})
+        varying = {name: values[name] for name in swept if name in values}
+        yield parameters, {"swept": varying, "combinations": (combination,) if combination else ()}
 
 
-def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: Callable[..., Dataset]) -> Iterator[Job]:
+def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable[..., Dataset]) -> Iterator[Job]:
     """The jobs of settings that have their base training in common; some of them come several times."""
     from il2m.study.planning import plan_base, plan_fine_tuning  # imports torch
 
-    given = {**defaults[BASE], **group[0].parameters[BASE]}
+    given = {**defaults[BASE], **group[0][0][BASE]}
     images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
     base_plan = plan_base(**_planned(given), images=images)
-    twins: dict[str, list[tuple[Job, _Wanted]]] = {}  # runs that differ in distillation only are analysed together
-    for setting in group:
-        in_base = {name: value for name, value in setting.labels["swept"].items() if name in defaults[BASE]}
-        base = _training(base_plan, BASE, setting.parameters[BASE], **setting.labels | {"swept": in_base})
+    twins: dict[str, list[tuple[Job, dict, dict]]] = {}  # runs that differ in distillation only are analysed together
+    for parameters, labels in group:
+        in_base = {name: value for name, value in labels["swept"].items() if name in defaults[BASE]}
+        base = _training(base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
         yield base
-        given = _planned({**defaults[FINE_TUNING], **setting.parameters[FINE_TUNING]}, "base", "dataset")
+        given = _planned({**defaults[FINE_TUNING], **parameters[FINE_TUNING]}, "base", "dataset")
         plan = plan_fine_tuning(**given, base_plan=base_plan)
-        parameters = setting.parameters[FINE_TUNING] | {"base": base.run}
-        tuning = _training(plan, FINE_TUNING, parameters, after=(base.name,), **setting.labels)
-        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, setting))
+        given = parameters[FINE_TUNING] | {"base": base.run}
+        tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
+        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, parameters, labels))
     for together in twins.values():
-        yield from (tuning for tuning, _ in together)
-        beside = tuple(dict.fromkeys(tuning.name for tuning, _ in together))
-        for tuning, setting in together:
-            about = {"after": (tuning.name,), "beside": beside, "kind": f"of {base.kind}", **setting.labels}
+        yield from (tuning for tuning, _, _ in together)
+        names = tuple(dict.fromkeys(tuning.name for tuning, _, _ in together))
+        for tuning, parameters, labels in together:
+            details = {"after": (tuning.name,), "beside": names, "kind": f"of {base.kind}", **labels}
             for notebook in (ANALYSIS, ABLATION):
-                yield Job(notebook, tuning.run, setting.parameters[notebook] | {"run": tuning.run}, **about)
+                yield Job(notebook, tuning.run, parameters[notebook] | {"run": tuning.run}, **details)
 
 
-def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **about: Any) -> Job:
+def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:
     """The job of a stage. Stages of one kind take the same time per image."""
     from il2m.study.planning import images_to_train_on
 
@@ -166,15 +157,15 @@ def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **about: An
     extra = [plan.identity.get(name) for name in ("distillation", "precision")]
     kind = short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
     work = sum(images_to_train_on(plan).values())
-    return Job(notebook, plan.folder.name, parameters, kind=kind, work=work, **about)
+    return Job(notebook, plan.folder.name, parameters, kind=kind, work=work, **details)
 
 
 def _merged(known: Job, job: Job) -> Job:
     """One job for two settings that ask for the same."""
     combinations = tuple(dict.fromkeys([*known.combinations, *job.combinations]))
-    beside = tuple(dict.fromkeys([*known.beside, *job.beside]))
+    shown = tuple(dict.fromkeys([*known.beside, *job.beside]))
     swept = {name: value for name, value in known.swept.items() if job.swept.get(name) == value}
-    return replace(known, combinations=combinations, beside=beside, swept=swept)
+    return replace(known, combinations=combinations, beside=shown, swept=swept)
 
 
 def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:

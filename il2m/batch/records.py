@@ -65,9 +65,9 @@ def _job(entry: dict[str, Any], out_dir: Path) -> Job:
     return Job(**{**entry, **tuples, "parameters": {**entry["parameters"], "out_dir": str(out_dir)}})
 
 
-def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **about: Any) -> None:
+def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **details: Any) -> None:
     """Keep how a job stands. code: see code_hash; shown: the jobs whose results it could show."""
-    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown), **about}
+    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown), **details}
     if status == DONE:  # the files by which one can tell that its results are there
         run = job.out_dir / job.run
         files = [job.output] + [run / RESULTS_FILE] * (job.notebook == ABLATION)
@@ -114,13 +114,16 @@ def is_done(job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[st
 
     to_show: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
     """
-    is_of_this_code = record.get("code") == code and set(to_show) <= set(record["beside"])
-    return is_of_this_code and standing(job, record)[0] == DONE
+    return record.get("code") == code and set(to_show) <= set(record["beside"]) and standing(job, record)[0] == DONE
 
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
-    """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now."""
-    hashes = [hashlib.sha256(notebook.read_bytes()).hexdigest(), *map(plugin_hash, plugins)]
+    """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now.
+    "" where a file of them is not there."""
+    try:
+        hashes = [hashlib.sha256(notebook.read_bytes()).hexdigest(), *map(plugin_hash, plugins)]
+    except (OSError, InputError):
+        return ""
     return short_hash([library_hash(), *hashes])
 
 
@@ -132,16 +135,9 @@ def library_hash() -> str:
 
 
 def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
-    """Name of each job -> its code_hash here, "" where a file of it is gone."""
-
-    @cache
-    def code(notebook: str, plugins: tuple[str, ...]) -> str:
-        try:
-            return code_hash(notebooks / f"{notebook}.ipynb", plugins)
-        except (OSError, InputError):
-            return ""
-
-    return {job.name: code(job.notebook, job.plugins) for job in jobs}
+    """Name of each job -> its code_hash in this process."""
+    hash_once = cache(code_hash)
+    return {job.name: hash_once(notebooks / f"{job.notebook}.ipynb", job.plugins) for job in jobs}
 
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
@@ -150,8 +146,8 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
     codes = codes_of(jobs, notebooks)
     waiting: dict[str, Job] = {}
     for job in jobs:
-        again = any(name in waiting for name in job.after)
-        if again or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
+        needs_one = any(name in waiting for name in job.after)
+        if needs_one or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
             waiting[job.name] = job
     return list(waiting.values())
 

@@ -14,12 +14,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from il2m.batch import records
-from il2m.batch.cluster import Workers
-from il2m.batch.dispatch import execute_jobs
-from il2m.batch.estimates import Estimates
+from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
-from il2m.batch.status import duration, total_seconds
+from il2m.batch.status import Estimates, duration
 from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
@@ -52,9 +50,8 @@ def run_study(
     """Execute a grid's study, print its plan, its progress and a summary; returns where it is, and what failed.
 
     only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
-    system.plugins. dry_run: only print the plan. command: the words that asked for all this, to be kept with the plan.
-    Everything is checked before the first job starts; raises InputError. What was done before, and is there, is not
-    done again.
+    system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan.
+    All is checked before the first job starts; raises InputError. What was done before, and is there, is kept.
     """
     started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
     out = (out_dir or notebooks.parent / "runs" / grid_file.stem).resolve()
@@ -95,10 +92,8 @@ def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
 def _plan_text(
     grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, out: Path, workers: Workers, *, each: bool
 ) -> str:
-    """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take.
-
-    each: also one line per job.
-    """
+    """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take; if
+    ``each``, also one line per job."""
     num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
@@ -112,10 +107,10 @@ def _plan_text(
         lines.append(f"  {notebook:28}{counts}   {_time_text(left, estimates)}")
     to_do = {job.name for job in waiting}
     for job in jobs if each else ():
-        about = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
-        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {about}")
+        labels = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
+        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
     if waiting:
-        seconds, unknown = total_seconds(waiting, estimates)
+        seconds, unknown = estimates.total(waiting)
         where = (
             f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.slots} jobs side by side"
         )
@@ -126,11 +121,9 @@ def _plan_text(
 
 
 def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
-    seconds, unknown = total_seconds(jobs, estimates)
-    if not jobs:
-        return ""
+    seconds, unknown = estimates.total(jobs)
     if unknown == len(jobs):
-        return "not known: none was done before"
+        return "not known: none was done before" if jobs else ""
     return f"about {duration(seconds)}" + (f" and {unknown} not known" if unknown else "")
 
 

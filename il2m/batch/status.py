@@ -1,27 +1,63 @@
-"""How a study stands, and what a running one tells: lines that stay, and at a terminal what is under way below them."""
+"""How a study stands, how long it will take, and what a running one tells a log and a person at a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from il2m.batch.estimates import Estimates
 from il2m.batch.jobs import Job
-from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, jobs_table, read_plans
+from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, jobs_table, read_plans, read_record
 from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
 
+_START_UP = 1.0  # seconds of a job that do not grow with its work
+_FEW = 500  # records of other studies that are read to tell how long a job may take
 _MOST_REASONS = 20
 _MOST_SHOWN = 8  # jobs under way that a person is shown
 _SECONDS_BETWEEN_LINES = 60  # of a log, on what is under way
+
+
+class Estimates:
+    """Seconds that jobs may take, from those of their kind that were done before: here, or in the studies beside."""
+
+    def __init__(self, out_dir: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+        self._rates: dict[str, list[float]] = {}
+        self._medians: dict[str, float] = {}
+        self._kept = {name: record.get("key") for name, record in records.items() if record.get("status") == DONE}
+        others = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
+        others = sorted(others, key=lambda path: path.stat().st_mtime)[-_FEW:]
+        for record in [*map(read_record, others), *records.values()]:
+            if record.get("status") == DONE:
+                self.add(record.get("kind", ""), record.get("seconds", 0), record.get("work", 0))
+
+    def add(self, kind: str, seconds: float, work: float) -> None:
+        """work: 0 where the job found its results done, so that its time tells nothing."""
+        if work > 0:
+            self._rates.setdefault(kind, []).append(max(seconds - _START_UP, 0) / work)
+            self._medians.pop(kind, None)
+
+    def seconds(self, job: Job) -> float | None:
+        """None where no such job was ever done. A stage that is stored is only looked at, whatever code made it."""
+        if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
+            return _START_UP
+        if job.kind not in self._medians and job.kind in self._rates:
+            self._medians[job.kind] = statistics.median(self._rates[job.kind])
+        return _START_UP + self._medians[job.kind] * job.work if job.kind in self._medians else None
+
+    def total(self, jobs: Iterable[Job]) -> tuple[float, int]:
+        """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
+        seconds = [self.seconds(job) for job in jobs]
+        return sum(filter(None, seconds)), seconds.count(None)
 
 
 def duration(seconds: float) -> str:
@@ -39,12 +75,6 @@ def stage_text(job: Job) -> str:
     if not progress:
         return job.name
     return f"{job.name}  {progress['stage']}, {progress['where']}, {duration(progress['seconds_left'])} left"
-
-
-def total_seconds(jobs: Iterable[Job], estimates: Estimates) -> tuple[float, int]:
-    """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
-    seconds = [estimates.seconds(job) for job in jobs]
-    return sum(filter(None, seconds)), seconds.count(None)
 
 
 def status_text(out_dir: Path) -> str:
@@ -89,7 +119,8 @@ class Live(contextlib.ExitStack):
         self._left.pop(job.name)
         self._failed += bool(failure)
         how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
-        self._print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}")
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
         """Say what is under way: to a person every second, to a log once a minute.
@@ -102,25 +133,19 @@ class Live(contextlib.ExitStack):
         self._shown = now
         jobs, slots = under_way()
         lines = [self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]
-        if is_person:
-            self._rewrite(lines[: 1 + _MOST_SHOWN])
-        else:
-            self._print("\n".join(lines))
-
-    def _summary(self, slots: int) -> str:
-        seconds, unknown = total_seconds(self._left.values(), self._estimates)
-        left = f", about {duration(seconds / slots)} left" if seconds and slots and not unknown else ""
-        left = left if slots else ", waiting for a worker"
-        failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"
-
-    def _rewrite(self, lines: list[str]) -> None:
+        if not is_person:
+            print("\n".join(lines), flush=True)
+            return
+        lines = lines[: 1 + _MOST_SHOWN]
         while len(self._bars) < len(lines):
             options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
             self._bars.append(self.enter_context(tqdm(position=len(self._bars), **options)))
         for bar, line in zip(self._bars, [*lines, *[""] * len(self._bars)], strict=False):
             bar.set_description_str(line)
 
-    def _print(self, line: str) -> None:
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+    def _summary(self, slots: int) -> str:
+        seconds, unknown = self._estimates.total(self._left.values())
+        left = f", about {duration(seconds / slots)} left" if seconds and slots and not unknown else ""
+        left = left if slots else ", waiting for a worker"
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"

@@ -9,8 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
@@ -24,8 +24,7 @@ from il2m.system.machine import visible_gpus
 PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where they are forked
 
 
-@dataclass(frozen=True)
-class JobEnd:
+class JobEnd(NamedTuple):
     """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
     (empty: it did not)."""
 
@@ -35,17 +34,12 @@ class JobEnd:
 
 
 def why_not_here(marker: Path, job: Job, code: str) -> str:
-    """Why jobs of a study can't be done in this process, "" if they can.
-
-    marker: a file in the study's folder. code: records.code_hash of one of its jobs, as it must be here.
-    """
+    """Why jobs of a study can't be done in this process, "" if they can. marker: a file in the study's folder.
+    code: records.code_hash of one of its jobs, as it must be here."""
     host = socket.gethostname()
     if not marker.is_file():
-        return (
-            f"on {host} does not see {job.out_dir}: the study's folder must be on a file system that all machines "
-            "share, under the same path."
-        )
-    if records.codes_of([job], find_notebooks())[job.name] != code:
+        return f"on {host} does not see {job.out_dir}: all machines must share the study's folder, under one path."
+    if records.code_hash(find_notebooks() / f"{job.notebook}.ipynb", job.plugins) != code:
         return f"on {host} has another version of il2m or of a plugin: use the same files, and start it again."
     return ""
 
@@ -83,22 +77,22 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] | No
 
 
 def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease: Path) -> JobEnd:
-    about = {"code": code, "host": socket.gethostname(), "pid": os.getpid()}
-    records.write_record(job, RUNNING, **about)
+    details = {"code": code, "host": socket.gethostname(), "pid": os.getpid()}
+    records.write_record(job, RUNNING, **details)
     is_begun = job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
     work = 0 if is_begun else job.work  # the time of a training that was begun before tells nothing
     log, started = job.file(".log"), time.monotonic()
     with leased_gpu() as gpu:
         options = {"environment": gpu, "preload": PRELOAD, "log": log, "stop": lambda: not lease.exists()}
         failure = execute_notebook(notebook, job.output, job.parameters, plugins=job.plugins, **options)
-    about["seconds"] = time.monotonic() - started
+    details["seconds"] = time.monotonic() - started
     if failure:
-        records.write_record(job, FAILED, reason=failure, **about)
+        records.write_record(job, FAILED, reason=failure, **details)
         copy = failed_copy(job.output)
-        return JobEnd(about["seconds"], failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
+        return JobEnd(details["seconds"], failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
     log.unlink(missing_ok=True)
-    records.write_record(job, DONE, shown=shown, work=work, **about)
-    return JobEnd(about["seconds"], work)
+    records.write_record(job, DONE, shown=shown, work=work, **details)
+    return JobEnd(details["seconds"], work)
 
 
 _jobs_on: Counter[str] = Counter()
@@ -108,14 +102,11 @@ _counting = threading.Lock()
 @contextlib.contextmanager
 def leased_gpu() -> Iterator[dict[str, str]]:
     """The environment that gives a job the GPU of this worker that has the fewest jobs; empty without GPUs."""
-    if not visible_gpus():
-        yield {}
-        return
     with _counting:
-        gpu = min(visible_gpus(), key=lambda name: _jobs_on[name])
+        gpu = min(visible_gpus(), key=lambda name: _jobs_on[name], default="")
         _jobs_on[gpu] += 1
     try:
-        yield {"CUDA_VISIBLE_DEVICES": gpu}
+        yield {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     finally:
         with _counting:
             _jobs_on[gpu] -= 1

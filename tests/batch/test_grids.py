@@ -15,7 +15,7 @@ DEFAULTS = {"memory_size": 200, "epochs": 20, "distillation": [False, True], "st
 
 
 def chosen(grid: Grid) -> list[dict[str, Any]]:
-    return [setting.values for setting in all_settings(grid, DEFAULTS)]
+    return [values for values, _ in all_settings(grid, DEFAULTS)]
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -53,7 +53,7 @@ def test_combinations_are_swept_beside_each_other():
         parameters={"memory_size": [100, 50], "distillation": False},
         combinations={"plain": {}, "long": {"epochs": [30, 40], "memory_size": 10}},
     )
-    found = [(s.combination, s.values["memory_size"], s.values.get("epochs")) for s in all_settings(grid, DEFAULTS)]
+    found = [(name, values["memory_size"], values.get("epochs")) for values, name in all_settings(grid, DEFAULTS)]
     assert found == [("plain", 100, None), ("plain", 50, None), ("long", 10, 30), ("long", 10, 40)]
     assert swept_names(grid, DEFAULTS) == ["memory_size", "epochs"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from il2m.batch import status
-from il2m.batch.estimates import Estimates
 from il2m.batch.jobs import Job
+from il2m.batch.status import Estimates
 from il2m.notebook.catalogue import FINE_TUNING
 from il2m.study.progress import FILE_NAME
 
@@ -53,5 +53,5 @@ def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
 
 def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):
     estimates = Estimates(tmp_path / "none", {})
-    assert status.total_seconds(jobs, estimates) == (0, 3)
+    assert estimates.total(jobs) == (0, 3)
     assert status.Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"

@@ -22,11 +22,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from tiny import PROJECT
 
-from il2m.batch.cluster import Workers, connected, dashboard
-from il2m.batch.dispatch import execute_jobs
-from il2m.batch.estimates import Estimates
+from il2m.batch.dispatch import Workers, connected, dashboard, execute_jobs
 from il2m.batch.jobs import Job
 from il2m.batch.records import jobs_table, read_record
+from il2m.batch.status import Estimates
 from il2m.batch.worker import leased_gpu
 from il2m.cli import main
 from il2m.errors import InputError
@@ -263,7 +262,7 @@ os.kill(worker.pid, signal.SIGKILL)
 
 
 def test_what_can_not_be_reached_is_told(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
-    monkeypatch.setattr("il2m.batch.cluster._SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr("il2m.batch.dispatch._PATIENCE", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -303,7 +302,7 @@ def certificate(tmp_path: Path) -> Path:
 
 CONNECT = """
 import sys
-from il2m.batch.cluster import Workers, connected
+from il2m.batch.dispatch import Workers, connected
 
 with connected(Workers(scheduler=sys.argv[1])) as client:
     print(client.scheduler_info()["address"])

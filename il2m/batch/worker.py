@@ -9,8 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
@@ -24,7 +24,8 @@ from il2m.system.machine import visible_gpus
 PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where they are forked
 
 
-class JobEnd(NamedTuple):
+@dataclass(frozen=True)
+class JobEnd:
     """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
     (empty: it did not)."""
 
@@ -53,9 +54,8 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] | No
     """
     host = socket.gethostname()
     failed = [name for name, end in (earlier or {}).items() if end.failure]
-    for name in job.after:
-        if name in failed:
-            return JobEnd(failure=f"not run, because {name} failed")
+    if needed := [name for name in job.after if name in failed]:
+        return JobEnd(failure=f"not run, because {needed[0]} failed")
     if not lease.exists():
         return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:

@@ -100,16 +100,22 @@ _STUDY = _argument("study", "the study's folder, however far it is", **_FOLDER)
     _argument("--workers", "jobs side by side (default: one per GPU, or else per CPU core)", **_COUNT),
     _argument("--threads", "CPU threads of a job (default: 1)", default=1, **_COUNT),
     _argument("--scheduler", "run on this dask scheduler's workers (tcp:// or tls://)", default="", metavar="ADDRESS"),
-    _argument("--tls-ca-file", "for tls:// schedulers: the authority, PEM", **_FILE),
-    _argument("--tls-cert", "for tls:// schedulers: the certificate, PEM", **_FILE),
-    _argument("--tls-key", "for tls:// schedulers: the private key, PEM", **_FILE),
+    _argument(
+        "--plugin",
+        "load this Python file or module first, here and in each job; may be repeated",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="FILE_OR_MODULE",
+    ),
 )
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch.cluster import make_workers
+    from il2m.batch.dispatch import Workers
     from il2m.batch.run import run_study
 
-    workers = make_workers(args.workers, args.threads, args.scheduler, args.tls_ca_file, args.tls_cert, args.tls_key)
-    options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
+    workers = Workers(args.workers, args.threads, args.scheduler)
+    options = {"only": args.only, "overrides": args.overrides, "plugins": args.plugins}
+    options |= {"dry_run": args.dry_run, "command": args.words}
     study = run_study(_grid_file(args.grid), out_dir=args.out, workers=workers, **options)
     if args.dry_run:
         return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,26 @@ def copy_notebooks(folder: Path) -> list[Path]:
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values in a notebook's parameters cell.
+    """Names and default values in the cell of a notebook that is tagged ``parameters``: literals, each given to a name.
 
-    papermill only warns when the tag is missing, and then ignores what it is given: here that is an InputError.
+    Raises InputError for anything else in it: no value could be told without running it. papermill only warns when the
+    tag is missing, and then ignores what it is given: here that is an InputError as well.
     """
-    import nbformat  # these take a second, and only planning needs them
-    from papermill.inspection import inspect_notebook
-
-    cells = nbformat.read(path, as_version=4).cells
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
+    try:
+        cells = json.loads(path.read_bytes())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        statements = ast.parse("".join(sources[:1]), "its parameters").body  # papermill too takes the first
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError) as error:
+        raise InputError(f"{path} can't be read as a notebook: {type(error).__name__}: {error}") from None
+    if not sources:
         raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")
-    return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(path)).items()}
+    parameters = {}
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name), value=ast.expr()):
+                with contextlib.suppress(ValueError, TypeError):  # no literal
+                    parameters[name] = ast.literal_eval(statement.value)
+                    continue
+        code = ast.unparse(statement).splitlines()[0]
+        raise InputError(f"{path}: line {statement.lineno} of the parameters: expected name = literal, found {code}")
+    return parameters

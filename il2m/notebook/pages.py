@@ -7,8 +7,6 @@ from pathlib import Path
 from il2m.system.files import write_atomically
 
 _TEMPLATES = Path(__file__).parent / "templates"
-
-
 # of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
 _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
 
@@ -38,10 +36,8 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
 def _style() -> str:
     from pygments.formatters import HtmlFormatter
 
-    light, dark = (
-        HtmlFormatter(style=style, nobackground=True).get_style_defs(".highlight")
-        for style in ("default", "github-dark")
-    )
+    styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))
+    light, dark = (style.get_style_defs(".highlight") for style in styles)
     return f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
@@ -51,14 +47,11 @@ def _markdown_with_mathml(source: str) -> str:
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return _without_namespace(convert(body))
+        def inline_math(self, body: str, display: str = "inline") -> str:
+            mathml = convert(body, display=display)
+            return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML needs none
 
         def block_math(self, body: str) -> str:
-            return _without_namespace(convert(body, display="block"))
+            return self.inline_math(body, "block")
 
     return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
-
-
-def _without_namespace(mathml: str) -> str:
-    return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows it, and it looks like a link

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m import __version__
-from il2m.errors import InputError, nearest
+from il2m.errors import InputError
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
 
 
@@ -112,11 +112,12 @@ _STUDY = _argument("study", "the study's folder, however far it is", **_FOLDER)
 def _run(args: argparse.Namespace) -> int:
     from il2m.batch.dispatch import Workers
     from il2m.batch.run import run_study
+    from il2m.notebook.catalogue import find_grid
 
     workers = Workers(args.workers, args.threads, args.scheduler)
     options = {"only": args.only, "overrides": args.overrides, "plugins": args.plugins}
     options |= {"dry_run": args.dry_run, "command": args.words}
-    study = run_study(_grid_file(args.grid), out_dir=args.out, workers=workers, **options)
+    study = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, **options)
     if args.dry_run:
         return 0
     from il2m.report.build import refresh_report
@@ -127,18 +128,6 @@ def _run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 1 if study.failed else 0
-
-
-def _grid_file(text: str) -> Path:
-    """The file at a path, or the grid of that name that comes with il2m."""
-    from il2m.notebook.catalogue import find_grids
-
-    path, grids = Path(text), find_grids()
-    if path.is_file() or path.name != text:
-        return path
-    if text not in grids:
-        raise InputError(f"{text}: no such file, and no grid of that name: {nearest(text, grids)}")
-    return grids[text]
 
 
 @_command("parameters", "every parameter: notebook, default, unit, range, whom it concerns, meaning (Markdown)")
@@ -275,7 +264,7 @@ def _rectify(args: argparse.Namespace) -> None:
     if args.json:
         write_atomically(args.json, json.dumps(summary.percent(), indent=1))
     if args.out:
-        from il2m.exchange.importing import import_authors_files  # imports torch: not for the accuracies alone
+        from il2m.exchange.importing import import_authors_files
 
         print(f"run: {import_authors_files(files, args.out).folder}")
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from il2m.errors import InputError
+from il2m.errors import InputError, nearest
 from il2m.system.files import write_atomically
 from il2m.system.machine import SHIPPED
 
@@ -28,6 +28,16 @@ def find_notebooks() -> Path:
 def find_grids() -> dict[str, Path]:
     """The grids that come with the notebooks: name -> file."""
     return {path.stem: path for path in sorted((find_notebooks() / "grids").glob("*.yaml"))}
+
+
+def find_grid(text: str) -> Path:
+    """The grid file at a path, or the grid of that name that comes with il2m."""
+    path, grids = Path(text), find_grids()
+    if path.is_file() or path.name != text:
+        return path
+    if text not in grids:
+        raise InputError(f"{text}: no such file, and no grid of that name: {nearest(text, grids)}")
+    return grids[text]
 
 
 def copy_notebooks(folder: Path) -> list[Path]:

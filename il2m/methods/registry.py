@@ -185,9 +185,10 @@ def method(
 
     def register(function: Function) -> Function:
         own = function.__module__ == "il2m.methods.builtin"
-        known = dict.fromkeys(METHODS, "") | METHODS.codes
+        known = {"joint": ""} | {one.name: one.code for one in METHODS.values()}  # tables name joint training so
         code = "" if own else registered_source("method", name, function, known)
-        hue = colour or _SPARE_COLOURS[len(METHODS.codes) % len(_SPARE_COLOURS)]
+        others = [one.colour for one in METHODS.values() if one.name != name]
+        hue = colour or min(_SPARE_COLOURS, key=others.count)
         line = dash or ("--" if is_oracle else "-")
         looks = {"colour": hue, "dash": line, "label": label or name}
         METHODS[name] = Method(name, function, source, needed, tuple(score_kinds), distances, cost, **looks, code=code)
@@ -211,9 +212,8 @@ def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw",
 
 def missing_for(run: Run, method: str) -> str:
     """Why ``method`` must be left out for this run, or ``""`` if it can be computed at every state."""
-    one = METHODS[method]
-    for state in range(1, run.states.num_states + 1):
-        frozen = Frozen.of_run(run, state)
+    one, last = METHODS[method], Frozen.of_run(run, run.states.num_states)
+    for frozen in (*last.earlier, last):
         if one.needs is None:
             try:
                 one(frozen.take(slice(2)))
@@ -221,7 +221,7 @@ def missing_for(run: Run, method: str) -> str:
                 return str(error).removesuffix(".")
         for need in one.needs or ():
             if problem := frozen.lacks(need):
-                return f"state {state} {problem}"
+                return f"state {frozen.state} {problem}"
     return ""
 
 

@@ -69,5 +69,6 @@ def _without_seeds(run: Run) -> dict[str, Any]:
         if one.only_with == ("distillation", True) and settings.get(name) == one.default:
             del settings[name]  # as in the twin that does not distil
     left_out = seeds | ({"class_order"} if run.config["order_seed"] is not None else set())
-    settings["base"] = {name: value for name, value in settings["base"].items() if name not in left_out}
+    base = effective(run.base.identity)
+    settings["base"] = {name: value for name, value in base.items() if name not in left_out}
     return settings

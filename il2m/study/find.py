@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
-from il2m.parameters import FineTuning
+from il2m.parameters import NETWORKS, FineTuning
 from il2m.study.runs import ANALYSED, KINDS, Run
 
 
@@ -113,7 +113,8 @@ def find_joint_runs(out_dir: str | Path) -> list[Run]:
 
 
 def open_base(out_dir: Path, base: str) -> Run:
-    """The base named, or the one trained last in ``out_dir``."""
+    """The base named, or the one trained last in ``out_dir``, to be gone on with: it lies there, and its network is
+    registered as it was when the base was trained. Raises InputError if not."""
     if base:
         run = Run(_one_of(out_dir, base, "base"))
         if run.kind != "base":
@@ -125,4 +126,16 @@ def open_base(out_dir: Path, base: str) -> Run:
         run = Run(states[-1].parent.parent)
     if run.missing_states:
         raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
+    if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour
+        raise InputError(
+            f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}: copy its folder "
+            "there, or give the folder it lies in as out_dir."
+        )
+    network = run.identity["network"]
+    if NETWORKS.get(network) != run.identity.get("network_source", ""):
+        now = "has another source now" if network in NETWORKS else "is not registered here"
+        raise InputError(
+            f"base {run.name} was trained with the network {network!r}, which {now}: register the one that trained it, "
+            "or train another base."
+        )
     return run

@@ -125,7 +125,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     """
     settings = FineTuning.given(settings, parameters)
     if base_plan is None:
-        base = _base_in(Path(settings.out_dir), settings.base)
+        base = open_base(Path(settings.out_dir), settings.base)
         base_identity, base_notes, base_name = base.identity, base.config, base.name
         images = load_images(base, settings.data_dir, settings.dataset, settings.num_workers)
         states = States(tuple(base_identity["state_sizes"]))
@@ -149,17 +149,6 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
     }
     return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)
-
-
-def _base_in(out_dir: Path, base: str) -> Run:
-    """The base of that name or folder, as a neighbour: that is how a run names its base."""
-    run = open_base(out_dir, base)
-    if run.folder.parent.resolve() != out_dir.resolve():
-        raise InputError(
-            f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}: copy its folder "
-            "there, or give the folder it lies in as out_dir."
-        )
-    return run
 
 
 def images_to_train_on(plan: Plan) -> dict[int, int]:

@@ -69,6 +69,8 @@ def test_taken_names_and_bad_ones_are_refused():
     for name in ("IL2M", "FT"):
         with pytest.raises(InputError, match=f"method '{name}' is the name of one that is built in"):
             method(name)(halved)
+    with pytest.raises(InputError, match="method 'joint' is the name of one that is built in"):
+        method("joint")(halved)  # tables would take its rows for joint training's
     for name in ("", " x", "a\nb"):
         with pytest.raises(InputError, match="expected a printable name"):
             method(name)(halved)
@@ -201,12 +203,15 @@ from IPython.core.interactiveshell import InteractiveShell
 import il2m
 shell = InteractiveShell.instance()
 cell = "import il2m\\n@il2m.method('mine')\\ndef mine(state):\\n    return state.scores * {}"
-codes = []
+codes, colours = [], []
+assert shell.run_cell(cell.replace("'mine'", "'other'").format(1)).success
 for factor in (2, 3, 3):
     result = shell.run_cell(cell.format(factor))
     assert result.success, result.error_in_exec
     codes.append(il2m.METHODS["mine"].code)
+    colours.append(il2m.METHODS["mine"].colour)
 assert codes[0] != codes[1] == codes[2], codes
+assert colours[0] == colours[1] == colours[2] != il2m.METHODS["other"].colour, colours
 assert not shell.run_cell(cell.replace("mine", "WA").format(2)).success
 print("done")
 """

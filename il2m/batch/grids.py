@@ -225,7 +225,7 @@ def _overlaps(entry: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
 
 def _same(name: str, one: Any, other: Any) -> bool:
     """Whether two values of a parameter are one value: 1 and 1.0 of a number, but not 1 and True."""
-    convert = PARAMETERS[name].convert if name in PARAMETERS else lambda value: value
+    convert = PARAMETERS[name].rule.convert if name in PARAMETERS else lambda value: value
     return convert(one) == convert(other)
 
 

@@ -4,8 +4,6 @@ Each class's training images are ranked once, when the class is new; what is kep
 that ranking, so that it can only shrink as the memory is shared by more classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from il2m.data.states import States

@@ -6,8 +6,6 @@ In the paper's notation, for class C_i that was new in state P, and current stat
 ``mu(M_b)``, the mean of the highest score over the training images of state b's new classes (*confidence* of state b).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 The formulas are in rectify.py (Eq. 1) and corrections.py (the field's); here each meets a frozen state.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features

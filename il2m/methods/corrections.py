@@ -5,8 +5,6 @@ method returns new scores or a new head; none changes what it is given. In a sta
 alone.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import softmax

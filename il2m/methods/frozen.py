@@ -4,12 +4,10 @@ Names are those of a state's stored arrays: ``val_...`` of the validation images
 training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -72,7 +70,7 @@ class Frozen:
     state: int
     states: States
     settings: FineTuning
-    earlier: tuple[Frozen, ...] = field(repr=False)
+    earlier: tuple["Frozen", ...] = field(repr=False)
     score_kind: str = "raw"
     undefined: str = "keep"
     _arrays: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict, repr=False)
@@ -81,7 +79,7 @@ class Frozen:
     _gives_val_labels: bool = False
 
     @classmethod
-    def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Frozen:
+    def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Self:
         """A finished state of a run, read from disk as it is asked for."""
         settings, kinds = FineTuning.of_identity(run.identity), {"score_kind": score_kind, "undefined": undefined}
         made: list[Frozen] = []
@@ -96,8 +94,13 @@ class Frozen:
 
     @classmethod
     def of_arrays(
-        cls, val_scores: np.ndarray, state_sizes: Sequence[int], *, earlier: Sequence[Frozen] = (), **arrays: np.ndarray
-    ) -> Frozen:
+        cls,
+        val_scores: np.ndarray,
+        state_sizes: Sequence[int],
+        *,
+        earlier: Sequence["Frozen"] = (),
+        **arrays: np.ndarray,
+    ) -> Self:
         """A state from arrays of anyone's model.
 
         val_scores: (n, C) raw scores of all classes so far, in learning order. state_sizes: the number of classes that
@@ -124,13 +127,13 @@ class Frozen:
         readers = {name: partial(_read_only, array) for name, array in {**given, "val_scores": val_scores}.items()}
         return cls(states.num_states, states, FineTuning(), tuple(earlier), _arrays=readers, _memory=memory)
 
-    def take(self, rows: slice | np.ndarray) -> Frozen:
+    def take(self, rows: slice | np.ndarray) -> Self:
         """The same state with some of its validation images: places among those that it has now."""
         if self._rows is not None:
             rows = np.arange(len(self._arrays["val_scores"]()))[self._rows][rows]
         return replace(self, _rows=rows)
 
-    def with_val_labels(self) -> Frozen:
+    def with_val_labels(self) -> Self:
         """The same state, which gives its validation labels: for oracles."""
         return replace(self, _gives_val_labels=True)
 

@@ -3,8 +3,6 @@
 ``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

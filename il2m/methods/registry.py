@@ -6,8 +6,6 @@
 Tables, costs, plots, the explorer and notebook 04 read this registry. The study's own methods are in builtin.py.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The results of all runs in a study's folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -4,8 +4,6 @@ Everything but collect_results reads the rows of results.parquet. A pair is one 
 under both of the things compared; what is compared is the mean over the incremental states 2..S.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any

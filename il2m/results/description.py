@@ -1,7 +1,5 @@
 """What tells one run from another, as columns of the results table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from il2m.parameters import FineTuning

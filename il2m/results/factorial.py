@@ -1,7 +1,5 @@
 """IL2M's factors in every combination, and what each of them adds."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -3,8 +3,6 @@
 ``labels`` are in learning order; ``num_past`` is how many classes the *model's* state calls past (0..num_past-1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Paired differences: estimates, intervals, tests and verdicts."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass, fields

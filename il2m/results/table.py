@@ -1,7 +1,5 @@
 """A run's numbers as a table: one row per state and method, which is all that tables, plots and reports read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which runs a folder holds, and which belong together."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from pathlib import Path

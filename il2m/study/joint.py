@@ -1,7 +1,5 @@
 """Joint training: for each state one training on *all* images of all classes so far, the upper bound of a study."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a stage is asked to do, checked against itself, its base and the data before any work is done."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -1,12 +1,11 @@
 """Progress of a long stage: for a person at a terminal or in JupyterLab, and as a small file for those who look on."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 from IPython import get_ipython
 from tqdm.auto import tqdm as notebook_or_terminal_tqdm
@@ -70,7 +69,7 @@ class Progress:
             }
             write_atomically(self._file, json.dumps(status), durable=False)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -1,7 +1,5 @@
 """What the states of one run share while they are trained."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Finished states are kept, and of a state that was interrupted the epochs up to i
 A run is locked while it is trained: of two processes that ask for it, one waits and takes what the other has made.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

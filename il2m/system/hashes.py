@@ -1,7 +1,5 @@
 """Hashes: of values, of files."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

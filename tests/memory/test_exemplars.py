@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from il2m.data.states import States
 from il2m.errors import InputError
-from il2m.memory.exemplars import check_memory, exemplars_per_past_class, herding_ranking, random_ranking, rank_classes
+from il2m.memory.exemplars import check_memory, exemplars_per_past_class, herding_ranking, rank_classes
 
 
 def herding_by_loops(features: np.ndarray, num_kept: int) -> list[int]:
@@ -98,8 +98,8 @@ def test_herding_keeps_a_prefix_when_fewer_are_kept():
         np.testing.assert_array_equal(herding_ranking(features, kept), long[:kept])
 
 
-def test_random_ranking_is_a_permutation_that_follows_its_generator():
-    first, again = (random_ranking(50, np.random.default_rng(3)) for _ in range(2))
+def test_a_random_ranking_is_a_permutation_that_follows_its_seed():
+    first, again = (rank_classes("random", None, np.zeros(50, dtype=int), 50, seed=3)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(np.sort(first), np.arange(50))
 

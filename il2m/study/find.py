@@ -72,13 +72,10 @@ def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
 
 def effective(identity: dict[str, Any]) -> dict[str, Any]:
     """A run's identity without what has no effect: until version 0.2, max_shift of image files was part of it."""
-    base = identity.get("base", {})
-    if "image_size" not in {**identity, **base}:
+    if "image_size" not in identity | identity.get("base", {}):
         return identity
-    parts = {"base": base} if base else {}
-    return {name: value for name, value in identity.items() if name != "max_shift"} | {
-        name: {key: value for key, value in part.items() if key != "max_shift"} for name, part in parts.items()
-    }
+    kept = {name: value for name, value in identity.items() if name != "max_shift"}
+    return kept | ({"base": effective(kept["base"])} if "base" in kept else {})
 
 
 def twin_run(run: Run) -> Run | None:
@@ -96,12 +93,10 @@ def labelled(runs: Iterable[Run]) -> dict[str, Run]:
     Raises InputError if the same run is given twice.
     """
     runs = sorted(runs, key=lambda run: run.label)
-    labels = [run.label for run in runs]
-    if len(set(labels)) < len(runs):
-        labels = [run.name for run in runs]
-    if len(set(labels)) < len(runs):
-        raise InputError(f"the same run was given twice: {', '.join(labels)}.")
-    return dict(zip(labels, runs, strict=True))
+    for labels in ([run.label for run in runs], [run.name for run in runs]):
+        if len(set(labels)) == len(runs):
+            return dict(zip(labels, runs, strict=True))
+    raise InputError(f"the same run was given twice: {', '.join(labels)}.")
 
 
 def find_joint_runs(out_dir: str | Path) -> list[Run]:

@@ -35,12 +35,8 @@ class Plan:
     exemplars: dict[int, np.ndarray] = field(default_factory=dict)  # by state, where lists give them
 
     @property
-    def out_dir(self) -> Path:
-        return Path(self.settings.out_dir)
-
-    @property
     def folder(self) -> Path:
-        return Run.folder_for(self.out_dir, self.kind, self.identity)
+        return Run.folder_for(Path(self.settings.out_dir), self.kind, self.identity)
 
 
 def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = None, **parameters: Any) -> Plan:
@@ -55,12 +51,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         images = load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
     images = images.in_learning_order(order)
-    resolved = {
-        "fingerprint": images.fingerprint,
-        "class_order": order.tolist(),
-        "state_sizes": list(states.sizes),
-        "result_version": RESULT_VERSION,
-    }
+    resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:
@@ -68,7 +59,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
 
         resolved["network_source"] = source
         check_network(settings.network, images.train_images.shape[1:])
-    identity = _identity(settings, "base", images, resolved)
+    identity = _identity(settings, "base", images, states, resolved)
     notes = {
         "dataset": images.name,
         "source": absolute_source(settings.dataset, Path.cwd()),
@@ -78,13 +69,16 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     return Plan(settings, "base", identity, notes, images, states)
 
 
-def _identity(settings: Training, kind: str, images: Dataset, resolved: dict[str, Any]) -> dict[str, Any]:
+def _identity(
+    settings: Training, kind: str, images: Dataset, states: States, resolved: dict[str, Any]
+) -> dict[str, Any]:
     """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings themselves.
 
     Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them: where the run
     is stored under that identity, that one.
     """
     identity = settings.shaping(image_files=images.files is not None) | resolved
+    identity |= {"state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
     former = {"max_shift": settings.max_shift, **identity}
     folders = [Run.folder_for(Path(settings.out_dir), kind, each) for each in (identity, former)]
     return former if folders[1].exists() and not folders[0].exists() else identity
@@ -122,30 +116,25 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     base_plan: a base that is planned but need not be trained yet (``il2m run`` checks all stages first).
     """
     settings = FineTuning.given(settings, parameters)
-    if base_plan is None:
-        base = open_base(Path(settings.out_dir), settings.base)
-        base_identity, base_notes, base_name = base.identity, base.config, base.name
-        images = load_images(base, settings.data_dir, settings.dataset, settings.num_workers)
-        states = States(tuple(base_identity["state_sizes"]))
+    base = base_plan or open_base(Path(settings.out_dir), settings.base)
+    if base_plan:
+        images = base_plan.dataset
     else:
-        base_identity, base_notes, base_name = base_plan.identity, base_plan.notes, base_plan.folder.name
-        images, states = base_plan.dataset, base_plan.states
-    if settings.order_seed is not None and settings.order_seed != base_notes["order_seed"]:
+        images = load_images(base, settings.data_dir, settings.dataset, settings.num_workers)
+    states, drawn_by = base.states, base.notes["order_seed"]
+    if settings.order_seed is not None and settings.order_seed != drawn_by:
         raise InputError(
-            f"base {base_name} has the class order of order_seed {base_notes['order_seed']}, not "
-            f"{settings.order_seed}: name another base, or train one."
+            f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}: name "
+            "another base, or train one."
         )
     check_memory(settings.memory_size, settings.exemplars_per_class, states)
-    resolved = {"base": base_identity, "state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
-    exemplars = {}
+    resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and not settings.exemplars_per_class:
         exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
-    identity = _identity(settings, "fine_tuning", images, resolved)
-    notes = {"base": base_name} | {
-        name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
-    }
+    identity = _identity(settings, "fine_tuning", images, states, resolved)
+    notes = {"base": base.folder.name, **base.notes}
     return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)
 
 

@@ -59,14 +59,8 @@ class Progress:
         if now - self._written >= 0.5 or self._done == self._total:
             self._written = now
             rate = (self._done - self._resumed) / (now - self._started)
-            left = (self._total - self._done) / rate
-            status = {
-                "stage": self._title,
-                "where": where,
-                "images_per_second": rate,
-                "seconds_left": left,
-                "share_done": self._done / self._total,
-            }
+            status = {"stage": self._title, "where": where, "images_per_second": rate}
+            status |= {"seconds_left": (self._total - self._done) / rate, "share_done": self._done / self._total}
             write_atomically(self._file, json.dumps(status), durable=False)
 
     def __enter__(self) -> Self:

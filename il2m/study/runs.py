@@ -157,13 +157,13 @@ class Run:
                 f"or delete the folder and {again} again."
             )
         self.states = States(tuple(identity["state_sizes"]))
+        self._folders: dict[int, StateFolder] = {}
 
     @classmethod
     def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
         """Open the run of that identity in ``out_dir``, making its folder if it is new.
 
-        identity: all that shapes the result. notes: kept beside it, without a say in the hash, but checked
-        as well when they are read.
+        identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash.
         """
         return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
 
@@ -189,10 +189,8 @@ class Run:
 
     def __repr__(self) -> str:
         seeds = {"order seed": self.config.get("order_seed"), "train seed": self.identity.get("train_seed")}
-        about = [
-            f"{KINDS.get(self.kind, self.label)}: {self.config.get('dataset')}",
-            f"{self.states.num_states} states",
-        ]
+        stage, dataset = KINDS.get(self.kind, self.label), self.config.get("dataset")
+        about = [f"{stage}: {dataset}", f"{self.states.num_states} states"]
         about += [f"K = {self.memory_size}, {self.label}"] if self.kind == "fine_tuning" else []
         about += [f"{name} {seed}" for name, seed in seeds.items() if seed is not None]
         about += [f"states {self.missing_states} not finished"] if self.missing_states else []
@@ -222,6 +220,11 @@ class Run:
         """K; for a fixed number of exemplars per class, the images held at the last state."""
         per_class = self.identity.get("exemplars_per_class", 0)
         return self.identity.get("memory_size", per_class * self.states.num_past(self.states.num_states))
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is known of its images beside the identity: runs that go on from it note the same."""
+        return {name: self.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
 
     @property
     def class_names(self) -> list[str]:
@@ -265,10 +268,6 @@ class Run:
                 "goes on from what is there."
             )
         return self._folders.setdefault(state, StateFolder(state_path(self.folder, state)))
-
-    @cached_property
-    def _folders(self) -> dict[int, StateFolder]:
-        return {}
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""

@@ -1,9 +1,11 @@
 """What the field does about the bias towards new classes, after training: small functions on stored arrays.
 
-Raw scores are ``s = features @ weight.T + bias``. The classes are in learning order, ``num_past`` of them past. Each
-method returns new scores or a new head; none changes what it is given. In a state without past classes all leave things
-alone.
+Raw scores are ``s = features @ weight.T + bias``, (n, C). The classes are in learning order, ``num_past`` of them past.
+Each method returns new scores or a new head; none changes what it is given. In a state without past classes all leave
+things alone.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -11,7 +13,12 @@ from scipy.special import softmax
 
 from il2m.memory.exemplars import unit_features
 
-Head = tuple[np.ndarray, np.ndarray]  # weight (C, d) and bias (C,) of a linear layer over C classes
+
+class Head(NamedTuple):
+    """A linear layer over C classes: weight (C, d) and bias (C,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
 
 
 def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
@@ -25,9 +32,8 @@ def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
 def threshold_by_prior(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Prior thresholding, (n, C): raw scores minus the log of each class's share of the training images.
 
-    After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018). Shares are
-    taken relative to equal ones, so that equal counts change nothing. counts: (C,) training images of each class, all >
-    0.
+    After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018). Shares are taken
+    relative to equal ones, so that equal counts change nothing. counts: (C,) training images of each class, all > 0.
     """
     prior = counts / counts.mean()
     return scores - np.log(prior).astype(scores.dtype)
@@ -58,16 +64,14 @@ def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndar
 
 
 def align_weights(head: Head, num_past: int) -> Head:
-    """Weight alignment (WA; Zhao et al., CVPR 2020): new classes' weights scaled to the mean norm of past ones.
-
-    Biases stay. The paper's weight clipping during training is not part of it.
-    """
+    """Weight alignment (WA; Zhao et al., CVPR 2020): new classes' weights scaled to the mean norm of past ones. Biases
+    stay. The paper's weight clipping during training is not part of it."""
     weight, bias = head
     norms = np.linalg.norm(weight, axis=1)
     aligned = weight.copy()
     if num_past:
         aligned[num_past:] *= norms[:num_past].mean() / norms[num_past:].mean()
-    return aligned, bias
+    return Head(aligned, bias)
 
 
 def mean_by_rank(weight: np.ndarray) -> np.ndarray:
@@ -91,15 +95,12 @@ def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) 
     ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)
     rank = np.argsort(np.argsort(-np.abs(weight), axis=1, kind="stable"), axis=1)
     spread_before, spread_now = (np.abs(b).sum() / max(np.linalg.norm(b), 1e-12) for b in (initial[1], current[1]))
-    return weight * ratio[rank], bias * (spread_now / max(spread_before, 1e-12))
+    return Head(weight * ratio[rank], bias * (spread_now / max(spread_before, 1e-12)))
 
 
 def keep_top_past(corrected: np.ndarray, scores: np.ndarray, num_past: int, kept: int = 10) -> np.ndarray:
-    """``corrected`` (n, C) with only each image's ``kept`` past classes of highest raw score in play, the others -inf.
-
-    Of ScaIL. scores: (n, C), the raw scores before correction; past
-    classes that tie with the last one kept stay too.
-    """
+    """``corrected`` (n, C) with only each image's ``kept`` past classes of highest raw score in play, the others -inf
+    (of ScaIL). scores: (n, C), before correction; past classes that tie with the last one kept stay too."""
     result = corrected.copy()
     if num_past > kept:
         past = scores[:, :num_past]

@@ -70,10 +70,6 @@ class Method:
     label: str
     code: str
 
-    @property
-    def is_oracle(self) -> bool:
-        return self.name.endswith("-oracle")
-
     def __call__(self, state: Frozen) -> np.ndarray:
         scores = self._scores(state)
         half = len(scores) // 2
@@ -132,16 +128,14 @@ class Methods(dict[str, Method]):
 
     @property
     def dashes(self) -> dict[str, str]:
-        """Name -> matplotlib's line style: oracles, which no method may be, are not drawn in full."""
+        """Name -> matplotlib's line style: an oracle's, which is no method to be used, is broken."""
         return {name: one.dash for name, one in self.items()}
 
     def table(self) -> pd.DataFrame:
         """What each method does (its docstring's first line), and its source; one row per method."""
-        rows = {
-            name: {"what it does": (inspect.getdoc(one.function) or "").partition("\n")[0], "source": one.source}
-            for name, one in self.items()
-        }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+        docs = [(inspect.getdoc(one.function) or "").partition("\n")[0] for one in self.values()]
+        columns = {"what it does": docs, "source": [one.source for one in self.values()]}
+        return pd.DataFrame(columns, index=pd.Index(self, name="method"))
 
 
 METHODS = Methods()
@@ -176,9 +170,9 @@ def method(
         if need not in NEEDS:
             raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
     is_oracle = bool(ORACLES & set(needed or ()))
-    if is_oracle and not name.endswith("-oracle"):
-        name = f"{name}-oracle"
-    if not is_oracle and name.endswith("oracle"):
+    if is_oracle:
+        name = name.removesuffix("-oracle") + "-oracle"
+    elif name.endswith("oracle"):
         raise InputError(f"method {name!r}: an oracle says what it knows, needs={' or '.join(map(repr, ORACLES))}.")
 
     def register(function: Function) -> Function:
@@ -186,10 +180,8 @@ def method(
         known = {"joint": ""} | {one.name: one.code for one in METHODS.values()}  # tables name joint training so
         code = "" if own else registered_source("method", name, function, known)
         others = [one.colour for one in METHODS.values() if one.name != name]
-        hue = colour or min(_SPARE_COLOURS, key=others.count)
-        line = dash or ("--" if is_oracle else "-")
-        looks = {"colour": hue, "dash": line, "label": label or name}
-        METHODS[name] = Method(name, function, source, needed, tuple(score_kinds), distances, cost, **looks, code=code)
+        looks = colour or min(_SPARE_COLOURS, key=others.count), dash or ("--" if is_oracle else "-"), label or name
+        METHODS[name] = Method(name, function, source, needed, tuple(score_kinds), distances, cost, *looks, code)
         return function
 
     return register

@@ -65,12 +65,19 @@ def parameter(*args: Any, **kwargs: Any) -> Any:
     return field(default=one.default, metadata={"parameter": one})
 
 
+_place = partial(parameter, concerns="places")
+_machine = partial(parameter, concerns="machine")
+_states = partial(parameter, concerns="states")
+_first_memory = partial(parameter, concerns="first memory", column=True)
+_when_distilling = partial(parameter, concerns="distillation", only_with=("distillation", True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The parameters of one stage; what each means its Parameter says."""
 
-    out_dir: str = parameter("../runs/quickstart", PATH, "folder of the study: runs and results", concerns="places")
-    data_dir: str = parameter("../data", PATH, "folder where datasets are cached or looked for", concerns="places")
+    out_dir: str = _place("../runs/quickstart", PATH, "folder of the study: runs and results")
+    data_dir: str = _place("../data", PATH, "folder where datasets are cached or looked for")
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
@@ -111,16 +118,14 @@ class Settings:
 _patience = partial(
     parameter, rule=integer(0), meaning="epochs without a lower loss before the rate drops (plateau only)",
     only_with=("schedule", "plateau"))
-_base = partial(
-    parameter, "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last", concerns="places")
+_base = partial(_place, "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Machine(Settings):
-    device: str = parameter("auto", choice(("auto", "cpu", "cuda")), "auto, cpu or cuda", concerns="machine")
-    num_threads: int = parameter(
-        1, integer(1), "CPU threads; equal seeds give equal bits for equal threads", concerns="machine")
-    num_workers: int = parameter(2, integer(0), "processes that decode image files", concerns="machine")
+    device: str = _machine("auto", choice(("auto", "cpu", "cuda")), "auto, cpu or cuda")
+    num_threads: int = _machine(1, integer(1), "CPU threads; equal seeds give equal bits for equal threads")
+    num_workers: int = _machine(2, integer(0), "processes that decode image files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,23 +156,19 @@ class Training(_Machine):
 class BaseTraining(Training):
     """Notebook 01: the first state."""
 
-    dataset: str = parameter(
-        "glyphs", TEXT, "glyphs (embedded), cifar10, cifar100, PATH.npz, folder:PATH or lists:PATH (image files)",
-        concerns="places")
+    dataset: str = _place(
+        "glyphs", TEXT, "glyphs (embedded), cifar10, cifar100, PATH.npz, folder:PATH or lists:PATH (image files)")
     image_size: int = parameter(
         224, integer(8), "side of image files once cropped (folder: and lists: only)", "pixels",
         concerns="image files", only_with=("image_files", True))
     mean_std: str = parameter(
         "", TEXT, "name in datasets_mean_std.txt; empty: computed over the first state's images",
         concerns="normalisation")
-    num_states: int = parameter(
-        5, integer(1), "number of states of equal size (classes must divide evenly)", concerns="states")
-    state_sizes: list[int] = parameter(
-        (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes",
-        concerns="states")
-    order_seed: int = parameter(0, integer(0), "seed of the order in which classes arrive", concerns="states")
-    class_order: list[int] = parameter(
-        (), integers(0), "class ids in learning order; empty: shuffled by order_seed", concerns="states")
+    num_states: int = _states(5, integer(1), "number of states of equal size (classes must divide evenly)")
+    state_sizes: list[int] = _states(
+        (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes")
+    order_seed: int = _states(0, integer(0), "seed of the order in which classes arrive")
+    class_order: list[int] = _states((), integers(0), "class ids in learning order; empty: shuffled by order_seed")
     network: str = parameter(
         "small", choice(NETWORKS), "small, resnet8, resnet20, resnet32 (32-pixel images) or resnet18 (the paper's)")
     base_epochs: int = parameter(30, integer(1), "passes over the first state's images")
@@ -181,30 +182,23 @@ class FineTuning(Training):
     """Notebook 02: states 2..S."""
 
     base: str = _base()
-    dataset: str = parameter(
-        "", TEXT, "name or path, if it is not where the base found it; must hold the base's images", concerns="places")
-    order_seed: int | None = parameter(
-        None, integer(0, or_none=True), "if given, the base must have this class order", concerns="states")
-    memory_size: int = parameter(
-        200, integer(0), "K, exemplar images in total, shared evenly by the past classes", concerns="first memory",
-        only_with=("exemplars_per_class", 0), column=True)
-    exemplars_per_class: int = parameter(
-        0, integer(0), "images per past class instead of K in total; 0: use memory_size", concerns="first memory",
-        column=True)
-    exemplar_selection: str = parameter(
-        "random", choice(("random", "herding")), "random or herding (iCaRL)", concerns="first memory", column=True)
+    dataset: str = _place("", TEXT, "name or path, if it is not where the base found it; must hold the base's images")
+    order_seed: int | None = _states(None, integer(0, or_none=True), "if given, the base must have this class order")
+    memory_size: int = _first_memory(
+        200, integer(0), "K, exemplar images in total, shared evenly by the past classes",
+        only_with=("exemplars_per_class", 0))
+    exemplars_per_class: int = _first_memory(
+        0, integer(0), "images per past class instead of K in total; 0: use memory_size")
+    exemplar_selection: str = _first_memory("random", choice(("random", "herding")), "random or herding (iCaRL)")
     head: str = parameter(
         "new", choice(("new", "extended")),
         "new: re-initialised at each state (the paper); extended: past weights kept")
     distillation: bool = parameter(
         False, SWITCH, "False is the method, True the ablation; a list trains one run each", concerns="distillation",
         column=True)
-    temperature: float = parameter(
-        2.0, number(0, above=True), "T, softens both sides of the distillation loss", concerns="distillation",
-        only_with=("distillation", True))
-    distillation_weight: float = parameter(
-        1.0, number(0), "weight of the distillation loss beside cross-entropy", concerns="distillation",
-        only_with=("distillation", True))
+    temperature: float = _when_distilling(2.0, number(0, above=True), "T, softens both sides of the distillation loss")
+    distillation_weight: float = _when_distilling(
+        1.0, number(0), "weight of the distillation loss beside cross-entropy")
     epochs: int = parameter(20, integer(1), "passes over the images of each state")
     balanced_epochs: int = parameter(
         0, integer(0), "further passes over equally many images per class, rate / 10 (balanced fine-tuning)",
@@ -229,11 +223,9 @@ class JointTraining(_Machine):
 class Analysis(Settings):
     """Notebooks 03 and 04."""
 
-    run: str = parameter(
-        "", PATH, "run to analyse, a folder or its name in out_dir; empty: the newest without distillation",
-        concerns="places")
-    compare: str = parameter(
-        "auto", PATH, "a second run shown beside it; auto: its twin in distillation; empty: none", concerns="places")
+    run: str = _place(
+        "", PATH, "run to analyse, a folder or its name in out_dir; empty: the newest without distillation")
+    compare: str = _place("auto", PATH, "a second run shown beside it; auto: its twin in distillation; empty: none")
     score_kind: str = parameter(
         "raw", choice(SCORE_KINDS), "raw (before softmax, the paper) or softmax (probabilities)", concerns="analysis")
     undefined: str = parameter(
@@ -273,6 +265,6 @@ def parameters_table() -> Iterator[dict[str, str]]:
     concerns, meaning."""
     for notebooks, stage in STAGES.items():
         for name, one in stage.parameters().items():
-            default = list(one.default) if isinstance(one.default, tuple) else one.default
-            row = {"notebook": notebooks, "parameter": name, "default": repr(default), "unit": one.unit}
+            default = repr([*one.default] if one.is_sequence else one.default)
+            row = {"notebook": notebooks, "parameter": name, "default": default, "unit": one.unit}
             yield row | {"accepts": one.rule.expected, "concerns": one.concerns, "meaning": one.meaning}

@@ -9,6 +9,7 @@ Tables, costs, plots, the explorer and notebook 04 read this registry. The study
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,28 +28,16 @@ _COSTS_IN_WORDS = {  # of what a method needs
 }
 
 
-@dataclass(frozen=True)
-class Size:
-    """What costs are counted from, at a state: classes so far, past ones, states, and the width of the features."""
+class Size(NamedTuple):
+    """What costs are counted from, at a state."""
 
-    classes: int
+    classes: int  # so far
     past: int
+    new: int
     states: int
-    features: int
-
-    @property
-    def new(self) -> int:
-        return self.classes - self.past
-
-    @property
-    def linear(self) -> int:
-        """Multiplications of the linear head, and the numbers that it holds."""
-        return self.classes * self.features
-
-    @property
-    def initial_head(self) -> int:
-        """Numbers of a weight vector and a bias per past class."""
-        return self.past * (self.features + 1)
+    features: int  # their width
+    linear: int  # multiplications of the linear head, and the numbers that it holds
+    initial_head: int  # numbers of a weight vector and a bias per past class
 
 
 @dataclass(frozen=True)
@@ -224,11 +213,12 @@ def costs_table(run: Run) -> pd.DataFrame:
     not known: an empty table.
     """
     columns = ["method", "floats_stored", "operations", "needs"]
-    states, last = run.states, Frozen.of_run(run, run.states.num_states)
+    last, rows = Frozen.of_run(run, run.states.num_states), []
     if last.lacks("head"):
         return pd.DataFrame(columns=columns)
-    size = Size(states.num_classes, last.num_past, states.num_states, last.head.weight.shape[1])
-    rows = []
+    (classes, features), past = last.head.weight.shape, last.num_past
+    derived = {"linear": classes * features, "initial_head": past * (features + 1)}
+    size = Size(classes, past, classes - past, last.state, features, **derived)
     for name, one in METHODS.items():
         floats, operations = one.cost(size) if one.cost else (np.nan, np.nan)
         words = [_COSTS_IN_WORDS[need] for need in one.needs or () if need in _COSTS_IN_WORDS]

@@ -46,9 +46,7 @@ def _stored_results(run: Run) -> pd.DataFrame | None:
     )
     stored = table.attrs.get("methods", {})
     current = all(
-        stored[name] == one.code if name in stored else missing_for(run, name)
-        for name, one in METHODS.items()
-        if one.code
+        stored[name] == code if name in stored else missing_for(run, name) for name, code in METHODS.codes.items()
     )
     return table if same and current and table["state"].nunique() == run.states.num_states else None
 

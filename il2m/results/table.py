@@ -47,7 +47,7 @@ def results_table(
                 row |= score_details(scores, labels, num_past, method, kind) | metrics.rank_changes(plain, image_ranks)
             rows.append(row)
     table = pd.DataFrame(rows)
-    table.attrs["methods"] = {method: METHODS[method].code for method in methods if METHODS[method].code}
+    table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}
     return table
 
 

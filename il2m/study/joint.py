@@ -23,12 +23,9 @@ def train_joint(settings: JointTraining | None = None, **parameters: Any) -> Run
     """
     settings = JointTraining.given(settings, parameters)
     base = open_base(Path(settings.out_dir), settings.base)
-    identity = {
-        "joint_epochs": settings.joint_epochs or base.identity["base_epochs"],
-        "result_version": RESULT_VERSION,
-        "base": base.identity,
-        "state_sizes": base.identity["state_sizes"],
-    }
+    epochs = settings.joint_epochs or base.identity["base_epochs"]
+    identity = {"joint_epochs": epochs, "result_version": RESULT_VERSION, "base": base.identity}
+    identity["state_sizes"] = base.identity["state_sizes"]
     run = Run.create(Path(settings.out_dir), "joint", identity, base=base.name, **base.notes)
     return train_missing(run, settings, lambda missing: _train_joint_states(run, settings, missing))
 

@@ -117,10 +117,8 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     """
     settings = FineTuning.given(settings, parameters)
     base = base_plan or open_base(Path(settings.out_dir), settings.base)
-    if base_plan:
-        images = base_plan.dataset
-    else:
-        images = load_images(base, settings.data_dir, settings.dataset, settings.num_workers)
+    place = settings.data_dir, settings.dataset, settings.num_workers
+    images = base_plan.dataset if base_plan else load_images(base, *place)
     states, drawn_by = base.states, base.notes["order_seed"]
     if settings.order_seed is not None and settings.order_seed != drawn_by:
         raise InputError(

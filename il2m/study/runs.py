@@ -75,7 +75,6 @@ class StateFolder:
 
     @property
     def array_names(self) -> list[str]:
-        """What ``array`` can give."""
         return [name.removesuffix(".npy") for name in self.info["files"] if name.endswith(".npy")]
 
     def tensor(self, name: str) -> np.ndarray:
@@ -160,16 +159,11 @@ class Run:
         self._folders: dict[int, StateFolder] = {}
 
     @classmethod
-    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
-        """Open the run of that identity in ``out_dir``, making its folder if it is new.
+    def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+        """Open the run of that identity in ``folder``, making it if it is new. Raises InputError if it holds another.
 
         identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash.
         """
-        return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
-
-    @classmethod
-    def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
-        """The same in a folder of a given name. Raises InputError if that holds a run of another identity."""
         if not (folder / "config.json").exists():
             config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
             config = json.loads(json.dumps(config))  # as it will be read
@@ -179,6 +173,11 @@ class Run:
         if run.config["hash"] != short_hash(identity):
             raise InputError(f"{folder} holds another run: name another folder, or delete it.")
         return run
+
+    @classmethod
+    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+        """The same, in the folder of ``out_dir`` that the identity names."""
+        return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
 
     @staticmethod
     def folder_for(out_dir: Path, kind: str, identity: dict[str, Any]) -> Path:

@@ -73,8 +73,8 @@ def train(
     Raises InputError when the loss stops being a number, or the device lacks the precision.
     """
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    identity = checkpoint and _identity(settings, asked, batches, model, teacher)
-    training = _Training(model, settings, teacher, **asked)
+    identity = checkpoint and _identity(settings, asked, model, teacher, batches)
+    training = _Training(settings, asked, model, teacher)
     started = stored = time.monotonic()
     if checkpoint and (state := read_checkpoint(checkpoint, identity)):
         training.load_state_dict(state)
@@ -94,7 +94,7 @@ def train(
 
 
 def _identity(
-    settings: Training, asked: dict[str, Any], batches: ImageBatches, model: Classifier, teacher: Classifier | None
+    settings: Training, asked: dict[str, Any], model: Classifier, teacher: Classifier | None, batches: ImageBatches
 ) -> dict[str, Any]:
     """All that tells a training from any other; torch's version too: how it keeps an optimizer's state, and rounds, is
     its own affair."""
@@ -115,30 +115,23 @@ class _Training:
     """A training under way: its model, and all else that its epochs change."""
 
     def __init__(
-        self,
-        model: Classifier,
-        settings: Training,
-        teacher: Classifier | None,
-        *,
-        epochs: int,
-        learning_rate: float,
-        seed: int,
+        self, settings: Training, asked: dict[str, Any], model: Classifier, teacher: Classifier | None
     ) -> None:
         self.settings, self.history = settings, []
         self.accelerator = _new_accelerator(settings.device, settings.precision)
         model.to(memory_format=torch.channels_last)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
-        sgd = torch.optim.SGD(model.parameters(), learning_rate, **options)
+        sgd = torch.optim.SGD(model.parameters(), asked["learning_rate"], **options)
         self.model, self.optimizer = self.accelerator.prepare(model, sgd)
         if settings.schedule == "plateau":
             self.scheduler = ReduceLROnPlateau(sgd, factor=0.1, patience=settings.patience)
         else:
-            milestones = [max(1, math.floor(share * epochs)) for share in (0.6, 0.85)]
+            milestones = [max(1, math.floor(share * asked["epochs"])) for share in (0.6, 0.85)]
             self.scheduler = MultiStepLR(sgd, milestones, gamma=0.1)
         self.teacher = teacher
         if teacher:
             teacher.to(self.accelerator.device, memory_format=torch.channels_last).eval()
-        self.generator = torch.Generator().manual_seed(seed)  # of the batches
+        self.generator = torch.Generator().manual_seed(asked["seed"])  # of the batches
         scaler = {"scaler": self.accelerator.scaler} if self.accelerator.scaler else {}
         self._parts = {"model": self.model, "optimizer": self.optimizer.optimizer, "scheduler": self.scheduler} | scaler
 

@@ -138,7 +138,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder, self._opened = Path(folder), {}
         try:
             self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
             identity, expected, checksum = self.config["identity"], self.config["hash"], self.config.pop("checksum")
@@ -148,6 +148,7 @@ class Run:
             raise InputError(
                 f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
             ) from None
+        self.kind, self.identity, self.name = self.config.get("kind", ""), identity, self.folder.name
         if short_hash(identity) != expected or short_hash(self.config) != checksum:
             again = f"run {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
             what = "parameters" if short_hash(identity) != expected else "notes"
@@ -156,7 +157,6 @@ class Run:
                 f"or delete the folder and {again} again."
             )
         self.states = States(tuple(identity["state_sizes"]))
-        self._folders: dict[int, StateFolder] = {}
 
     @classmethod
     def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
@@ -196,23 +196,11 @@ class Run:
         return f"<{', '.join(about)}; {self.folder}>"
 
     @property
-    def kind(self) -> str:
-        return self.config.get("kind", "")
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
     def label(self) -> str:
         """What tells this run from its twin in a figure."""
         if self.kind == "imported":
             return "imported scores"
         return "distillation on" if self.identity.get("distillation") else "distillation off"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.config["identity"]
 
     @property
     def memory_size(self) -> int:
@@ -266,7 +254,7 @@ class Run:
                 f"{self.folder}: state {state} is not finished; run {KINDS.get(self.kind, 'its import')} again, it "
                 "goes on from what is there."
             )
-        return self._folders.setdefault(state, StateFolder(state_path(self.folder, state)))
+        return self._opened.setdefault(state, StateFolder(state_path(self.folder, state)))
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""

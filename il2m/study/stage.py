@@ -80,17 +80,14 @@ class Stage:
         Goes on after the last checkpoint if this training was interrupted before.
         """
         where = state, self.states.num_states, epochs, len(indices)
+        asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": self.seed(state, purpose)}
+        checkpoint = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
+        told = {
+            "on_resume": lambda history: self.progress.resumed(len(history) * len(indices)),
+            "on_epoch": lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
+        }
         return train(
-            model,
-            self.batches(indices),
-            self.settings,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            seed=self.seed(state, purpose),
-            teacher=teacher,
-            checkpoint=state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint"),
-            on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
-            on_epoch=lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
+            model, self.batches(indices), self.settings, **asked, teacher=teacher, checkpoint=checkpoint, **told
         )
 
     def new_network(self, state: int, seed: int) -> Classifier:

@@ -84,7 +84,7 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
     ``alone``: the factor added to fine-tuning (the gate alone changes nothing: it has nothing to gate). ``last``: the
     factor added to the other two. Policy ``keep``, statistics of the exemplars.
     """
-    names = ("gate", "means", "confidence")
+    names = _FACTORS[2:]
     used = table[(table["statistics"] == "exemplars") & (table["undefined"] == "keep")]
     rows = []
     for score_kind, group in used.groupby("score_kind", sort=False):
@@ -92,9 +92,8 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
         if len(top1) == 1:
             continue  # fine-tuning alone: the run has no second memory
         plain, full = top1[True, False, False], top1[True, True, True]
-        without = {"gate": (False, True, True), "means": (True, False, True), "confidence": (True, True, False)}
-        alone = {"gate": plain, "means": top1[False, True, False], "confidence": top1[False, False, True]}
         for name in names:
-            row = {"score_kind": score_kind, "factor": name}
-            rows.append(row | {"alone": alone[name] - plain, "last": full - top1[without[name]]})
+            alone = plain if name == "gate" else top1[False, name == "means", name == "confidence"]
+            without = top1[tuple(name != other for other in names)]
+            rows.append({"score_kind": score_kind, "factor": name, "alone": alone - plain, "last": full - without})
     return pd.DataFrame(rows, columns=["score_kind", "factor", "alone", "last"])

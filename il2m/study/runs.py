@@ -139,22 +139,21 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self._opened = Path(folder), {}
+        path = self.folder / "config.json"
         try:
-            self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+            self.config: dict[str, Any] = json.loads(path.read_text())
             identity, expected, checksum = self.config["identity"], self.config["hash"], self.config.pop("checksum")
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
-            ) from None
+            raise InputError(f"{path} can't be read ({error!r}); it was damaged or edited.") from None
         self.kind, self.identity, self.name = self.config.get("kind", ""), identity, self.folder.name
         if short_hash(identity) != expected or short_hash(self.config) != checksum:
             again = f"run {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
             what = "parameters" if short_hash(identity) != expected else "notes"
             raise InputError(
-                f"{self.folder}/config.json was edited: its {what} are not those that made this run. Undo the edit "
-                f"or delete the folder and {again} again."
+                f"{path} was edited: its {what} are not those that made this run. Undo the edit or delete the folder "
+                f"and {again} again."
             )
         self.states = States(tuple(identity["state_sizes"]))
 
@@ -225,9 +224,8 @@ class Run:
             return self
         folder = self.folder.parent / self.config["base"]
         if not folder.is_dir():
-            raise InputError(
-                f"{self.folder}: its base {folder} is gone; run base training again with the same parameters."
-            )
+            problem = f"its base {folder} is gone; run base training again with the same parameters."
+            raise InputError(f"{self.folder}: {problem}")
         base = Run(folder)
         if base.identity != self.identity["base"]:
             raise InputError(

@@ -20,9 +20,7 @@ _HASH_BYTES = hashlib.sha256().digest_size
 
 def write_checkpoint(path: Path, training: dict[str, Any], state: dict[str, Any]) -> None:
     """Store ``state`` (tensors, numbers, text, and lists and dicts of them), so that a reader sees all of it or none.
-
-    training: JSON-like, all that tells this training from any other.
-    """
+    training: JSON-like, all that tells this training from any other."""
     buffer = io.BytesIO()
     torch.save({**state, "training": short_hash(training)}, buffer)
     content = buffer.getvalue()
@@ -30,10 +28,8 @@ def write_checkpoint(path: Path, training: dict[str, Any], state: dict[str, Any]
 
 
 def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | None:
-    """The state stored for ``training``, its tensors on the CPU; None where there is none.
-
-    Warns of one that is damaged, or of another training, and leaves it aside: the next one replaces it.
-    """
+    """The state stored for ``training``, its tensors on the CPU; None where there is none. Warns of one that is
+    damaged, or of another training, and leaves it aside: the next one replaces it."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -109,10 +109,8 @@ def build_network(
 
 @torch.no_grad()
 def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.Module | None = None) -> int:
-    """The width of a network's features for images of that shape (height, width, channels).
-
-    Raises InputError if it can't be built, or its features are not (n, d) of one width for any n.
-    """
+    """The width of a network's features for images of that shape (height, width, channels). Raises InputError if it
+    can't be built, or its features are not (n, d) of one width for any n."""
     height, width, channels = image_shape
     try:
         with torch.random.fork_rng(devices=[]):
@@ -135,16 +133,13 @@ def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.
 
 
 def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Classifier:
-    """``model`` with its head over ``num_classes`` classes; the backbone is shared, not copied.
-
-    head: ``new``, re-initialised as the paper does, or ``extended``, which keeps the past classes' weights.
-    """
+    """``model`` with its head over ``num_classes`` classes, ``new`` (re-initialised, as in the paper) or ``extended``,
+    which keeps the past classes' weights. The backbone is shared, not copied."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = Classifier(model.backbone, model.head.in_features, num_classes)
     if head == "extended":
-        past = model.head.out_features
         with torch.no_grad():
-            grown.head.weight[:past] = model.head.weight
-            grown.head.bias[:past] = model.head.bias
+            for past, both in zip(model.head.parameters(), grown.head.parameters(), strict=True):
+                both[: len(past)] = past
     return grown

@@ -73,7 +73,10 @@ def train(
     Raises InputError when the loss stops being a number, or the device lacks the precision.
     """
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    identity = checkpoint and _identity(settings, asked, model, teacher, batches)
+    identity = checkpoint and settings.of_training() | asked | {
+        "labels": batches.labels.tolist(), "model": weights_hash(model), "teacher": teacher and weights_hash(teacher),
+        "torch": torch.__version__,  # how it keeps an optimizer's state, and rounds, is its own affair
+    }  # fmt: skip
     training = _Training(settings, asked, model, teacher)
     started = stored = time.monotonic()
     if checkpoint and (state := read_checkpoint(checkpoint, identity)):
@@ -93,24 +96,6 @@ def train(
     return training.history
 
 
-def _identity(
-    settings: Training, asked: dict[str, Any], model: Classifier, teacher: Classifier | None, batches: ImageBatches
-) -> dict[str, Any]:
-    """All that tells a training from any other; torch's version too: how it keeps an optimizer's state, and rounds, is
-    its own affair."""
-    hashes = {"model": weights_hash(model), "teacher": teacher and weights_hash(teacher)}
-    return settings.of_training() | asked | hashes | {"labels": batches.labels.tolist(), "torch": torch.__version__}
-
-
-def _new_accelerator(device: str, precision: str) -> Accelerator:
-    # accelerate keeps one device and precision per process and refuses another; each training call has its own
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no" if precision == "float32" else precision)
-    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would quietly train in float32
-        raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
-    return accelerator
-
-
 class _Training:
     """A training under way: its model, and all else that its epochs change."""
 
@@ -118,7 +103,12 @@ class _Training:
         self, settings: Training, asked: dict[str, Any], model: Classifier, teacher: Classifier | None
     ) -> None:
         self.settings, self.history = settings, []
-        self.accelerator = _new_accelerator(settings.device, settings.precision)
+        # accelerate keeps one device and precision per process and refuses another; each training call has its own
+        AcceleratorState._reset_state(reset_partial_state=True)
+        precision = "no" if settings.precision == "float32" else settings.precision
+        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=precision)
+        if precision == "fp16" and self.accelerator.device.type == "cpu":  # it would quietly train in float32
+            raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
         model.to(memory_format=torch.channels_last)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
         sgd = torch.optim.SGD(model.parameters(), asked["learning_rate"], **options)

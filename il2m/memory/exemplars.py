@@ -68,9 +68,7 @@ def rank_classes(
     selection: str, features: np.ndarray | None, labels: np.ndarray, num_kept: int, seed: int
 ) -> dict[int, np.ndarray]:
     """For each class in ``labels``: positions (into ``labels``) of its best ``num_kept`` images, best first.
-
-    selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int.
-    """
+    selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int."""
     ranking = {}
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)

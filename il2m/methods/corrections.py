@@ -30,20 +30,16 @@ def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
 
 
 def threshold_by_prior(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Prior thresholding, (n, C): raw scores minus the log of each class's share of the training images.
-
-    After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018). Shares are taken
-    relative to equal ones, so that equal counts change nothing. counts: (C,) training images of each class, all > 0.
-    """
+    """Prior thresholding, (n, C): raw scores minus the log of each class's share of the training images, relative to
+    equal ones. After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018).
+    counts: (C,) training images of each class, all > 0."""
     prior = counts / counts.mean()
     return scores - np.log(prior).astype(scores.dtype)
 
 
 def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Each class's mean of l2-normalised features, re-normalised, (num_classes, d); zeros for a class without images.
-
-    The prototypes of iCaRL (Rebuffi et al., CVPR 2017, Alg. 1). features: (n, d). labels: (n,).
-    """
+    """Each class's mean of l2-normalised features, re-normalised, (num_classes, d); zeros for a class without images:
+    the prototypes of iCaRL (Rebuffi et al., CVPR 2017, Alg. 1). features: (n, d). labels: (n,)."""
     sums = np.zeros((num_classes, features.shape[1]))
     by_class = np.argsort(labels, kind="stable")
     present, starts = np.unique(labels[by_class], return_index=True)
@@ -66,12 +62,10 @@ def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndar
 def align_weights(head: Head, num_past: int) -> Head:
     """Weight alignment (WA; Zhao et al., CVPR 2020): new classes' weights scaled to the mean norm of past ones. Biases
     stay. The paper's weight clipping during training is not part of it."""
-    weight, bias = head
-    norms = np.linalg.norm(weight, axis=1)
-    aligned = weight.copy()
+    norms, aligned = np.linalg.norm(head[0], axis=1), head[0].copy()
     if num_past:
         aligned[num_past:] *= norms[:num_past].mean() / norms[num_past:].mean()
-    return Head(aligned, bias)
+    return Head(aligned, head[1])
 
 
 def mean_by_rank(weight: np.ndarray) -> np.ndarray:
@@ -118,19 +112,14 @@ def standardise(weight: np.ndarray) -> np.ndarray:
 
 def calibrate_past(scores: np.ndarray, confidences: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
     """Scores (n, C) times ``mu(M_N) / mu(M_P)`` of each class's state P: 1 for new classes (SIW "with calibration").
-
-    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) from 1.
-    """
+    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) from 1."""
     return scores * (confidences[-1] / confidences[state_of_class - 1]).astype(scores.dtype)
 
 
 def fit_bias_correction(scores: np.ndarray, labels: np.ndarray, num_past: int) -> tuple[float, float]:
-    """BiC's two numbers alpha and beta (Wu et al., CVPR 2019), fitted by cross-entropy.
-
-    scores: (n, C) raw, of images that were not trained on, equally many per class. labels: (n,).
-    The loss is convex in the two; where the images are separated without error it has no minimum, and the fit stops
-    where it is flat.
-    """
+    """BiC's two numbers alpha and beta (Wu et al., CVPR 2019), fitted by cross-entropy: convex in the two; where the
+    images are separated without error it has no minimum, and the fit stops where it is flat.
+    scores: (n, C) raw, of images that were not trained on, equally many per class. labels: (n,)."""
     scores = scores.astype(np.float64)
     images = np.arange(len(labels))
 
@@ -154,9 +143,7 @@ def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -
 
 
 def within_own_state(scores: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
-    """Scores (n, C) of the classes of each image's *true* state, -inf for all others: an oracle.
-
-    Top-1 of it bounds what any method that only shifts the balance between states can reach (task-aware accuracy, as in
-    van de Ven and Tolias 2019's task-incremental scenario). labels: (n,). state_of_class: (C,) from 1.
-    """
+    """Scores (n, C) of the classes of each image's *true* state, -inf for all others: an oracle. Its top-1 bounds what
+    any method that only shifts the balance between states can reach (task-aware accuracy, as in van de Ven and Tolias
+    2019's task-incremental scenario). labels: (n,). state_of_class: (C,) from 1."""
     return np.where(state_of_class == state_of_class[labels][:, None], scores, -np.inf).astype(scores.dtype, copy=False)

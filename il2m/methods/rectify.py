@@ -76,9 +76,8 @@ def rectify(
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
     use_means, use_confidence: the equation's two factors. undefined: see rectification_factors.
     """
-    factors = rectification_factors(
-        statistics, use_means=use_means, use_confidence=use_confidence, undefined=undefined
-    ).values
+    switches = {"use_means": use_means, "use_confidence": use_confidence, "undefined": undefined}
+    factors = rectification_factors(statistics, **switches).values
     if scores.ndim != 2 or scores.shape[1] != len(factors):
         raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
     num_past = int(statistics.is_past.sum())

@@ -14,9 +14,7 @@ _ROWS = 256  # ranked at a time: small enough to stay in the processor's cache
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes come before the true one, (n,) int64: 0 means top-1. Of equal scores the lower label is first.
-
-    scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers.
-    """
+    scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers."""
     result, classes = np.empty(len(scores), dtype=np.int64), np.arange(scores.shape[1])
     for start in range(0, len(scores), _ROWS):
         block, own_label = scores[start : start + _ROWS], labels[start : start + _ROWS, None]
@@ -56,10 +54,8 @@ def share_new(classes: np.ndarray, num_past: int) -> float:
 
 
 def error_breakdown(predicted: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
-    """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1.
-
-    ``past as past``: a past image taken for another past class; ``past as new``: taken for a new class; and so on.
-    """
+    """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1. ``past as past``: a
+    past image taken for another past class; ``past as new``: taken for a new class; and so on."""
     wrong = predicted != labels
     groups = {"past": lambda c: c < num_past, "new": lambda c: c >= num_past}
     return {
@@ -79,12 +75,9 @@ def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: n
 
 
 def accuracy_matrix(hits: Sequence[np.ndarray], class_states: Sequence[np.ndarray]) -> np.ndarray:
-    """Top-1 accuracy on the classes of each state (row) by the model of each state (column), (S, S).
-
-    NaN where the model is older than the classes, or no image of them was evaluated.
-    hits: for each state's model, (n,) bool of its validation images. class_states: the states, from 1, of the images'
-    true classes, (n,) each.
-    """
+    """Top-1 accuracy on the classes of each state (row) by the model of each state (column), (S, S). NaN where the
+    model is older than the classes, or no image of them was evaluated. hits: for each state's model, (n,) bool of its
+    validation images. class_states: the states, from 1, of the images' true classes, (n,) each."""
     matrix = np.full((len(hits), len(hits)), np.nan)
     for model, (hit, state) in enumerate(zip(hits, class_states, strict=True)):
         for row in range(model + 1):
@@ -106,9 +99,7 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
     """Expected calibration error (Guo et al., ICML 2017): the gap between an image's highest probability and top-1
     accuracy, averaged over bins of equal width with the images in them as weights.
-
-    probabilities: (n, C), rows add up to 1. labels: (n,).
-    """
+    probabilities: (n, C), rows add up to 1. labels: (n,)."""
     if not len(labels):
         return float("nan")
     confidence = probabilities.max(axis=1).astype(np.float64)

@@ -80,11 +80,9 @@ def effective(identity: dict[str, Any]) -> dict[str, Any]:
 
 def twin_run(run: Run) -> Run | None:
     """The finished run beside ``run`` that differs from it in distillation only, if there is one."""
-    for other in find_runs(run.folder.parent):
-        switched = bool(other.identity.get("distillation")) != bool(run.identity.get("distillation"))
-        if switched and but_distillation(other.identity) == but_distillation(run.identity):
-            return other
-    return None
+    same = but_distillation(run.identity)
+    others = (other for other in find_runs(run.folder.parent) if other.label != run.label)
+    return next((other for other in others if but_distillation(other.identity) == same), None)
 
 
 def labelled(runs: Iterable[Run]) -> dict[str, Run]:

@@ -69,9 +69,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     return Plan(settings, "base", identity, notes, images, states)
 
 
-def _identity(
-    settings: Training, kind: str, images: Dataset, states: States, resolved: dict[str, Any]
-) -> dict[str, Any]:
+def _identity(settings: Training, kind: str, images: Dataset, states: States, resolved: dict) -> dict[str, Any]:
     """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings themselves.
 
     Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them: where the run
@@ -137,11 +135,8 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
 
 
 def images_to_train_on(plan: Plan) -> dict[int, int]:
-    """Images that each state of a stage passes through the network in all its epochs: state -> images.
-
-    At a base those of state 1; in fine-tuning the new classes' and the exemplars, less what is held out, and the
-    balanced second stage's. Counted, so that time left can be told before the work begins.
-    """
+    """Images that each state of a stage passes through the network in all its epochs: state -> images. Counted, so that
+    time left can be told before the work begins."""
     settings, states = plan.settings, plan.states
     if plan.kind == "base":
         return {1: int(settings.base_epochs * plan.dataset.train_counts[: states.num_seen(1)].sum())}
@@ -156,13 +151,11 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
 
 
 def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: int = 2) -> Dataset:
-    """The images that a run was made from, in its learning order.
-
-    dataset: where they are now, if not where they were then. Raises InputError if they are other images.
-    """
+    """The images that a run was made from, in its learning order. dataset: where they are now, if not where they were
+    then. Raises InputError if they are other images."""
     base, source = run.base, dataset or run.config["source"]
-    image_size = base.identity.get("image_size", 224)
-    images = load_dataset(source, data_dir, image_size=image_size, num_workers=num_workers)
+    options = {"image_size": base.identity.get("image_size", 224), "num_workers": num_workers}
+    images = load_dataset(source, data_dir, **options)
     if images.fingerprint != base.identity["fingerprint"]:
         raise InputError(
             f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']}), but {source} holds "

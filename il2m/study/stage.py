@@ -75,10 +75,8 @@ class Stage:
         purpose: str = "training",
         teacher: Classifier | None = None,
     ) -> list[Epoch]:
-        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed.
-
-        Goes on after the last checkpoint if this training was interrupted before.
-        """
+        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed. Goes on
+        after the last checkpoint if this training was interrupted before."""
         where = state, self.states.num_states, epochs, len(indices)
         asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": self.seed(state, purpose)}
         checkpoint = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")

@@ -92,11 +92,8 @@ def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
 
 
 def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
-    """Training-image indices of the first memory at ``state``, class by class, best first.
-
-    Classes older than the previous state keep a prefix of what they had; the previous state's classes are ranked now,
-    on the features of the model of that state.
-    """
+    """Training-image indices of the first memory at ``state``, class by class, best first: the previous state's classes
+    are ranked now, on the features of the model of that state; older ones keep a prefix of what they had."""
     settings, states, previous = stage.settings, stage.states, stage.run.state(state - 1)
     kept, chosen = kept_per_class(settings, states.num_past(state)), []
     if "exemplar_indices" in previous.array_names:

@@ -5,10 +5,9 @@ and its checkpoints), which runs are replicates or twins of each other, and the 
 cell repeats name, default and meaning for its reader; a test keeps the two equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -17,10 +16,6 @@ from il2m.rules import PATH, SWITCH, TEXT, Rule, choice, integer, integers, numb
 
 # name -> hash of its source, "" for what is built in; those that are registered are added
 NETWORKS = dict.fromkeys(("small", "resnet8", "resnet20", "resnet32", "resnet18"), "")
-SELECTIONS = ("random", "herding")
-HEADS = ("new", "extended")
-SCHEDULES = ("step", "plateau")
-PRECISIONS = ("float32", "bf16", "fp16")
 UNDEFINED_POLICIES = ("keep", "as-published", "raise")
 SCORE_KINDS = ("raw", "softmax")
 
@@ -58,11 +53,10 @@ class Parameter:
     neutral: Any = None
     column: bool = False
 
-    def has_effect(self, value: Any, others: Mapping[str, Any]) -> bool:
-        """Whether this value shapes the result, beside the stage's other values."""
-        needed, needed_value = self.only_with or (None, None)
-        applies = needed is None or others[needed] == needed_value
-        return CONCERNS[self.concerns] and applies and (self.neutral is None or value != self.neutral)
+    @property
+    def is_sequence(self) -> bool:
+        """Whether its value is itself a list."""
+        return isinstance(self.default, tuple)
 
 
 def parameter(*args: Any, **kwargs: Any) -> Any:
@@ -71,19 +65,19 @@ def parameter(*args: Any, **kwargs: Any) -> Any:
     return field(default=one.default, metadata={"parameter": one})
 
 
-def _patience(default: int) -> Any:
-    meaning = "epochs without a lower loss before the rate drops (plateau only)"
-    return parameter(default, integer(0), meaning, only_with=("schedule", "plateau"))
-
-
-# the stages
+_place = partial(parameter, concerns="places")
+_machine = partial(parameter, concerns="machine")
+_states = partial(parameter, concerns="states")
+_first_memory = partial(parameter, concerns="first memory", column=True)
+_when_distilling = partial(parameter, concerns="distillation", only_with=("distillation", True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The parameters of one stage; what each means its Parameter says."""
 
-    out_dir: str = parameter("../runs/quickstart", PATH, "folder of the study: runs and results", concerns="places")
+    out_dir: str = _place("../runs/quickstart", PATH, "folder of the study: runs and results")
+    data_dir: str = _place("../data", PATH, "folder where datasets are cached or looked for")
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
@@ -102,28 +96,36 @@ class Settings:
 
     @classmethod
     def of_identity(cls, identity: Mapping[str, Any], **others: Any) -> Self:
-        """The settings that made a run, from what its hash is of; what had no effect has its default. others: of the
-        machine, and whatever else is not told by a run."""
-        return cls(**{name: identity[name] for name in cls.parameters() if name in identity} | others)
+        """The settings that trained a run, from what its hash is of; what had no effect has its default. others: what
+        a run does not tell, as the machine."""
+        return cls(**{name: identity[name] for name in cls().of_training() if name in identity} | others)
 
     def of_training(self) -> dict[str, Any]:
         """All values that could shape what is learned, be they of effect as they stand or not."""
         return {name: vars(self)[name] for name, one in self.parameters().items() if CONCERNS[one.concerns]}
 
-    def shaping(self, **facts: Any) -> dict[str, Any]:
-        """What shapes the result, of these settings. facts: ``image_files``, whether images are in files."""
-        values, facts = vars(self), {**vars(self), **facts}
-        return {name: values[name] for name, one in self.parameters().items() if one.has_effect(values[name], facts)}
+    def shaping(self, *, image_files: bool) -> dict[str, Any]:
+        """What shapes the result, of these settings: those of of_training that have an effect as they stand."""
+        known, facts, shaping = self.parameters(), vars(self) | {"image_files": image_files}, self.of_training()
+        for name, value in self.of_training().items():
+            needed, needed_value = known[name].only_with or (name, value)
+            if value == known[name].neutral or facts[needed] != needed_value:
+                del shaping[name]
+        return shaping
 
 
 # fmt: off
+_patience = partial(
+    parameter, rule=integer(0), meaning="epochs without a lower loss before the rate drops (plateau only)",
+    only_with=("schedule", "plateau"))
+_base = partial(_place, "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Machine(Settings):
-    data_dir: str = parameter("../data", PATH, "folder where datasets are cached or looked for", concerns="places")
-    device: str = parameter("auto", choice(("auto", "cpu", "cuda")), "auto, cpu or cuda", concerns="machine")
-    num_threads: int = parameter(
-        1, integer(1), "CPU threads; equal seeds give equal bits for equal threads", concerns="machine")
-    num_workers: int = parameter(2, integer(0), "processes that decode image files", concerns="machine")
+    device: str = _machine("auto", choice(("auto", "cpu", "cuda")), "auto, cpu or cuda")
+    num_threads: int = _machine(1, integer(1), "CPU threads; equal seeds give equal bits for equal threads")
+    num_workers: int = _machine(2, integer(0), "processes that decode image files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,8 @@ class Training(_Machine):
     momentum: float = parameter(0.9, number(0, 1, below=True), "of SGD, 0 to 1")
     weight_decay: float = parameter(1e-4, number(0), "L2 penalty")
     schedule: str = parameter(
-        "step", choice(SCHEDULES), "step: rate x .1 at 60 % and 85 % of the epochs; plateau: when the loss stalls")
+        "step", choice(("step", "plateau")),
+        "step: rate x .1 at 60 % and 85 % of the epochs; plateau: when the loss stalls")
     patience: int = _patience(10)
     max_shift: int = parameter(
         2, integer(0), "random shift while training (not of image files)", "pixels", concerns="images in memory",
@@ -145,30 +148,27 @@ class Training(_Machine):
     flip: bool = parameter(False, SWITCH, "mirror training images at random")
     train_seed: int = parameter(
         0, integer(0), "seed of weights, heads, exemplars, image order and augmentation", concerns="training seed")
-    precision: str = parameter("float32", choice(PRECISIONS), "float32, bf16 or fp16 (mixed precision)")
+    precision: str = parameter(
+        "float32", choice(("float32", "bf16", "fp16")), "float32, bf16 or fp16 (mixed precision)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTraining(Training):
     """Notebook 01: the first state."""
 
-    dataset: str = parameter(
-        "glyphs", TEXT, "glyphs (embedded), cifar10, cifar100, PATH.npz, folder:PATH or lists:PATH (image files)",
-        concerns="places")
+    dataset: str = _place(
+        "glyphs", TEXT, "glyphs (embedded), cifar10, cifar100, PATH.npz, folder:PATH or lists:PATH (image files)")
     image_size: int = parameter(
         224, integer(8), "side of image files once cropped (folder: and lists: only)", "pixels",
         concerns="image files", only_with=("image_files", True))
     mean_std: str = parameter(
         "", TEXT, "name in datasets_mean_std.txt; empty: computed over the first state's images",
         concerns="normalisation")
-    num_states: int = parameter(
-        5, integer(1), "number of states of equal size (classes must divide evenly)", concerns="states")
-    state_sizes: list[int] = parameter(
-        (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes",
-        concerns="states")
-    order_seed: int = parameter(0, integer(0), "seed of the order in which classes arrive", concerns="states")
-    class_order: list[int] = parameter(
-        (), integers(0), "class ids in learning order; empty: shuffled by order_seed", concerns="states")
+    num_states: int = _states(5, integer(1), "number of states of equal size (classes must divide evenly)")
+    state_sizes: list[int] = _states(
+        (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes")
+    order_seed: int = _states(0, integer(0), "seed of the order in which classes arrive")
+    class_order: list[int] = _states((), integers(0), "class ids in learning order; empty: shuffled by order_seed")
     network: str = parameter(
         "small", choice(NETWORKS), "small, resnet8, resnet20, resnet32 (32-pixel images) or resnet18 (the paper's)")
     base_epochs: int = parameter(30, integer(1), "passes over the first state's images")
@@ -181,31 +181,24 @@ class BaseTraining(Training):
 class FineTuning(Training):
     """Notebook 02: states 2..S."""
 
-    base: str = parameter(
-        "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last", concerns="places")
-    dataset: str = parameter(
-        "", TEXT, "name or path, if it is not where the base found it; must hold the base's images", concerns="places")
-    order_seed: int | None = parameter(
-        None, integer(0, or_none=True), "if given, the base must have this class order", concerns="states")
-    memory_size: int = parameter(
-        200, integer(0), "K, exemplar images in total, shared evenly by the past classes", concerns="first memory",
-        only_with=("exemplars_per_class", 0), column=True)
-    exemplars_per_class: int = parameter(
-        0, integer(0), "images per past class instead of K in total; 0: use memory_size", concerns="first memory",
-        column=True)
-    exemplar_selection: str = parameter(
-        "random", choice(SELECTIONS), "random or herding (iCaRL)", concerns="first memory", column=True)
+    base: str = _base()
+    dataset: str = _place("", TEXT, "name or path, if it is not where the base found it; must hold the base's images")
+    order_seed: int | None = _states(None, integer(0, or_none=True), "if given, the base must have this class order")
+    memory_size: int = _first_memory(
+        200, integer(0), "K, exemplar images in total, shared evenly by the past classes",
+        only_with=("exemplars_per_class", 0))
+    exemplars_per_class: int = _first_memory(
+        0, integer(0), "images per past class instead of K in total; 0: use memory_size")
+    exemplar_selection: str = _first_memory("random", choice(("random", "herding")), "random or herding (iCaRL)")
     head: str = parameter(
-        "new", choice(HEADS), "new: re-initialised at each state (the paper); extended: past weights kept")
+        "new", choice(("new", "extended")),
+        "new: re-initialised at each state (the paper); extended: past weights kept")
     distillation: bool = parameter(
         False, SWITCH, "False is the method, True the ablation; a list trains one run each", concerns="distillation",
         column=True)
-    temperature: float = parameter(
-        2.0, number(0, above=True), "T, softens both sides of the distillation loss", concerns="distillation",
-        only_with=("distillation", True))
-    distillation_weight: float = parameter(
-        1.0, number(0), "weight of the distillation loss beside cross-entropy", concerns="distillation",
-        only_with=("distillation", True))
+    temperature: float = _when_distilling(2.0, number(0, above=True), "T, softens both sides of the distillation loss")
+    distillation_weight: float = _when_distilling(
+        1.0, number(0), "weight of the distillation loss beside cross-entropy")
     epochs: int = parameter(20, integer(1), "passes over the images of each state")
     balanced_epochs: int = parameter(
         0, integer(0), "further passes over equally many images per class, rate / 10 (balanced fine-tuning)",
@@ -222,8 +215,7 @@ class FineTuning(Training):
 class JointTraining(_Machine):
     """The upper bound: a training from scratch on all classes so far, for each state."""
 
-    base: str = parameter(
-        "", PATH, "base run, a folder or its name in out_dir; empty: the one trained last", concerns="places")
+    base: str = _base()
     joint_epochs: int = parameter(0, integer(0), "epochs of each training; 0: the base's")
 
 
@@ -231,12 +223,9 @@ class JointTraining(_Machine):
 class Analysis(Settings):
     """Notebooks 03 and 04."""
 
-    data_dir: str = parameter("../data", PATH, "folder where datasets are cached or looked for", concerns="places")
-    run: str = parameter(
-        "", PATH, "run to analyse, a folder or its name in out_dir; empty: the newest without distillation",
-        concerns="places")
-    compare: str = parameter(
-        "auto", PATH, "a second run shown beside it; auto: its twin in distillation; empty: none", concerns="places")
+    run: str = _place(
+        "", PATH, "run to analyse, a folder or its name in out_dir; empty: the newest without distillation")
+    compare: str = _place("auto", PATH, "a second run shown beside it; auto: its twin in distillation; empty: none")
     score_kind: str = parameter(
         "raw", choice(SCORE_KINDS), "raw (before softmax, the paper) or softmax (probabilities)", concerns="analysis")
     undefined: str = parameter(
@@ -276,6 +265,6 @@ def parameters_table() -> Iterator[dict[str, str]]:
     concerns, meaning."""
     for notebooks, stage in STAGES.items():
         for name, one in stage.parameters().items():
-            default = list(one.default) if isinstance(one.default, tuple) else one.default
-            row = {"notebook": notebooks, "parameter": name, "default": repr(default), "unit": one.unit}
+            default = repr([*one.default] if one.is_sequence else one.default)
+            row = {"notebook": notebooks, "parameter": name, "default": default, "unit": one.unit}
             yield row | {"accepts": one.rule.expected, "concerns": one.concerns, "meaning": one.meaning}

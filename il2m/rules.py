@@ -1,7 +1,5 @@
 """What a value may be: types and ranges, in code and in words."""
 
-from __future__ import annotations
-
 import numbers
 import os
 from collections.abc import Callable, Collection
@@ -12,17 +10,15 @@ from typing import Any
 @dataclass(frozen=True)
 class Rule:
     """What a value may be: ``accepts(value)`` is True for good ones, ``convert`` gives equal values one form (1 and
-    1.0), ``expected`` says it in words."""
+    1.0). words: what is accepted, or the names of a choice: more may be registered later."""
 
     accepts: Callable[[Any], bool]
-    words: str = ""
+    words: str | Collection[str]
     convert: Callable[[Any], Any] = lambda value: value
-    is_sequence: bool = False
-    choices: Collection[str] = ()
 
     @property
     def expected(self) -> str:
-        return self.words or "one of " + ", ".join(self.choices)
+        return self.words if isinstance(self.words, str) else "one of " + ", ".join(self.words)
 
 
 def _is_integer(value: Any) -> bool:
@@ -30,11 +26,9 @@ def _is_integer(value: Any) -> bool:
 
 
 def integer(low: int, or_none: bool = False) -> Rule:
-    return Rule(
-        lambda v: (or_none and v is None) or (_is_integer(v) and v >= low),
-        f"a whole number of at least {low}" + (", or None" if or_none else ""),
-        convert=lambda v: None if v is None else int(v),
-    )
+    words = f"a whole number of at least {low}" + (", or None" if or_none else "")
+    accepts = lambda v: (or_none and v is None) or (_is_integer(v) and v >= low)  # noqa: E731
+    return Rule(accepts, words, convert=lambda v: None if v is None else int(v))
 
 
 def number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Rule:
@@ -50,16 +44,13 @@ def number(low: float, high: float = float("inf"), *, above: bool = False, below
 
 
 def choice(names: Collection[str]) -> Rule:
-    return Rule(lambda v: isinstance(v, str) and v in names, choices=names)
+    return Rule(lambda v: isinstance(v, str) and v in names, names)
 
 
 def integers(low: int) -> Rule:
-    return Rule(
-        lambda v: isinstance(v, (list, tuple)) and all(_is_integer(x) and x >= low for x in v),
-        f"a list of whole numbers of at least {low} (empty: not given)",
-        convert=lambda v: [int(x) for x in v],
-        is_sequence=True,
-    )
+    words = f"a list of whole numbers of at least {low} (empty: not given)"
+    accepts = lambda v: isinstance(v, (list, tuple)) and all(_is_integer(x) and x >= low for x in v)  # noqa: E731
+    return Rule(accepts, words, convert=lambda v: [int(x) for x in v])
 
 
 TEXT = Rule(lambda v: isinstance(v, str), "a text")

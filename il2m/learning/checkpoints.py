@@ -4,8 +4,6 @@ A file is a SHA-256 hash and what torch.save made of the training's state (torch
 weights). It is for this installation and this one training only; what is to last is in a run's state folders.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import warnings
@@ -22,20 +20,16 @@ _HASH_BYTES = hashlib.sha256().digest_size
 
 def write_checkpoint(path: Path, training: dict[str, Any], state: dict[str, Any]) -> None:
     """Store ``state`` (tensors, numbers, text, and lists and dicts of them), so that a reader sees all of it or none.
-
-    training: JSON-like, all that tells this training from any other.
-    """
+    training: JSON-like, all that tells this training from any other."""
     buffer = io.BytesIO()
-    torch.save({**state, "training": _which(training)}, buffer)
+    torch.save({**state, "training": short_hash(training)}, buffer)
     content = buffer.getvalue()
     write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
 def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | None:
-    """The state stored for ``training``, its tensors on the CPU; None where there is none.
-
-    Warns of one that is damaged, or of another training, and leaves it aside: the next one replaces it.
-    """
+    """The state stored for ``training``, its tensors on the CPU; None where there is none. Warns of one that is
+    damaged, or of another training, and leaves it aside: the next one replaces it."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -45,7 +39,7 @@ def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | No
         problem = "is damaged"
     else:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if state.pop("training") == _which(training):
+        if state.pop("training") == short_hash(training):
             return state
         problem = "is of another training, or of another version of torch"
     warnings.warn(f"{path} {problem}: this training starts again at epoch 1.", stacklevel=3)
@@ -59,8 +53,3 @@ def weights_hash(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _which(training: dict[str, Any]) -> str:
-    # torch's version too: how it keeps an optimizer's state, and rounds, is its own affair
-    return short_hash({**training, "torch": torch.__version__})

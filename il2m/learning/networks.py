@@ -1,8 +1,8 @@
 """Backbones, and a linear head over the classes seen so far."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +29,21 @@ class Classifier(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut without parameters (He et al., CVPR 2016, option A)."""
+    """Two 3 x 3 convolutions and a shortcut without parameters (He et al., CVPR 2016, option A). One that widens
+    halves the image."""
 
-    def __init__(self, in_width: int, width: int, stride: int) -> None:
+    def __init__(self, in_width: int, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False)
+        self.extra_width = width - in_width
+        self.conv1 = nn.Conv2d(in_width, width, 3, 2 if self.extra_width else 1, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.stride, self.extra_width = stride, width - in_width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
+        shortcut = x
         if self.extra_width:
-            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.extra_width))
+            shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_width))
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
@@ -54,20 +55,12 @@ class CifarResNet(nn.Sequential):
 
     def __init__(self, in_channels: int, blocks: int, stem_stride: int = 1) -> None:
         stem = nn.Conv2d(in_channels, 16, 3, stem_stride, padding=1, bias=False)
-        layers: list[nn.Module] = [stem, nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
-        in_width = 16
-        for width in (16, 32, 64):
-            for i in range(blocks):
-                layers.append(BasicBlock(in_width, width, stride=2 if i == 0 and width > 16 else 1))
-                in_width = width
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        widths = [16, *(width for width in (16, 32, 64) for _ in range(blocks))]
+        body = [BasicBlock(before, width) for before, width in pairwise(widths)]
+        super().__init__(stem, nn.BatchNorm2d(16), nn.ReLU(inplace=True), *body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _cifar_resnet(blocks: int, stem_stride: int = 1) -> Builder:
-    return lambda in_channels: CifarResNet(in_channels, blocks, stem_stride)
 
 
 def _resnet18(in_channels: int) -> nn.Module:
@@ -82,11 +75,11 @@ def _resnet18(in_channels: int) -> nn.Module:
 
 
 _BUILDERS: dict[str, Builder] = {
-    "small": _cifar_resnet(1, stem_stride=2),
-    "resnet8": _cifar_resnet(1),
-    "resnet20": _cifar_resnet(3),
-    "resnet32": _cifar_resnet(5),
-    "resnet18": _resnet18,
+    "small": partial(CifarResNet, blocks=1, stem_stride=2),  # for quick studies
+    "resnet8": partial(CifarResNet, blocks=1),
+    "resnet20": partial(CifarResNet, blocks=3),
+    "resnet32": partial(CifarResNet, blocks=5),
+    "resnet18": _resnet18,  # torchvision's, the paper's
 }
 
 
@@ -105,24 +98,19 @@ def register_network(name: str, builder: Builder) -> Builder:
 def build_network(
     network: str, in_channels: int, num_classes: int, seed: int, image_size: tuple[int, int] = (32, 32)
 ) -> Classifier:
-    """A freshly initialised classifier.
-
-    network: ``small`` (one block per stage, stride-2 stem: for quick studies), ``resnet8``, ``resnet20``, ``resnet32``
-    (for 32-pixel images), ``resnet18`` (torchvision's, the paper's), or a registered one. image_size: height and width.
-    """
+    """A freshly initialised classifier. network: a name in NETWORKS. image_size: height and width."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _BUILDERS[network](in_channels)
-        num_features = check_network(network, (*image_size, in_channels), backbone) if NETWORKS[network] else None
-        return Classifier(backbone, num_features or backbone.num_features, num_classes)
+        registered, shape = NETWORKS[network], (*image_size, in_channels)
+        num_features = check_network(network, shape, backbone) if registered else backbone.num_features
+        return Classifier(backbone, num_features, num_classes)
 
 
 @torch.no_grad()
 def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.Module | None = None) -> int:
-    """The width of a network's features for images of that shape (height, width, channels).
-
-    Raises InputError if it can't be built, or its features are not (n, d) of one width for any n.
-    """
+    """The width of a network's features for images of that shape (height, width, channels). Raises InputError if it
+    can't be built, or its features are not (n, d) of one width for any n."""
     height, width, channels = image_shape
     try:
         with torch.random.fork_rng(devices=[]):
@@ -136,7 +124,7 @@ def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.
             f"network {network!r} fails on images of {height} x {width} pixels and {channels} channel(s): "
             f"{type(error).__name__}: {error}"
         ) from error
-    if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1] or [s[0] for s in shapes] != [2, 3]:
+    if len(shapes[0]) != 2 or shapes != [(n, shapes[0][1]) for n in (2, 3)]:
         raise InputError(
             f"network {network!r}: 2 and 3 images give features of shape {shapes[0]} and {shapes[1]}; expected (n, d) "
             "with one d, as a linear head needs."
@@ -145,16 +133,13 @@ def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.
 
 
 def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Classifier:
-    """``model`` with its head over ``num_classes`` classes; the backbone is shared, not copied.
-
-    head: ``new``, re-initialised as the paper does, or ``extended``, which keeps the past classes' weights.
-    """
+    """``model`` with its head over ``num_classes`` classes, ``new`` (re-initialised, as in the paper) or ``extended``,
+    which keeps the past classes' weights. The backbone is shared, not copied."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = Classifier(model.backbone, model.head.in_features, num_classes)
     if head == "extended":
-        past = model.head.out_features
         with torch.no_grad():
-            grown.head.weight[:past] = model.head.weight
-            grown.head.bias[:past] = model.head.bias
+            for past, both in zip(model.head.parameters(), grown.head.parameters(), strict=True):
+                both[: len(past)] = past
     return grown

@@ -3,18 +3,15 @@
 Scores are the model's outputs before softmax ("raw scores"); every image is scored once, as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from il2m.data.batches import ImageBatches
 from il2m.learning.networks import Classifier
 from il2m.memory.exemplars import unit_features
-from il2m.memory.statistics import own_and_top, reduce_scores
+from il2m.memory.statistics import reduce_scores
 
 
 @torch.inference_mode()
@@ -59,11 +56,8 @@ def mean_by_class(model: Classifier, batches: ImageBatches, num_classes: int) ->
     sums: dict[str, np.ndarray] = {}
     for scores, features, labels in score_batches(model, batches):
         np.add.at(counts, labels, 1)
-        for name, values in (
-            ("own_scores", own_and_top(scores, labels)[0]),
-            ("own_probabilities", own_and_top(softmax(scores, axis=1), labels)[0]),
-            ("unit_features", unit_features(features)),
-        ):
-            total = sums.setdefault(name, np.zeros((num_classes, *values.shape[1:])))
-            np.add.at(total, labels, values)
+        values = reduce_scores(scores, labels) | {"unit_features": unit_features(features)}
+        for name in ("own_scores", "own_probabilities", "unit_features"):
+            total = sums.setdefault(name, np.zeros((num_classes, *values[name].shape[1:])))
+            np.add.at(total, labels, values[name])
     return {name: (total.T / counts).T for name, total in sums.items()}

@@ -4,8 +4,6 @@ Each class's training images are ranked once, when the class is new; what is kep
 that ranking, so that it can only shrink as the memory is shared by more classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from il2m.data.states import States
@@ -25,10 +23,8 @@ def kept_per_class(settings: FineTuning, num_past: int) -> int:
 
 def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> None:
     """Raise InputError if some past class would be left without an image, naming the state and the smallest K."""
-    if exemplars_per_class or states.num_states == 1:
-        return
     needed = states.num_past(states.num_states)
-    if memory_size >= needed:
+    if exemplars_per_class or memory_size >= needed:
         return
     state = next(b for b in range(2, states.num_states + 1) if memory_size < states.num_past(b))
     raise InputError(
@@ -39,10 +35,8 @@ def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> 
 
 
 def held_out_places(num_ranked: int, share: float) -> np.ndarray:
-    """Places in a class's ranking that are held out of training: ``floor(k * share)`` of any first k.
-
-    So what is held out stays held out while the ranking's prefix shrinks. Returns positions among 0..num_ranked-1.
-    """
+    """Places in a class's ranking that are held out of training: ``floor(k * share)`` of any first k, so that what is
+    held out stays so while the ranking's prefix shrinks."""
     return np.flatnonzero(np.diff(num_held_out(np.arange(num_ranked + 1), share)))
 
 
@@ -51,21 +45,13 @@ def num_held_out(num_ranked: np.ndarray, share: float) -> np.ndarray:
     return np.floor(num_ranked * share + 1e-9).astype(np.int64)
 
 
-def random_ranking(num_images: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions 0..num_images-1 in random order, (num_images,)."""
-    return rng.permutation(num_images)
-
-
 def herding_ranking(features: np.ndarray, num_kept: int) -> np.ndarray:
-    """iCaRL's herding (Rebuffi et al., CVPR 2017, Alg. 4): positions of the kept images, best first.
-
-    Each pick brings the mean of the picked closest to the class mean, on l2-normalised features.
+    """iCaRL's herding (Rebuffi et al., CVPR 2017, Alg. 4): positions of the kept images, (min(num_kept, n),), best
+    first. Each pick brings the mean of the picked closest to the class mean, on l2-normalised features.
 
     features: (n, d), one class's training images under the model of the state where the class was new.
-    num_kept: how many to rank (all if more than n). Returns (min(num_kept, n),) int64.
     """
-    unit = features.astype(np.float64)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    unit = unit_features(features.astype(np.float64))
     mean = unit.mean(axis=0)
     picked_sum = np.zeros_like(mean)
     available = np.ones(len(unit), dtype=bool)
@@ -82,16 +68,14 @@ def rank_classes(
     selection: str, features: np.ndarray | None, labels: np.ndarray, num_kept: int, seed: int
 ) -> dict[int, np.ndarray]:
     """For each class in ``labels``: positions (into ``labels``) of its best ``num_kept`` images, best first.
-
-    selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int.
-    """
+    selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int."""
     ranking = {}
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
         if selection == "herding":
             order = herding_ranking(features[positions], num_kept)
         else:
-            order = random_ranking(len(positions), np.random.default_rng([seed, int(label)]))[:num_kept]
+            order = np.random.default_rng([seed, int(label)]).permutation(len(positions))[:num_kept]
         ranking[int(label)] = positions[order]
     return ranking
 

@@ -6,8 +6,6 @@ In the paper's notation, for class C_i that was new in state P, and current stat
 ``mu(M_b)``, the mean of the highest score over the training images of state b's new classes (*confidence* of state b).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +46,7 @@ def own_and_top(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
 
 def class_means(own_scores: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Mean score of each class over its own images, (num_classes,) float64; NaN for a class without images.
-
-    own_scores: (n,) each image's score for its own class. labels: (n,).
-    """
+    own_scores: (n,) each image's score for its own class. labels: (n,)."""
     counts = np.bincount(labels, minlength=num_classes)
     sums = np.bincount(labels, weights=own_scores, minlength=num_classes)
     with np.errstate(invalid="ignore"):
@@ -60,13 +56,10 @@ def class_means(own_scores: np.ndarray, labels: np.ndarray, num_classes: int) ->
 def reduce_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What the second memory needs of images: ``own_scores, top_scores`` (raw) and ``own_probabilities,
     top_probabilities`` (after softmax), (n,) each. scores: (n, C), raw. labels: (n,)."""
-    own, top = own_and_top(scores, labels)
-    own_probability, top_probability = own_and_top(softmax(scores, axis=1), labels)
     return {
-        "own_scores": own,
-        "top_scores": top,
-        "own_probabilities": own_probability,
-        "top_probabilities": top_probability,
+        f"{part}_{quantity}": reduced
+        for quantity, values in (("scores", scores), ("probabilities", softmax(scores, axis=1)))
+        for part, reduced in zip(("own", "top"), own_and_top(values, labels), strict=True)
     }
 
 
@@ -102,8 +95,8 @@ def statistics_of_states(memories: Sequence[Mapping[str, Any]], state_of_class: 
 
     memories: of states 1..N, of one kind of score, each as state_statistics gives it. state_of_class: (C,) from 1.
     """
-    initial = np.array([mean for memory in memories for mean in memory["initial_means"]], dtype=np.float64)
-    current, current_past = initial.copy(), memories[-1]["current_means"]
-    current[: len(current_past)] = np.array(current_past, dtype=np.float64)
+    initial = np.concatenate([memory["initial_means"] for memory in memories], dtype=np.float64)
+    current_past = memories[-1]["current_means"]
+    current = np.concatenate([current_past, initial[len(current_past) :]], dtype=np.float64)
     confidences = np.array([memory["confidence"] for memory in memories])
     return ClassStatistics(initial, current, confidences, state_of_class)

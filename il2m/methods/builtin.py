@@ -3,15 +3,14 @@
 The formulas are in rectify.py (Eq. 1) and corrections.py (the field's); here each meets a frozen state.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
 from il2m.methods import corrections
-from il2m.methods.frozen import Frozen, Head
+from il2m.methods.corrections import Head
+from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS, rectify
-from il2m.methods.registry import Function, Size, method
+from il2m.methods.registry import Size, method
 from il2m.parameters import SCORE_KINDS
 
 HEAD = ("features", "head")
@@ -23,14 +22,6 @@ def fine_tuning(state: Frozen) -> np.ndarray:
     return state.scores
 
 
-def _rectified(name: str, what: str) -> Function:
-    def rectified(state: Frozen) -> np.ndarray:
-        return rectify(state.scores, state.statistics, undefined=state.undefined, **PARTS[name])
-
-    rectified.__doc__ = what
-    return rectified
-
-
 for _name, _what, _colour, _means, _confidences in (
     # an initial mean per class is kept, and a confidence per state
     ("IL2M", "Past scores times the ratio of class means and that of confidences (Eq. 1).", "#009E73", 1, 1),
@@ -38,9 +29,14 @@ for _name, _what, _colour, _means, _confidences in (
     ("IL2M-means", "Eq. 1 without the ratio of confidences.", "#CC79A7", 1, 0),
     ("IL2M-confidence", "Eq. 1 without the ratio of class means.", "#E69F00", 0, 1),
 ):
+
+    def _rectified(state: Frozen, parts: dict[str, bool] = PARTS[_name]) -> np.ndarray:
+        return rectify(state.scores, state.statistics, undefined=state.undefined, **parts)
+
+    _rectified.__doc__ = _what
     _cost = lambda size, a=_means, b=_confidences: (a * size.classes + b * size.states, size.linear + size.past)  # noqa: E731
     _about = ("Belouadah and Popescu, ICCV 2019", "statistics", _cost, _colour)
-    method(_name, *_about, score_kinds=SCORE_KINDS)(_rectified(_name, _what))
+    method(_name, *_about, score_kinds=SCORE_KINDS)(_rectified)
 
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
@@ -65,15 +61,13 @@ def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """
     settings, features, labels = state.settings, state.new.features, state.new.labels
     if state.num_past:
+        kept = [(state.exemplars.features, state.exemplars.labels)]
         num_kept = int(np.bincount(state.exemplars.labels).max())
     else:
-        num_kept = kept_per_class(settings, state.states.num_past(2))
+        kept, num_kept = [], kept_per_class(settings, state.states.num_past(2))
     ranking = rank_classes(settings.exemplar_selection, features, labels, num_kept, settings.train_seed)
-    chosen = np.concatenate(list(ranking.values()))
-    features, labels = features[chosen], labels[chosen]
-    if state.num_past:
-        features = np.concatenate([state.exemplars.features, features])
-        labels = np.concatenate([state.exemplars.labels, labels])
+    kept += [(features[positions], labels[positions]) for positions in ranking.values()]
+    features, labels = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
     directions = corrections.mean_directions(features, labels, state.num_classes)
     return corrections.nearest_mean_scores(state.features, directions)
 

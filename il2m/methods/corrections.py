@@ -1,11 +1,11 @@
 """What the field does about the bias towards new classes, after training: small functions on stored arrays.
 
-Raw scores are ``s = features @ weight.T + bias``. The classes are in learning order, ``num_past`` of them past. Each
-method returns new scores or a new head; none changes what it is given. In a state without past classes all leave things
-alone.
+Raw scores are ``s = features @ weight.T + bias``, (n, C). The classes are in learning order, ``num_past`` of them past.
+Each method returns new scores or a new head; none changes what it is given. In a state without past classes all leave
+things alone.
 """
 
-from __future__ import annotations
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -13,7 +13,12 @@ from scipy.special import softmax
 
 from il2m.memory.exemplars import unit_features
 
-Head = tuple[np.ndarray, np.ndarray]  # weight (C, d) and bias (C,) of a linear layer over C classes
+
+class Head(NamedTuple):
+    """A linear layer over C classes: weight (C, d) and bias (C,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
 
 
 def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
@@ -25,21 +30,16 @@ def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
 
 
 def threshold_by_prior(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Prior thresholding, (n, C): raw scores minus the log of each class's share of the training images.
-
-    After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018). Shares are
-    taken relative to equal ones, so that equal counts change nothing. counts: (C,) training images of each class, all >
-    0.
-    """
+    """Prior thresholding, (n, C): raw scores minus the log of each class's share of the training images, relative to
+    equal ones. After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018).
+    counts: (C,) training images of each class, all > 0."""
     prior = counts / counts.mean()
     return scores - np.log(prior).astype(scores.dtype)
 
 
 def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Each class's mean of l2-normalised features, re-normalised, (num_classes, d); zeros for a class without images.
-
-    The prototypes of iCaRL (Rebuffi et al., CVPR 2017, Alg. 1). features: (n, d). labels: (n,).
-    """
+    """Each class's mean of l2-normalised features, re-normalised, (num_classes, d); zeros for a class without images:
+    the prototypes of iCaRL (Rebuffi et al., CVPR 2017, Alg. 1). features: (n, d). labels: (n,)."""
     sums = np.zeros((num_classes, features.shape[1]))
     by_class = np.argsort(labels, kind="stable")
     present, starts = np.unique(labels[by_class], return_index=True)
@@ -60,16 +60,12 @@ def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndar
 
 
 def align_weights(head: Head, num_past: int) -> Head:
-    """Weight alignment (WA; Zhao et al., CVPR 2020): new classes' weights scaled to the mean norm of past ones.
-
-    Biases stay. The paper's weight clipping during training is not part of it.
-    """
-    weight, bias = head
-    norms = np.linalg.norm(weight, axis=1)
-    aligned = weight.copy()
+    """Weight alignment (WA; Zhao et al., CVPR 2020): new classes' weights scaled to the mean norm of past ones. Biases
+    stay. The paper's weight clipping during training is not part of it."""
+    norms, aligned = np.linalg.norm(head[0], axis=1), head[0].copy()
     if num_past:
         aligned[num_past:] *= norms[:num_past].mean() / norms[num_past:].mean()
-    return aligned, bias
+    return Head(aligned, head[1])
 
 
 def mean_by_rank(weight: np.ndarray) -> np.ndarray:
@@ -93,15 +89,12 @@ def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) 
     ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)
     rank = np.argsort(np.argsort(-np.abs(weight), axis=1, kind="stable"), axis=1)
     spread_before, spread_now = (np.abs(b).sum() / max(np.linalg.norm(b), 1e-12) for b in (initial[1], current[1]))
-    return weight * ratio[rank], bias * (spread_now / max(spread_before, 1e-12))
+    return Head(weight * ratio[rank], bias * (spread_now / max(spread_before, 1e-12)))
 
 
 def keep_top_past(corrected: np.ndarray, scores: np.ndarray, num_past: int, kept: int = 10) -> np.ndarray:
-    """``corrected`` (n, C) with only each image's ``kept`` past classes of highest raw score in play, the others -inf.
-
-    Of ScaIL. scores: (n, C), the raw scores before correction; past
-    classes that tie with the last one kept stay too.
-    """
+    """``corrected`` (n, C) with only each image's ``kept`` past classes of highest raw score in play, the others -inf
+    (of ScaIL). scores: (n, C), before correction; past classes that tie with the last one kept stay too."""
     result = corrected.copy()
     if num_past > kept:
         past = scores[:, :num_past]
@@ -119,19 +112,14 @@ def standardise(weight: np.ndarray) -> np.ndarray:
 
 def calibrate_past(scores: np.ndarray, confidences: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
     """Scores (n, C) times ``mu(M_N) / mu(M_P)`` of each class's state P: 1 for new classes (SIW "with calibration").
-
-    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) from 1.
-    """
+    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) from 1."""
     return scores * (confidences[-1] / confidences[state_of_class - 1]).astype(scores.dtype)
 
 
 def fit_bias_correction(scores: np.ndarray, labels: np.ndarray, num_past: int) -> tuple[float, float]:
-    """BiC's two numbers alpha and beta (Wu et al., CVPR 2019), fitted by cross-entropy.
-
-    scores: (n, C) raw, of images that were not trained on, equally many per class. labels: (n,).
-    The loss is convex in the two; where the images are separated without error it has no minimum, and the fit stops
-    where it is flat.
-    """
+    """BiC's two numbers alpha and beta (Wu et al., CVPR 2019), fitted by cross-entropy: convex in the two; where the
+    images are separated without error it has no minimum, and the fit stops where it is flat.
+    scores: (n, C) raw, of images that were not trained on, equally many per class. labels: (n,)."""
     scores = scores.astype(np.float64)
     images = np.arange(len(labels))
 
@@ -155,9 +143,7 @@ def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -
 
 
 def within_own_state(scores: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
-    """Scores (n, C) of the classes of each image's *true* state, -inf for all others: an oracle.
-
-    Top-1 of it bounds what any method that only shifts the balance between states can reach (task-aware accuracy, as in
-    van de Ven and Tolias 2019's task-incremental scenario). labels: (n,). state_of_class: (C,) from 1.
-    """
+    """Scores (n, C) of the classes of each image's *true* state, -inf for all others: an oracle. Its top-1 bounds what
+    any method that only shifts the balance between states can reach (task-aware accuracy, as in van de Ven and Tolias
+    2019's task-incremental scenario). labels: (n,). state_of_class: (C,) from 1."""
     return np.where(state_of_class == state_of_class[labels][:, None], scores, -np.inf).astype(scores.dtype, copy=False)

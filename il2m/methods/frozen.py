@@ -4,12 +4,10 @@ Names are those of a state's stored arrays: ``val_...`` of the validation images
 training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -17,6 +15,7 @@ from scipy.special import softmax
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
 from il2m.memory.statistics import ClassStatistics, reduce_scores, state_statistics, statistics_of_states
+from il2m.methods.corrections import Head
 from il2m.parameters import FineTuning
 from il2m.study.runs import Run
 
@@ -32,6 +31,11 @@ NEEDS: dict[str, tuple[str, ...]] = {  # what a method may say that it needs -> 
     "val_labels": ("val_labels",),
 }
 ORACLES = {"all_past", "val_labels"}  # more than a memory holds, or than anybody knows
+_LACKS = {
+    "head": "has no weights of the head",
+    "held_out": "held no exemplars out of training (held_out is 0)",
+    "statistics": "has no statistics of training images and exemplars",
+}
 _ARRAYS = {"val_scores", "new_scores", "exemplar_scores", *(name for names in NEEDS.values() for name in names)}
 _OF_PAST = ("exemplar_", "past_", "held_out_")  # state 1 has no past classes, and needs none of these
 
@@ -40,16 +44,8 @@ class NotStored(InputError):
     """A state was asked for what it does not have."""
 
 
-class Head(NamedTuple):
-    """A linear layer over C classes: weight (C, d) and bias (C,)."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-
 class Images:
-    """Training images with *their* ``labels (m,)``, ``features (m, d)`` and raw ``scores (m, C)``, as far as they are
-    there."""
+    """Training images: ``labels (m,)``, ``features (m, d)`` and raw ``scores (m, C)``, as far as they are there."""
 
     def __init__(self, read: Callable[[str], np.ndarray], group: str) -> None:
         self._read, self._group = read, group
@@ -65,14 +61,13 @@ class Frozen:
     """One state's model, frozen. Arrays can't be written to. What is not there raises NotStored.
 
     state, states: which it is, from 1, and the classes that each state brings. settings: exemplar selection and seed.
-    earlier: the states before, 1..N-1. score_kind: of ``scores`` and ``statistics``, raw or softmax.
-    undefined: what to do where a ratio of means is undefined, see rectify.rectification_factors.
+    score_kind: of ``scores`` and ``statistics``, raw or softmax. undefined: see rectify.rectification_factors.
     """
 
     state: int
     states: States
     settings: FineTuning
-    earlier: tuple[Frozen, ...] = field(repr=False)
+    _earlier: tuple[Self, ...] = field(repr=False)
     score_kind: str = "raw"
     undefined: str = "keep"
     _arrays: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict, repr=False)
@@ -81,7 +76,7 @@ class Frozen:
     _gives_val_labels: bool = False
 
     @classmethod
-    def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Frozen:
+    def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Self:
         """A finished state of a run, read from disk as it is asked for."""
         settings, kinds = FineTuning.of_identity(run.identity), {"score_kind": score_kind, "undefined": undefined}
         made: list[Frozen] = []
@@ -96,9 +91,9 @@ class Frozen:
 
     @classmethod
     def of_arrays(
-        cls, val_scores: np.ndarray, state_sizes: Sequence[int], *, earlier: Sequence[Frozen] = (), **arrays: np.ndarray
-    ) -> Frozen:
-        """A state from arrays of anyone's model.
+        cls, val_scores: np.ndarray, state_sizes: Sequence[int], *, earlier: Sequence[Self] = (), **arrays: np.ndarray
+    ) -> Self:
+        """A state from arrays of anyone's model. Raises InputError for arrays that don't fit each other.
 
         val_scores: (n, C) raw scores of all classes so far, in learning order. state_sizes: the number of classes that
         each state brought, up to this one. earlier: the states before, for methods that compare with them.
@@ -106,33 +101,41 @@ class Frozen:
         ``new``, ``exemplar`` and ``held_out`` ``..._labels (m,)``, ``..._scores (m, C)``, ``..._features (m, d)``;
         ``val_labels (n,)`` and ``past_class_features`` for oracles.
         """
-        states, num_seen = States(tuple(int(size) for size in state_sizes)), sum(state_sizes)
-        val_scores = np.asarray(val_scores)
-        if val_scores.ndim != 2 or val_scores.shape[1] != num_seen:
-            raise InputError(f"val_scores has shape {val_scores.shape}; expected (images, {num_seen}).")
-        for name in arrays:
+        states = States(tuple(int(size) for size in state_sizes))
+        given = {name: np.asarray(array) for name, array in {"val_scores": val_scores, **arrays}.items()}
+        shape, lengths = given["val_scores"].shape, {}
+        if len(shape) != 2 or shape[1] != states.num_classes:
+            raise InputError(f"val_scores has shape {shape}; expected (images, {states.num_classes}).")
+        for name, array in given.items():
             if name not in _ARRAYS:
                 raise InputError(f"unknown array {name!r}: {nearest(name, _ARRAYS)}")
-        given = {name: np.asarray(array) for name, array in arrays.items()}
-        reduced, labels = {}, {}
+            group = name.rpartition("_")[0]
+            if len(array) != lengths.setdefault(group, len(array)):
+                raise InputError(f"{name} has {len(array)} rows; expected {lengths[group]}, as others of {group}.")
+        reduced = []
         for group in ("new", "exemplar"):
-            labels[group] = given.get(f"{group}_labels", np.empty(0, dtype=np.int64))
-            scores = given.get(f"{group}_scores")
-            reduced[group] = {} if scores is None else reduce_scores(scores, labels[group])
-        pairs = [part for group in ("new", "exemplar") for part in (reduced[group], labels[group])]
-        memory = state_statistics(*pairs, states.num_past(states.num_states), num_seen)
-        readers = {name: partial(_read_only, array) for name, array in {**given, "val_scores": val_scores}.items()}
+            labels, scores = given.get(f"{group}_labels"), given.get(f"{group}_scores")
+            reduced += [{} if labels is None or scores is None else reduce_scores(scores, labels), labels]
+        memory = state_statistics(*reduced, states.num_past(states.num_states), states.num_classes)
+        readers = {name: partial(_read_only, array) for name, array in given.items()}
         return cls(states.num_states, states, FineTuning(), tuple(earlier), _arrays=readers, _memory=memory)
 
-    def take(self, rows: slice | np.ndarray) -> Frozen:
+    def take(self, rows: slice | np.ndarray) -> Self:
         """The same state with some of its validation images: places among those that it has now."""
         if self._rows is not None:
             rows = np.arange(len(self._arrays["val_scores"]()))[self._rows][rows]
         return replace(self, _rows=rows)
 
-    def with_val_labels(self) -> Frozen:
+    def with_val_labels(self) -> Self:
         """The same state, which gives its validation labels: for oracles."""
         return replace(self, _gives_val_labels=True)
+
+    @property
+    def earlier(self) -> tuple[Self, ...]:
+        """The states before, 1..N-1."""
+        if len(self._earlier) != self.state - 1:
+            raise NotStored(f"state {self.state} was made without the states before it: give them as earlier.")
+        return self._earlier
 
     @property
     def num_past(self) -> int:
@@ -205,9 +208,9 @@ class Frozen:
     @property
     def statistics(self) -> ClassStatistics:
         """The second memory, of the same kind as ``scores``."""
-        memories = [each._memory.get(self.score_kind) for each in (*self.earlier, self)]
+        memories = [each._memory.get(self.score_kind) for each in (*self._earlier, self)]
         if None in memories or len(memories) != self.state:
-            raise NotStored(f"state {self.state} has no statistics of training images and exemplars.")
+            raise NotStored(f"state {self.state} {_LACKS['statistics']}.")
         return statistics_of_states(memories, self.state_of_class)
 
     def lacks(self, need: str) -> str:
@@ -216,22 +219,21 @@ class Frozen:
             memory = self._memory.get("raw")
             values = [*memory["initial_means"], *memory["current_means"], memory["confidence"]] if memory else [np.nan]
             complete = np.isfinite(values).all() and len(memory["current_means"]) == self.num_past
-            return "" if complete else "has no statistics of training images and exemplars"
+            return "" if complete else _LACKS["statistics"]
         for name in NEEDS[need]:
             if name not in self._arrays and not (self.state == 1 and name.startswith(_OF_PAST)):
-                special = {"head": "has no weights of the head", "held_out": "held no exemplars out of training"}
-                return special.get(need, f"stores no {name}") + (" (held_out is 0)" if need == "held_out" else "")
+                return _LACKS.get(need, f"stores no {name}")
         if need == "held_out" and self.state > 1:
-            absent = np.count_nonzero(np.bincount(self.held_out.labels, minlength=self.num_classes) == 0)
-            if absent:
+            counts = np.bincount(self.held_out.labels, minlength=self.num_classes)
+            if absent := np.count_nonzero(counts == 0):
                 return f"has no held-out image of {absent} class(es): a larger memory_size or held_out leaves some"
         return ""
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._arrays:
             raise NotStored(f"state {self.state} stores no {name}.")
-        array = _read_only(self._arrays[name]())
-        return array if self._rows is None or not name.startswith("val_") else array[self._rows]
+        array = self._arrays[name]()
+        return _read_only(array if self._rows is None or not name.startswith("val_") else array[self._rows])
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -3,8 +3,6 @@
 ``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,30 +40,25 @@ def rectification_factors(
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
     that isn't finite still leaves it alone), ``raise`` raises InputError.
     """
-    past = statistics.is_past
-    own_state = statistics.state_of_class[past] - 1
+    past, own_confidences = statistics.is_past, statistics.confidences[statistics.state_of_class - 1]
     ratios = [
-        (statistics.initial_means[past], statistics.current_means[past], use_means),
-        (statistics.confidences[-1], statistics.confidences[own_state], use_confidence),
+        (statistics.initial_means, statistics.current_means, use_means),
+        (statistics.confidences[-1], own_confidences, use_confidence),
     ]
-    values = np.ones(past.sum())
-    bad = np.zeros(past.sum(), dtype=bool)
+    values, bad = np.ones(len(past)), np.zeros(len(past), dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         for numerator, denominator, used in ratios:
             if used:
                 values = values * (numerator / denominator)
-                bad |= ~((numerator > 0) & (denominator > 0))
+                bad |= past & ~((numerator > 0) & (denominator > 0))
     if undefined == "raise" and bad.any():
-        classes = np.flatnonzero(past)[bad]
+        classes = np.flatnonzero(bad)[:10].tolist()
         raise InputError(
-            f"state {statistics.state}: the rectification of class(es) {classes[:10].tolist()} is undefined (a mean "
-            "score is missing or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
+            f"state {statistics.state}: the rectification of class(es) {classes} is undefined (a mean score is missing "
+            "or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
         )
-    left_alone = bad if undefined == "keep" else ~np.isfinite(values)
-    all_values, all_undefined = np.ones(len(past)), np.zeros(len(past), dtype=bool)
-    all_values[past] = np.where(left_alone, 1.0, values)
-    all_undefined[past] = bad
-    return Factors(all_values, all_undefined)
+    left_alone = ~past | (bad if undefined == "keep" else ~np.isfinite(values))
+    return Factors(np.where(left_alone, 1.0, values), bad)
 
 
 def rectify(
@@ -83,9 +76,8 @@ def rectify(
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
     use_means, use_confidence: the equation's two factors. undefined: see rectification_factors.
     """
-    factors = rectification_factors(
-        statistics, use_means=use_means, use_confidence=use_confidence, undefined=undefined
-    ).values
+    switches = {"use_means": use_means, "use_confidence": use_confidence, "undefined": undefined}
+    factors = rectification_factors(statistics, **switches).values
     if scores.ndim != 2 or scores.shape[1] != len(factors):
         raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
     num_past = int(statistics.is_past.sum())

@@ -6,11 +6,10 @@
 Tables, costs, plots, the explorer and notebook 04 read this registry. The study's own methods are in builtin.py.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,28 +28,16 @@ _COSTS_IN_WORDS = {  # of what a method needs
 }
 
 
-@dataclass(frozen=True)
-class Size:
-    """What costs are counted from, at a state: classes so far, past ones, states, and the width of the features."""
+class Size(NamedTuple):
+    """What costs are counted from, at a state."""
 
-    classes: int
+    classes: int  # so far
     past: int
+    new: int
     states: int
-    features: int
-
-    @property
-    def new(self) -> int:
-        return self.classes - self.past
-
-    @property
-    def linear(self) -> int:
-        """Multiplications of the linear head, and the numbers that it holds."""
-        return self.classes * self.features
-
-    @property
-    def initial_head(self) -> int:
-        """Numbers of a weight vector and a bias per past class."""
-        return self.past * (self.features + 1)
+    features: int  # their width
+    linear: int  # multiplications of the linear head, and the numbers that it holds
+    initial_head: int  # numbers of a weight vector and a bias per past class
 
 
 @dataclass(frozen=True)
@@ -71,10 +58,6 @@ class Method:
     dash: str
     label: str
     code: str
-
-    @property
-    def is_oracle(self) -> bool:
-        return self.name.endswith("-oracle")
 
     def __call__(self, state: Frozen) -> np.ndarray:
         scores = self._scores(state)
@@ -134,16 +117,14 @@ class Methods(dict[str, Method]):
 
     @property
     def dashes(self) -> dict[str, str]:
-        """Name -> matplotlib's line style: oracles, which no method may be, are not drawn in full."""
+        """Name -> matplotlib's line style: an oracle's, which is no method to be used, is broken."""
         return {name: one.dash for name, one in self.items()}
 
     def table(self) -> pd.DataFrame:
         """What each method does (its docstring's first line), and its source; one row per method."""
-        rows = {
-            name: {"what it does": (inspect.getdoc(one.function) or "").partition("\n")[0], "source": one.source}
-            for name, one in self.items()
-        }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+        docs = [(inspect.getdoc(one.function) or "").partition("\n")[0] for one in self.values()]
+        columns = {"what it does": docs, "source": [one.source for one in self.values()]}
+        return pd.DataFrame(columns, index=pd.Index(self, name="method"))
 
 
 METHODS = Methods()
@@ -178,19 +159,18 @@ def method(
         if need not in NEEDS:
             raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
     is_oracle = bool(ORACLES & set(needed or ()))
-    if is_oracle and not name.endswith("-oracle"):
-        name = f"{name}-oracle"
-    if not is_oracle and name.endswith("oracle"):
+    if is_oracle:
+        name = name.removesuffix("-oracle") + "-oracle"
+    elif name.endswith("oracle"):
         raise InputError(f"method {name!r}: an oracle says what it knows, needs={' or '.join(map(repr, ORACLES))}.")
 
     def register(function: Function) -> Function:
         own = function.__module__ == "il2m.methods.builtin"
-        known = dict.fromkeys(METHODS, "") | METHODS.codes
+        known = {"joint": ""} | {one.name: one.code for one in METHODS.values()}  # tables name joint training so
         code = "" if own else registered_source("method", name, function, known)
-        hue = colour or _SPARE_COLOURS[len(METHODS.codes) % len(_SPARE_COLOURS)]
-        line = dash or ("--" if is_oracle else "-")
-        looks = {"colour": hue, "dash": line, "label": label or name}
-        METHODS[name] = Method(name, function, source, needed, tuple(score_kinds), distances, cost, **looks, code=code)
+        others = [one.colour for one in METHODS.values() if one.name != name]
+        looks = colour or min(_SPARE_COLOURS, key=others.count), dash or ("--" if is_oracle else "-"), label or name
+        METHODS[name] = Method(name, function, source, needed, tuple(score_kinds), distances, cost, *looks, code)
         return function
 
     return register
@@ -211,9 +191,8 @@ def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw",
 
 def missing_for(run: Run, method: str) -> str:
     """Why ``method`` must be left out for this run, or ``""`` if it can be computed at every state."""
-    one = METHODS[method]
-    for state in range(1, run.states.num_states + 1):
-        frozen = Frozen.of_run(run, state)
+    one, last = METHODS[method], Frozen.of_run(run, run.states.num_states)
+    for frozen in (*last.earlier, last):
         if one.needs is None:
             try:
                 one(frozen.take(slice(2)))
@@ -221,7 +200,7 @@ def missing_for(run: Run, method: str) -> str:
                 return str(error).removesuffix(".")
         for need in one.needs or ():
             if problem := frozen.lacks(need):
-                return f"state {state} {problem}"
+                return f"state {frozen.state} {problem}"
     return ""
 
 
@@ -234,11 +213,12 @@ def costs_table(run: Run) -> pd.DataFrame:
     not known: an empty table.
     """
     columns = ["method", "floats_stored", "operations", "needs"]
-    states, last = run.states, Frozen.of_run(run, run.states.num_states)
+    last, rows = Frozen.of_run(run, run.states.num_states), []
     if last.lacks("head"):
         return pd.DataFrame(columns=columns)
-    size = Size(states.num_classes, last.num_past, states.num_states, last.head.weight.shape[1])
-    rows = []
+    (classes, features), past = last.head.weight.shape, last.num_past
+    derived = {"linear": classes * features, "initial_head": past * (features + 1)}
+    size = Size(classes, past, classes - past, last.state, features, **derived)
     for name, one in METHODS.items():
         floats, operations = one.cost(size) if one.cost else (np.nan, np.nan)
         words = [_COSTS_IN_WORDS[need] for need in one.needs or () if need in _COSTS_IN_WORDS]

@@ -1,7 +1,5 @@
 """The results of all runs in a study's folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +14,7 @@ from il2m.study.runs import RESULTS_FILE, Run
 
 def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
-    trainings (method ``joint``).
+    trainings (method ``joint``, raw scores, the base's seeds).
 
     What notebook 04 stored beside a run is read and not computed again; ``undefined`` is for the others. A copy of a
     run counts as one with it. Raises InputError if there are no runs.
@@ -30,7 +28,9 @@ def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataF
     for run in runs.values():
         table = _stored_results(run)
         tables.append(results_table(run, methods=METHODS, undefined=undefined) if table is None else table)
-    tables += [joint_results(joint) for joint in find_joint_runs(out_dir)]
+    for joint in find_joint_runs(out_dir):
+        table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
+        tables.append(table.assign(method="joint", train_seed=joint.base.identity["train_seed"]))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -48,14 +48,6 @@ def _stored_results(run: Run) -> pd.DataFrame | None:
     )
     stored = table.attrs.get("methods", {})
     current = all(
-        stored[name] == one.code if name in stored else missing_for(run, name)
-        for name, one in METHODS.items()
-        if one.code
+        stored[name] == code if name in stored else missing_for(run, name) for name, code in METHODS.codes.items()
     )
     return table if same and current and table["state"].nunique() == run.states.num_states else None
-
-
-def joint_results(joint: Run) -> pd.DataFrame:
-    """The rows of a joint training for the results table: method ``joint``, raw scores, the base's seeds."""
-    table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
-    return table.assign(method="joint", train_seed=joint.base.identity["train_seed"])

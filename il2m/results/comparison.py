@@ -1,12 +1,10 @@
 """Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts.
 
-Everything but collect_results reads the rows of results.parquet. A pair is one seed (of class order and of training)
+A pair is one seed (of class order and of training)
 under both of the things compared; what is compared is the mean over the incremental states 2..S.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +14,7 @@ import pandas as pd
 from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
 from il2m.results.metrics import aggregated_gap
-from il2m.results.pairs import _STATISTICS, mean_interval, paired_difference
+from il2m.results.pairs import _STATISTICS, PairedDifference, mean_interval, paired_difference
 
 SEEDS = ["order_seed", "train_seed"]
 SETTINGS = [  # what else tells runs apart
@@ -25,32 +23,26 @@ SETTINGS = [  # what else tells runs apart
 ]  # fmt: skip
 
 SYSTEMS: dict[str, dict[str, Any]] = {
-    # the field's known systems, as what this study has of them: how the model was trained, and what corrects its scores
-    "fine-tuning": {"method": "FT", "distillation": False},
-    "IL2M": {"method": "IL2M", "distillation": False},
-    "ScaIL": {"method": "ScaIL", "distillation": False},
-    "SIW": {"method": "SIW", "distillation": False},
+    # the field's known systems, as what this study has of them: what corrects the scores, and how the model was trained
+    "fine-tuning": {"method": "FT"},
+    "IL2M": {"method": "IL2M"},
+    "ScaIL": {"method": "ScaIL"},
+    "SIW": {"method": "SIW"},
     "iCaRL": {"method": "NEM", "distillation": True, "exemplar_selection": "herding"},
     "E2EIL": {"method": "FT", "distillation": True, "balanced": True},
     "BiC": {"method": "BiC", "distillation": True, "held out": True},
     "WA": {"method": "WA", "distillation": True},
 }
+_PLAIN = {"distillation": False, "exemplar_selection": "random", "balanced": False, "held out": False}
+_IN_WORDS = {"exemplar_selection": "herding", "balanced": "balanced fine-tuning", "held out": "held-out exemplars"}
 
-FINDINGS: dict[str, dict[str, Any]] = {
-    # the paper's claims -> the two things compared, and the sign that the claim gives their difference
-    "distillation hurts fine-tuning when a memory is allowed": {
-        "a": {"method": "FT", "distillation": True}, "b": {"method": "FT", "distillation": False}, "sign": -1,
-    },
-    "distillation hurts IL2M when a memory is allowed": {
-        "a": {"method": "IL2M", "distillation": True}, "b": {"method": "IL2M", "distillation": False}, "sign": -1,
-    },
-    "initial statistics help: class means alone improve fine-tuning": {
-        "a": {"method": "IL2M-means", "distillation": False}, "b": {"method": "FT", "distillation": False}, "sign": 1,
-    },
-    "IL2M gains over fine-tuning": {
-        "a": {"method": "IL2M", "distillation": False}, "b": {"method": "FT", "distillation": False}, "sign": 1,
-    },
-}  # fmt: skip
+FINDINGS: dict[str, tuple[tuple[str, bool], tuple[str, bool], int]] = {
+    # the paper's claims -> the two (method, distillation) compared, and the sign that the claim gives their difference
+    "distillation hurts fine-tuning when a memory is allowed": (("FT", True), ("FT", False), -1),
+    "distillation hurts IL2M when a memory is allowed": (("IL2M", True), ("IL2M", False), -1),
+    "initial statistics help: class means alone improve fine-tuning": (("IL2M-means", False), ("FT", False), 1),
+    "IL2M gains over fine-tuning": (("IL2M", False), ("FT", False), 1),
+}
 
 
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
@@ -58,8 +50,7 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
 
     results: rows of results.parquet. Runs of one state have none.
     """
-    keys = ["run", *_settings(results), *SEEDS, "method", "score_kind"]
-    keys += [name for name in ("recipe",) if name in results.columns]
+    keys = ["run", *_settings(results), *SEEDS, "method", "score_kind"] + ["recipe"] * ("recipe" in results.columns)
     incremental = results[results["state"] > 1]
     return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
 
@@ -74,8 +65,9 @@ def over_seeds(
         method: {value: group[column].to_numpy() for value, group in means[means["method"] == method].groupby(by)}
         for method in methods
     }
-    values = {method: found for method, found in values.items() if found}
-    return values, {m: {value: mean_interval(of) for value, of in found.items()} for m, found in values.items()}
+    values = {method: runs for method, runs in values.items() if runs}
+    intervals = {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
+    return values, intervals
 
 
 def against(
@@ -84,8 +76,8 @@ def against(
     """Paired differences of all methods but oracles to ``reference``: method -> (pairs,); and their intervals."""
     methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
     pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
-    points = {name: found["difference"].to_numpy() for name, found in pairs.items() if len(found)}
-    return points, {name: mean_interval(found) for name, found in points.items()}
+    points = {name: rows["difference"].to_numpy() for name, rows in pairs.items() if len(rows)}
+    return points, {name: mean_interval(values) for name, values in points.items()}
 
 
 def is_bound(method: str) -> bool:
@@ -135,14 +127,11 @@ def compare_methods(
 
     Columns: the settings, ``method``, ``mean`` (of the method over seeds), and those of PairedDifference and its note.
     """
-    rows = []
-    settings = _settings(results)
+    rows, settings = [], _settings(results)
     for method in results["method"].unique():
         pairs = differences(results, {"method": method}, {"method": reference}, column=column, score_kind=score_kind)
-        for key, group in pairs.groupby(settings, sort=False, dropna=False):
-            found = paired_difference(group["difference"])
-            row = dict(zip(settings, key, strict=True)) | {"method": method, "mean": group["a"].mean()}
-            rows.append(row | asdict(found) | {"note": found.note})
+        for row, group, _ in _paired(pairs, settings):
+            rows.append(row | {"method": method, "mean": group["a"].mean()})
     return pd.DataFrame(rows, columns=[*settings, "method", "mean", *_STATISTICS, "note"])
 
 
@@ -151,15 +140,22 @@ def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFra
 
     Columns: ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``.
     """
-    settings = [name for name in _settings(results) if name != "distillation"]
-    rows = []
-    for finding, claim in FINDINGS.items():
-        pairs = differences(results, claim["a"], claim["b"], column=column)
-        for key, group in pairs.groupby(settings, sort=False, dropna=False):
-            found = paired_difference(group["difference"])
-            row = {"finding": finding, **dict(zip(settings, key, strict=True)), **asdict(found)}
-            rows.append(row | {"verdict": found.verdict(claim["sign"]), "note": found.note})
+    rows, settings = [], [name for name in _settings(results) if name != "distillation"]
+    for finding, (*sides, sign) in FINDINGS.items():
+        a, b = ({"method": method, "distillation": distillation} for method, distillation in sides)
+        for row, _, difference in _paired(differences(results, a, b, column=column), settings):
+            rows.append(row | {"finding": finding, "verdict": difference.verdict(sign)})
     return pd.DataFrame(rows, columns=["finding", *settings, *_STATISTICS, "verdict", "note"])
+
+
+def _paired(
+    pairs: pd.DataFrame, settings: list[str]
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, PairedDifference]]:
+    """Of each setting: the columns that the tables share, its rows of ``pairs``, and their statistics."""
+    for key, group in pairs.groupby(settings, sort=False, dropna=False):
+        difference = paired_difference(group["difference"])
+        about = dict(zip(settings, key, strict=True))
+        yield about | asdict(difference) | {"note": difference.note}, group, difference
 
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -190,25 +186,18 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
     apart = [name for name in ("dataset", "recipe", "num_states", "memory_size") if name in results.columns]
     never = pd.Series(0, index=means.index)
-    is_balanced, is_held_out = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
+    means["balanced"], means["held out"] = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
     rows = []
     for system, parts in SYSTEMS.items():
-        chosen = (means["method"] == parts["method"]) & (means["distillation"] == parts["distillation"])
-        chosen &= (is_balanced == parts.get("balanced", False)) & (is_held_out == parts.get("held out", False))
-        chosen &= means["exemplar_selection"] == parts.get("exemplar_selection", "random")
+        chosen = np.logical_and.reduce([means[name] == value for name, value in (_PLAIN | parts).items()])
+        training = ["distillation" if "distillation" in parts else "fine-tuning"]
+        training += [_IN_WORDS[name] for name in parts if name in _IN_WORDS]
+        made_of = " + ".join(training + [parts["method"]] * (parts["method"] != "FT"))
         for key, group in means[chosen].groupby(apart, sort=False):
-            row = dict(zip(apart, key, strict=True)) | {"system": system, "made of": _made_of(parts)}
+            row = dict(zip(apart, key, strict=True)) | {"system": system, "made of": made_of}
             row |= {column: group[column].mean() for column in ("top1", "top5", "gap")}
             rows.append(row | {"num_runs": len(group)})
     return pd.DataFrame(rows, columns=[*apart, "system", "made of", "top1", "top5", "gap", "num_runs"])
-
-
-def _made_of(parts: Mapping[str, Any]) -> str:
-    training = ["distillation"] if parts["distillation"] else ["fine-tuning"]
-    training += [name for name in ("herding",) if parts.get("exemplar_selection") == name]
-    training += ["balanced fine-tuning"] if parts.get("balanced") else []
-    training += ["held-out exemplars"] if parts.get("held out") else []
-    return " + ".join(training + ([] if parts["method"] == "FT" else [parts["method"]]))
 
 
 def _settings(results: pd.DataFrame) -> list[str]:

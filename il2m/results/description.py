@@ -1,6 +1,4 @@
-"""What tells one run from another, as columns of the results table."""
-
-from __future__ import annotations
+"""What tells runs apart, and which are repetitions of each other."""
 
 from typing import Any
 
@@ -13,15 +11,17 @@ from il2m.system.hashes import short_hash
 def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table.
 
-    ``memory_size`` is Run.memory_size. ``setting`` is a hash of all
-    that shapes the run but its seeds and whether it distils: runs of one setting are repetitions of each other.
-    ``recipe`` is a hash of what of that has no column of its own, see run_recipe.
+    ``setting``: a hash of all that shapes the run but its seeds and whether it distils (joint training never does):
+    runs of one setting are repetitions of each other. Of imported scores nobody knows what made them: the run's name.
+    ``recipe``: a hash of what of that has no column of its own, see run_recipe.
     """
     settings = run.identity
+    shaping = {} if run.kind == "imported" else _without_seeds(run)
+    shaping.pop("distillation", None)
     return {
         "run": run.name,
         "base": run.base.name,
-        "setting": _setting(run),
+        "setting": short_hash(shaping) if shaping else run.name,
         "recipe": short_hash(run_recipe(run)),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
@@ -33,14 +33,6 @@ def run_description(run: Run) -> dict[str, object]:
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
     }
-
-
-def _setting(run: Run) -> str:
-    if run.kind == "imported":
-        return run.name  # what made its scores is not known
-    settings = _without_seeds(run)
-    settings.pop("distillation", None)  # joint training has none
-    return short_hash(settings)
 
 
 def run_recipe(run: Run) -> dict[str, object]:
@@ -63,11 +55,12 @@ def run_recipe(run: Run) -> dict[str, object]:
 
 def _without_seeds(run: Run) -> dict[str, Any]:
     """A run's identity, that of its base within, but for seeds and for defaults that only a run that distils has."""
-    seeds = {name for name, one in FineTuning.parameters().items() if one.concerns == "training seed"}
-    settings = {name: value for name, value in effective(run.identity).items() if name not in seeds}
+    left_out = {name for name, one in FineTuning.parameters().items() if one.concerns == "training seed"}
+    settings = {name: value for name, value in effective(run.identity).items() if name not in left_out}
     for name, one in FineTuning.parameters().items():
         if one.only_with == ("distillation", True) and settings.get(name) == one.default:
             del settings[name]  # as in the twin that does not distil
-    left_out = seeds | ({"class_order"} if run.config["order_seed"] is not None else set())
-    settings["base"] = {name: value for name, value in settings["base"].items() if name not in left_out}
-    return settings
+    if run.config["order_seed"] is not None:
+        left_out.add("class_order")
+    base = effective(run.base.identity).items()
+    return settings | {"base": {name: value for name, value in base if name not in left_out}}

@@ -1,8 +1,7 @@
 """IL2M's factors in every combination, and what each of them adds."""
 
-from __future__ import annotations
-
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,19 +26,17 @@ def factorial_table(run: Run) -> pd.DataFrame:
     images whose rectification met such a class, both summed over states. Combinations that can't differ from another
     are left out.
     """
-    incremental = range(2, run.states.num_states + 1)
     rows = []
     for score_kind in SCORE_KINDS:
-        by_state = [_factorial_at(run, state, score_kind) for state in incremental]
+        by_state = [_factorial_at(run, state, score_kind) for state in range(2, run.states.num_states + 1)]
         for key in by_state[0] if by_state else ():
             columns = zip(*(values[key] for values in by_state), strict=True)
             top1, top5, classes, images = (np.array(column) for column in columns)
             row = {"score_kind": score_kind, **dict(zip(_FACTORS, key, strict=True))}
             row |= {"top1": mean_over_states(top1, 1), "top5": mean_over_states(top5, 1)}
             rows.append(row | {"undefined_classes": int(classes.sum()), "undefined_images": int(images.sum())})
-    table = pd.DataFrame(
-        rows, columns=["score_kind", *_FACTORS, "top1", "top5", "undefined_classes", "undefined_images"]
-    )
+    columns = ["score_kind", *_FACTORS, "top1", "top5", "undefined_classes", "undefined_images"]
+    table = pd.DataFrame(rows, columns=columns)
     for column in ("top1", "top5"):
         plain = table[~table["means"] & ~table["confidence"]].set_index("score_kind")[column]
         table[f"gain_{column}"] = table[column] - table["score_kind"].map(plain)
@@ -74,15 +71,11 @@ def _statistics_by_source(run: Run, state: int, score_kind: str) -> dict[str, Cl
     scored."""
     if missing_for(run, "IL2M"):
         return {}
-    found = {"exemplars": run.statistics(state, score_kind)}
-    means_of_all = run.state(state).info["second_memory"][score_kind].get("all_current_means")
-    if means_of_all:
-        statistics = found["exemplars"]
-        current = np.concatenate([means_of_all, statistics.current_means[len(means_of_all) :]])
-        found["all"] = ClassStatistics(
-            statistics.initial_means, current, statistics.confidences, statistics.state_of_class
-        )
-    return found
+    by_source = {"exemplars": run.statistics(state, score_kind)}
+    if means_of_all := run.state(state).info["second_memory"][score_kind].get("all_current_means"):
+        current = np.concatenate([means_of_all, by_source["exemplars"].current_means[len(means_of_all) :]])
+        by_source["all"] = replace(by_source["exemplars"], current_means=current)
+    return by_source
 
 
 def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +84,7 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
     ``alone``: the factor added to fine-tuning (the gate alone changes nothing: it has nothing to gate). ``last``: the
     factor added to the other two. Policy ``keep``, statistics of the exemplars.
     """
-    names = ("gate", "means", "confidence")
+    names = _FACTORS[2:]
     used = table[(table["statistics"] == "exemplars") & (table["undefined"] == "keep")]
     rows = []
     for score_kind, group in used.groupby("score_kind", sort=False):
@@ -99,9 +92,8 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
         if len(top1) == 1:
             continue  # fine-tuning alone: the run has no second memory
         plain, full = top1[True, False, False], top1[True, True, True]
-        without = {"gate": (False, True, True), "means": (True, False, True), "confidence": (True, True, False)}
-        alone = {"gate": plain, "means": top1[False, True, False], "confidence": top1[False, False, True]}
         for name in names:
-            row = {"score_kind": score_kind, "factor": name}
-            rows.append(row | {"alone": alone[name] - plain, "last": full - top1[without[name]]})
+            alone = plain if name == "gate" else top1[False, name == "means", name == "confidence"]
+            without = top1[tuple(name != other for other in names)]
+            rows.append({"score_kind": score_kind, "factor": name, "alone": alone - plain, "last": full - without})
     return pd.DataFrame(rows, columns=["score_kind", "factor", "alone", "last"])

@@ -1,9 +1,7 @@
-"""Metrics of one state: small functions on arrays, fractions unrounded.
+"""Metrics of one state: small functions on arrays, fractions unrounded, NaN where there is nothing to take a mean of.
 
 ``labels`` are in learning order; ``num_past`` is how many classes the *model's* state calls past (0..num_past-1).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -16,9 +14,7 @@ _ROWS = 256  # ranked at a time: small enough to stay in the processor's cache
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes come before the true one, (n,) int64: 0 means top-1. Of equal scores the lower label is first.
-
-    scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers.
-    """
+    scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers."""
     result, classes = np.empty(len(scores), dtype=np.int64), np.arange(scores.shape[1])
     for start in range(0, len(scores), _ROWS):
         block, own_label = scores[start : start + _ROWS], labels[start : start + _ROWS, None]
@@ -33,15 +29,18 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def top_k(image_ranks: np.ndarray, k: int) -> float:
-    """Share of images whose true class is among the k first; NaN without images. image_ranks: (n,), from ranks."""
-    return float(np.mean(image_ranks < k)) if len(image_ranks) else float("nan")
+    """Share of images whose true class is among the k first. image_ranks: (n,), from ranks."""
+    return _mean(image_ranks < k)
 
 
 def mean_over_states(values: np.ndarray, first: int = 2) -> float:
     """Mean of a by-state series (S,) over states first..S: 2 as the paper reports, after Castro et al. (2018); 1 for
-    all. NaN if there are none."""
-    series = np.asarray(values, dtype=np.float64)[first - 1 :]
-    return float(series.mean()) if len(series) else float("nan")
+    all."""
+    return _mean(np.asarray(values, dtype=np.float64)[first - 1 :])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def predictions(scores: np.ndarray) -> np.ndarray:
@@ -51,18 +50,16 @@ def predictions(scores: np.ndarray) -> np.ndarray:
 
 def share_new(classes: np.ndarray, num_past: int) -> float:
     """Share of ``classes`` (predicted or true, (n,)) that are new: where predictions go against where they should."""
-    return float(np.mean(classes >= num_past))
+    return _mean(classes >= num_past)
 
 
 def error_breakdown(predicted: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
-    """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1.
-
-    ``past as past``: a past image taken for another past class; ``past as new``: taken for a new class; and so on.
-    """
+    """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1. ``past as past``: a
+    past image taken for another past class; ``past as new``: taken for a new class; and so on."""
     wrong = predicted != labels
     groups = {"past": lambda c: c < num_past, "new": lambda c: c >= num_past}
     return {
-        f"{true} as {guess}": float(np.mean(wrong & groups[true](labels) & groups[guess](predicted)))
+        f"{true} as {guess}": _mean(wrong & groups[true](labels) & groups[guess](predicted))
         for true in groups
         for guess in groups
     }
@@ -78,18 +75,13 @@ def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: n
 
 
 def accuracy_matrix(hits: Sequence[np.ndarray], class_states: Sequence[np.ndarray]) -> np.ndarray:
-    """Top-1 accuracy on the classes of each state (row) by the model of each state (column), (S, S).
-
-    NaN where the model is older than the classes, or no image of them was evaluated.
-    hits: for each state's model, (n,) bool of its validation images. class_states: the states, from 1, of the images'
-    true classes, (n,) each.
-    """
+    """Top-1 accuracy on the classes of each state (row) by the model of each state (column), (S, S). NaN where the
+    model is older than the classes, or no image of them was evaluated. hits: for each state's model, (n,) bool of its
+    validation images. class_states: the states, from 1, of the images' true classes, (n,) each."""
     matrix = np.full((len(hits), len(hits)), np.nan)
     for model, (hit, state) in enumerate(zip(hits, class_states, strict=True)):
         for row in range(model + 1):
-            own = hit[state == row + 1]
-            if len(own):
-                matrix[row, model] = own.mean()
+            matrix[row, model] = _mean(hit[state == row + 1])
     return matrix
 
 
@@ -106,10 +98,8 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
     """Expected calibration error (Guo et al., ICML 2017): the gap between an image's highest probability and top-1
-    accuracy, averaged over bins of equal width with the images in them as weights. NaN without images.
-
-    probabilities: (n, C), rows add up to 1. labels: (n,).
-    """
+    accuracy, averaged over bins of equal width with the images in them as weights.
+    probabilities: (n, C), rows add up to 1. labels: (n,)."""
     if not len(labels):
         return float("nan")
     confidence = probabilities.max(axis=1).astype(np.float64)
@@ -120,18 +110,16 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: i
 
 
 def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """What a correction did to the true class's place, as shares of images; NaN without images.
+    """What a correction did to the true class's place, as shares of images.
 
     ``corrected``: wrong before, top-1 after; ``broken``: the reverse; ``moved up``, ``moved down``: the true class came
     nearer to, or farther from, the top. before, after: (n,), from ranks.
     """
-    if not len(before):
-        return dict.fromkeys(("corrected", "broken", "moved up", "moved down"), float("nan"))
     return {
-        "corrected": float(np.mean((before > 0) & (after == 0))),
-        "broken": float(np.mean((before == 0) & (after > 0))),
-        "moved up": float(np.mean(after < before)),
-        "moved down": float(np.mean(after > before)),
+        "corrected": _mean((before > 0) & (after == 0)),
+        "broken": _mean((before == 0) & (after > 0)),
+        "moved up": _mean(after < before),
+        "moved down": _mean(after > before),
     }
 
 
@@ -142,6 +130,4 @@ def aggregated_gap(accuracies: np.ndarray, joint: np.ndarray) -> float:
     is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S.
     """
     accuracies, joint = np.asarray(accuracies, dtype=np.float64), np.asarray(joint, dtype=np.float64)
-    if not len(joint) or (joint == 1).any():
-        return float("nan")
-    return float(np.mean((accuracies - joint) / (1 - joint)))
+    return float("nan") if (joint == 1).any() else _mean((accuracies - joint) / (1 - joint))

@@ -1,7 +1,5 @@
 """Paired differences: estimates, intervals, tests and verdicts."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass, fields
@@ -29,15 +27,13 @@ class PairedDifference:
         """What the number of pairs does not allow, ``""`` if it is large enough."""
         if self.num_pairs >= FEWEST_PAIRS:
             return ""
-        pairs = "1 pair" if self.num_pairs == 1 else f"{self.num_pairs} pairs"
-        smallest = 2 / 2**self.num_pairs
+        pairs, smallest = f"{self.num_pairs} pair{'s' * (self.num_pairs > 1)}", 2 / 2**self.num_pairs
         return f"with {pairs} no two-sided test can reach p = {LEVEL}: the smallest possible is {smallest:.3g}"
 
     def verdict(self, sign: int) -> str:
         """``reproduced`` if the difference has the claimed sign, by interval and test; ``not reproduced`` if it has the
         other one; else ``undecided``."""
-        excludes_zero = self.low > 0 or self.high < 0
-        if not (excludes_zero and self.p_value <= LEVEL):
+        if not (self.low > 0 or self.high < 0) or self.p_value > LEVEL:
             return "undecided"
         return "reproduced" if self.estimate * sign > 0 else "not reproduced"
 
@@ -52,13 +48,12 @@ def paired_difference(differences: np.ndarray, *, seed: int = 0) -> PairedDiffer
     differences in all 2^n ways (9,999 random ones if there are more). Both take the pairs as independent: runs that
     share a class order are so only in part, so that intervals over few class orders are rather too narrow.
     """
-    differences = np.asarray(differences, dtype=np.float64)
-    estimate = float(differences.mean())
-    low, high = mean_interval(differences, seed=seed)
-    if len(differences) == 1:
-        return PairedDifference(estimate, low, high, 1.0, 1)
-    test = permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=seed)
-    return PairedDifference(estimate, low, high, float(test.pvalue), len(differences))
+    differences, p_value = np.asarray(differences, dtype=np.float64), 1.0
+    if len(differences) > 1:
+        test = permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=seed)
+        p_value = float(test.pvalue)
+    interval = mean_interval(differences, seed=seed)
+    return PairedDifference(float(differences.mean()), *interval, p_value, len(differences))
 
 
 def mean_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
@@ -69,6 +64,5 @@ def mean_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
         return float(values[0]), float(values[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few values make some resamples constant
-        found = bootstrap((values,), np.mean, method="BCa", confidence_level=1 - LEVEL, rng=seed)
-    low, high = map(float, found.confidence_interval)
-    return low, high
+        result = bootstrap((values,), np.mean, method="BCa", confidence_level=1 - LEVEL, rng=seed)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -1,7 +1,5 @@
 """A run's numbers as a table: one row per state and method, which is all that tables, plots and reports read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,20 +11,8 @@ from il2m.memory.statistics import own_and_top
 from il2m.methods.rectify import PARTS
 from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS
+from il2m.results import metrics
 from il2m.results.description import run_description
-from il2m.results.metrics import (
-    accuracy_matrix,
-    calibration_error,
-    error_breakdown,
-    forgetting,
-    mean_over_states,
-    predictions,
-    rank_changes,
-    ranks,
-    share_new,
-    state_confusion,
-    top_k,
-)
 from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.files import replacing
 
@@ -49,31 +35,31 @@ def results_table(
     for state in range(1, run.states.num_states + 1):
         labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
         class_states.append(run.states.of_class[labels])
-        plain = ranks(run.state(state).array("val_scores"), labels) if details else None
+        plain = metrics.ranks(run.state(state).array("val_scores"), labels) if details else None
         for method, kind in kinds:
             scores = method_scores(run, state, method, score_kind=kind, undefined=undefined)
-            image_ranks = ranks(scores, labels)
+            image_ranks = metrics.ranks(scores, labels)
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "method": method}
             row |= {"score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
             if details:
                 hits[method, kind].append(image_ranks == 0)
-                row["forgetting"] = forgetting(accuracy_matrix(hits[method, kind], class_states))[-1]
-                row |= score_details(scores, labels, num_past, method, kind) | rank_changes(plain, image_ranks)
+                row["forgetting"] = metrics.forgetting(metrics.accuracy_matrix(hits[method, kind], class_states))[-1]
+                row |= score_details(scores, labels, num_past, method, kind) | metrics.rank_changes(plain, image_ranks)
             rows.append(row)
     table = pd.DataFrame(rows)
-    table.attrs["methods"] = {method: METHODS[method].code for method in methods if METHODS[method].code}
+    table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}
     return table
 
 
 def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
     is_past = labels < num_past
     return {
-        "top1": top_k(image_ranks, 1),
-        "top5": top_k(image_ranks, 5),
-        "top1_past": top_k(image_ranks[is_past], 1),
-        "top1_new": top_k(image_ranks[~is_past], 1),
-        "predicted_new": share_new(predictions(scores), num_past),
-        "true_new": share_new(labels, num_past),
+        "top1": metrics.top_k(image_ranks, 1),
+        "top5": metrics.top_k(image_ranks, 5),
+        "top1_past": metrics.top_k(image_ranks[is_past], 1),
+        "top1_new": metrics.top_k(image_ranks[~is_past], 1),
+        "predicted_new": metrics.share_new(metrics.predictions(scores), num_past),
+        "true_new": metrics.share_new(labels, num_past),
     }
 
 
@@ -87,28 +73,24 @@ def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefin
     rows = []
     for state in range(1, run.states.num_states + 1):
         scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
-        labels = np.asarray(run.state(state).array("val_labels"))
-        num_past = run.states.num_past(state)
-        own = own_and_top(scores, labels)[0]
-        predicted = predictions(scores)
-        rows.append(
-            {
-                "state": state,
-                "past_score": own[labels < num_past].mean() if num_past else np.nan,
-                "new_score": own[labels >= num_past].mean(),
-                "confidence": run.statistics(state, score_kind).confidences[-1],
-                "predicted_new": share_new(predicted, num_past),
-                "true_new": share_new(labels, num_past),
-                **error_breakdown(predicted, labels, num_past),
-            }
-        )
+        labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
+        own, predicted = own_and_top(scores, labels)[0], metrics.predictions(scores)
+        row = {
+            "state": state,
+            "past_score": own[labels < num_past].mean() if num_past else np.nan,
+            "new_score": own[labels >= num_past].mean(),
+            "confidence": run.statistics(state, score_kind).confidences[-1],
+            "predicted_new": metrics.share_new(predicted, num_past),
+            "true_new": metrics.share_new(labels, num_past),
+        }
+        rows.append(row | metrics.error_breakdown(predicted, labels, num_past))
     return pd.DataFrame(rows).set_index("state")
 
 
 def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: str = "raw") -> np.ndarray:
     """(state, state) shares: metrics.state_confusion of a method's validation predictions at ``state``."""
-    predicted = predictions(method_scores(run, state, method, score_kind=score_kind))
-    return state_confusion(predicted, np.asarray(run.state(state).array("val_labels")), run.states.of_class)
+    predicted = metrics.predictions(method_scores(run, state, method, score_kind=score_kind))
+    return metrics.state_confusion(predicted, np.asarray(run.state(state).array("val_labels")), run.states.of_class)
 
 
 def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: str = "raw") -> list[float]:
@@ -126,7 +108,7 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(groups, key, strict=True))
         for column in ("top1", "top5"):
             for first in (2, 1):
-                row[f"{column}, states {first}..S"] = mean_over_states(group[column], first)
+                row[f"{column}, states {first}..S"] = metrics.mean_over_states(group[column], first)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -142,7 +124,7 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str
     for method in methods:
         top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
         means = [
-            f"acc@1 = {mean_over_states(top1, first):.4f} | acc@5 = {mean_over_states(top5, first):.4f}"
+            f"acc@1 = {metrics.mean_over_states(top1, first):.4f} | acc@5 = {metrics.mean_over_states(top5, first):.4f}"
             for first in (2, 1)
         ]
         lines += [
@@ -174,13 +156,12 @@ def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> n
 def score_details(scores: np.ndarray, labels: np.ndarray, num_past: int, method: str, kind: str) -> dict[str, float]:
     """``ece_past, ece_new``: calibration error on images of past and of new classes (NaN for distances); ``score_past,
     score_new``: their mean true-class score; and the four shares of metrics.error_breakdown."""
-    details, shares = {}, probabilities(scores, method, kind)
-    own = scores[np.arange(len(labels)), labels]
+    details, shares, own = {}, probabilities(scores, method, kind), own_and_top(scores, labels)[0]
     for name, chosen in (("past", labels < num_past), ("new", labels >= num_past)):
-        details[f"ece_{name}"] = np.nan if shares is None else calibration_error(shares[chosen], labels[chosen])
+        details[f"ece_{name}"] = np.nan if shares is None else metrics.calibration_error(shares[chosen], labels[chosen])
         in_play = chosen & np.isfinite(own)  # ScaIL takes some classes out
         details[f"score_{name}"] = own[in_play].mean(dtype=np.float64) if in_play.any() else np.nan
-    return details | error_breakdown(scores.argmax(axis=1), labels, num_past)
+    return details | metrics.error_breakdown(metrics.predictions(scores), labels, num_past)
 
 
 def state_accuracies(run: Run, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:
@@ -189,6 +170,6 @@ def state_accuracies(run: Run, method: str, *, score_kind: str = "raw", undefine
     for state in range(1, run.states.num_states + 1):
         labels = run.state(state).array("val_labels")
         scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
-        hits.append(ranks(scores, labels) == 0)
+        hits.append(metrics.ranks(scores, labels) == 0)
         of_state.append(run.states.of_class[labels])
-    return accuracy_matrix(hits, of_state)
+    return metrics.accuracy_matrix(hits, of_state)

@@ -1,14 +1,12 @@
 """Which runs a folder holds, and which belong together."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
-from il2m.parameters import FineTuning
+from il2m.parameters import NETWORKS, FineTuning
 from il2m.study.runs import ANALYSED, KINDS, Run
 
 
@@ -74,22 +72,17 @@ def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
 
 def effective(identity: dict[str, Any]) -> dict[str, Any]:
     """A run's identity without what has no effect: until version 0.2, max_shift of image files was part of it."""
-    base = identity.get("base", {})
-    if "image_size" not in {**identity, **base}:
+    if "image_size" not in identity | identity.get("base", {}):
         return identity
-    parts = {"base": base} if base else {}
-    return {name: value for name, value in identity.items() if name != "max_shift"} | {
-        name: {key: value for key, value in part.items() if key != "max_shift"} for name, part in parts.items()
-    }
+    kept = {name: value for name, value in identity.items() if name != "max_shift"}
+    return kept | ({"base": effective(kept["base"])} if "base" in kept else {})
 
 
 def twin_run(run: Run) -> Run | None:
     """The finished run beside ``run`` that differs from it in distillation only, if there is one."""
-    for other in find_runs(run.folder.parent):
-        switched = bool(other.identity.get("distillation")) != bool(run.identity.get("distillation"))
-        if switched and but_distillation(other.identity) == but_distillation(run.identity):
-            return other
-    return None
+    same = but_distillation(run.identity)
+    others = (other for other in find_runs(run.folder.parent) if other.label != run.label)
+    return next((other for other in others if but_distillation(other.identity) == same), None)
 
 
 def labelled(runs: Iterable[Run]) -> dict[str, Run]:
@@ -98,12 +91,10 @@ def labelled(runs: Iterable[Run]) -> dict[str, Run]:
     Raises InputError if the same run is given twice.
     """
     runs = sorted(runs, key=lambda run: run.label)
-    labels = [run.label for run in runs]
-    if len(set(labels)) < len(runs):
-        labels = [run.name for run in runs]
-    if len(set(labels)) < len(runs):
-        raise InputError(f"the same run was given twice: {', '.join(labels)}.")
-    return dict(zip(labels, runs, strict=True))
+    for labels in ([run.label for run in runs], [run.name for run in runs]):
+        if len(set(labels)) == len(runs):
+            return dict(zip(labels, runs, strict=True))
+    raise InputError(f"the same run was given twice: {', '.join(labels)}.")
 
 
 def find_joint_runs(out_dir: str | Path) -> list[Run]:
@@ -113,7 +104,8 @@ def find_joint_runs(out_dir: str | Path) -> list[Run]:
 
 
 def open_base(out_dir: Path, base: str) -> Run:
-    """The base named, or the one trained last in ``out_dir``."""
+    """The base named, or the one trained last in ``out_dir``, to be gone on with: it lies there, and its network is
+    registered as it was when the base was trained. Raises InputError if not."""
     if base:
         run = Run(_one_of(out_dir, base, "base"))
         if run.kind != "base":
@@ -125,4 +117,16 @@ def open_base(out_dir: Path, base: str) -> Run:
         run = Run(states[-1].parent.parent)
     if run.missing_states:
         raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
+    if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour
+        raise InputError(
+            f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}: copy its folder "
+            "there, or give the folder it lies in as out_dir."
+        )
+    network = run.identity["network"]
+    if NETWORKS.get(network) != run.identity.get("network_source", ""):
+        now = "has another source now" if network in NETWORKS else "is not registered here"
+        raise InputError(
+            f"base {run.name} was trained with the network {network!r}, which {now}: register the one that trained it, "
+            "or train another base."
+        )
     return run

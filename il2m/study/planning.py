@@ -1,7 +1,5 @@
 """What a stage is asked to do, checked against itself, its base and the data before any work is done."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,12 +35,8 @@ class Plan:
     exemplars: dict[int, np.ndarray] = field(default_factory=dict)  # by state, where lists give them
 
     @property
-    def out_dir(self) -> Path:
-        return Path(self.settings.out_dir)
-
-    @property
     def folder(self) -> Path:
-        return Run.folder_for(self.out_dir, self.kind, self.identity)
+        return Run.folder_for(Path(self.settings.out_dir), self.kind, self.identity)
 
 
 def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = None, **parameters: Any) -> Plan:
@@ -57,12 +51,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         images = load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
     images = images.in_learning_order(order)
-    resolved = {
-        "fingerprint": images.fingerprint,
-        "class_order": order.tolist(),
-        "state_sizes": list(states.sizes),
-        "result_version": RESULT_VERSION,
-    }
+    resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:
@@ -70,7 +59,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
 
         resolved["network_source"] = source
         check_network(settings.network, images.train_images.shape[1:])
-    identity = _identity(settings, "base", images, resolved)
+    identity = _identity(settings, "base", images, states, resolved)
     notes = {
         "dataset": images.name,
         "source": absolute_source(settings.dataset, Path.cwd()),
@@ -80,13 +69,14 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     return Plan(settings, "base", identity, notes, images, states)
 
 
-def _identity(settings: Training, kind: str, images: Dataset, resolved: dict[str, Any]) -> dict[str, Any]:
+def _identity(settings: Training, kind: str, images: Dataset, states: States, resolved: dict) -> dict[str, Any]:
     """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings themselves.
 
     Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them: where the run
     is stored under that identity, that one.
     """
     identity = settings.shaping(image_files=images.files is not None) | resolved
+    identity |= {"state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
     former = {"max_shift": settings.max_shift, **identity}
     folders = [Run.folder_for(Path(settings.out_dir), kind, each) for each in (identity, former)]
     return former if folders[1].exists() and not folders[0].exists() else identity
@@ -124,50 +114,29 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     base_plan: a base that is planned but need not be trained yet (``il2m run`` checks all stages first).
     """
     settings = FineTuning.given(settings, parameters)
-    if base_plan is None:
-        base = _base_in(Path(settings.out_dir), settings.base)
-        base_identity, base_notes, base_name = base.identity, base.config, base.name
-        images = load_images(base, settings.data_dir, settings.dataset, settings.num_workers)
-        states = States(tuple(base_identity["state_sizes"]))
-    else:
-        base_identity, base_notes, base_name = base_plan.identity, base_plan.notes, base_plan.folder.name
-        images, states = base_plan.dataset, base_plan.states
-    if settings.order_seed is not None and settings.order_seed != base_notes["order_seed"]:
+    base = base_plan or open_base(Path(settings.out_dir), settings.base)
+    place = settings.data_dir, settings.dataset, settings.num_workers
+    images = base_plan.dataset if base_plan else load_images(base, *place)
+    states, drawn_by = base.states, base.notes["order_seed"]
+    if settings.order_seed is not None and settings.order_seed != drawn_by:
         raise InputError(
-            f"base {base_name} has the class order of order_seed {base_notes['order_seed']}, not "
-            f"{settings.order_seed}: name another base, or train one."
+            f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}: name "
+            "another base, or train one."
         )
     check_memory(settings.memory_size, settings.exemplars_per_class, states)
-    resolved = {"base": base_identity, "state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
-    exemplars = {}
+    resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and not settings.exemplars_per_class:
         exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
-    identity = _identity(settings, "fine_tuning", images, resolved)
-    notes = {"base": base_name} | {
-        name: base_notes[name] for name in ("dataset", "source", "order_seed", "class_names")
-    }
+    identity = _identity(settings, "fine_tuning", images, states, resolved)
+    notes = {"base": base.folder.name, **base.notes}
     return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)
 
 
-def _base_in(out_dir: Path, base: str) -> Run:
-    """The base of that name or folder, as a neighbour: that is how a run names its base."""
-    run = open_base(out_dir, base)
-    if run.folder.parent.resolve() != out_dir.resolve():
-        raise InputError(
-            f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}: copy its folder "
-            "there, or give the folder it lies in as out_dir."
-        )
-    return run
-
-
 def images_to_train_on(plan: Plan) -> dict[int, int]:
-    """Images that each state of a stage passes through the network in all its epochs: state -> images.
-
-    At a base those of state 1; in fine-tuning the new classes' and the exemplars, less what is held out, and the
-    balanced second stage's. Counted, so that time left can be told before the work begins.
-    """
+    """Images that each state of a stage passes through the network in all its epochs: state -> images. Counted, so that
+    time left can be told before the work begins."""
     settings, states = plan.settings, plan.states
     if plan.kind == "base":
         return {1: int(settings.base_epochs * plan.dataset.train_counts[: states.num_seen(1)].sum())}
@@ -182,13 +151,11 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
 
 
 def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: int = 2) -> Dataset:
-    """The images that a run was made from, in its learning order.
-
-    dataset: where they are now, if not where they were then. Raises InputError if they are other images.
-    """
+    """The images that a run was made from, in its learning order. dataset: where they are now, if not where they were
+    then. Raises InputError if they are other images."""
     base, source = run.base, dataset or run.config["source"]
-    image_size = base.identity.get("image_size", 224)
-    images = load_dataset(source, data_dir, image_size=image_size, num_workers=num_workers)
+    options = {"image_size": base.identity.get("image_size", 224), "num_workers": num_workers}
+    images = load_dataset(source, data_dir, **options)
     if images.fingerprint != base.identity["fingerprint"]:
         raise InputError(
             f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']}), but {source} holds "

@@ -1,12 +1,11 @@
 """Progress of a long stage: for a person at a terminal or in JupyterLab, and as a small file for those who look on."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 from IPython import get_ipython
 from tqdm.auto import tqdm as notebook_or_terminal_tqdm
@@ -60,17 +59,11 @@ class Progress:
         if now - self._written >= 0.5 or self._done == self._total:
             self._written = now
             rate = (self._done - self._resumed) / (now - self._started)
-            left = (self._total - self._done) / rate
-            status = {
-                "stage": self._title,
-                "where": where,
-                "images_per_second": rate,
-                "seconds_left": left,
-                "share_done": self._done / self._total,
-            }
+            status = {"stage": self._title, "where": where, "images_per_second": rate}
+            status |= {"seconds_left": (self._total - self._done) / rate, "share_done": self._done / self._total}
             write_atomically(self._file, json.dumps(status), durable=False)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -76,7 +76,6 @@ class StateFolder:
 
     @property
     def array_names(self) -> list[str]:
-        """What ``array`` can give."""
         return [name.removesuffix(".npy") for name in self.info["files"] if name.endswith(".npy")]
 
     def tensor(self, name: str) -> np.ndarray:
@@ -140,37 +139,31 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder, self._opened = Path(folder), {}
+        path = self.folder / "config.json"
         try:
-            self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+            self.config: dict[str, Any] = json.loads(path.read_text())
             identity, expected, checksum = self.config["identity"], self.config["hash"], self.config.pop("checksum")
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.folder}/config.json can't be read ({error!r}); it was damaged or edited."
-            ) from None
+            raise InputError(f"{path} can't be read ({error!r}); it was damaged or edited.") from None
+        self.kind, self.identity, self.name = self.config.get("kind", ""), identity, self.folder.name
         if short_hash(identity) != expected or short_hash(self.config) != checksum:
             again = f"run {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
             what = "parameters" if short_hash(identity) != expected else "notes"
             raise InputError(
-                f"{self.folder}/config.json was edited: its {what} are not those that made this run. Undo the edit "
-                f"or delete the folder and {again} again."
+                f"{path} was edited: its {what} are not those that made this run. Undo the edit or delete the folder "
+                f"and {again} again."
             )
         self.states = States(tuple(identity["state_sizes"]))
 
     @classmethod
-    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
-        """Open the run of that identity in ``out_dir``, making its folder if it is new.
-
-        identity: all that shapes the result. notes: kept beside it, without a say in the hash, but checked
-        as well when they are read.
-        """
-        return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
-
-    @classmethod
     def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
-        """The same in a folder of a given name. Raises InputError if that holds a run of another identity."""
+        """Open the run of that identity in ``folder``, making it if it is new. Raises InputError if it holds another.
+
+        identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash.
+        """
         if not (folder / "config.json").exists():
             config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
             config = json.loads(json.dumps(config))  # as it will be read
@@ -181,6 +174,11 @@ class Run:
             raise InputError(f"{folder} holds another run: name another folder, or delete it.")
         return run
 
+    @classmethod
+    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+        """The same, in the folder of ``out_dir`` that the identity names."""
+        return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
+
     @staticmethod
     def folder_for(out_dir: Path, kind: str, identity: dict[str, Any]) -> Path:
         return out_dir / f"{kind}-{short_hash(identity)}"
@@ -190,22 +188,12 @@ class Run:
 
     def __repr__(self) -> str:
         seeds = {"order seed": self.config.get("order_seed"), "train seed": self.identity.get("train_seed")}
-        about = [
-            f"{KINDS.get(self.kind, self.label)}: {self.config.get('dataset')}",
-            f"{self.states.num_states} states",
-        ]
+        stage, dataset = KINDS.get(self.kind, self.label), self.config.get("dataset")
+        about = [f"{stage}: {dataset}", f"{self.states.num_states} states"]
         about += [f"K = {self.memory_size}, {self.label}"] if self.kind == "fine_tuning" else []
         about += [f"{name} {seed}" for name, seed in seeds.items() if seed is not None]
         about += [f"states {self.missing_states} not finished"] if self.missing_states else []
         return f"<{', '.join(about)}; {self.folder}>"
-
-    @property
-    def kind(self) -> str:
-        return self.config.get("kind", "")
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def label(self) -> str:
@@ -215,14 +203,15 @@ class Run:
         return "distillation on" if self.identity.get("distillation") else "distillation off"
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return self.config["identity"]
-
-    @property
     def memory_size(self) -> int:
         """K; for a fixed number of exemplars per class, the images held at the last state."""
         per_class = self.identity.get("exemplars_per_class", 0)
         return self.identity.get("memory_size", per_class * self.states.num_past(self.states.num_states))
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is known of its images beside the identity: runs that go on from it note the same."""
+        return {name: self.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
 
     @property
     def class_names(self) -> list[str]:
@@ -236,9 +225,8 @@ class Run:
             return self
         folder = self.folder.parent / self.config["base"]
         if not folder.is_dir():
-            raise InputError(
-                f"{self.folder}: its base {folder} is gone; run base training again with the same parameters."
-            )
+            problem = f"its base {folder} is gone; run base training again with the same parameters."
+            raise InputError(f"{self.folder}: {problem}")
         base = Run(folder)
         if base.identity != self.identity["base"]:
             raise InputError(
@@ -265,11 +253,7 @@ class Run:
                 f"{self.folder}: state {state} is not finished; run {KINDS.get(self.kind, 'its import')} again, it "
                 "goes on from what is there."
             )
-        return self._folders.setdefault(state, StateFolder(state_path(self.folder, state)))
-
-    @cached_property
-    def _folders(self) -> dict[int, StateFolder]:
-        return {}
+        return self._opened.setdefault(state, StateFolder(state_path(self.folder, state)))
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""

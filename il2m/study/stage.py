@@ -1,10 +1,7 @@
-"""What the states of one run share while they are trained."""
-
-from __future__ import annotations
+"""What the stages have in common: how a run's missing states are trained, and what its states share meanwhile."""
 
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +21,22 @@ from il2m.study.runs import Run, state_path, write_state
 from il2m.system.locks import RUN_LOCK, locked
 
 
+def train_missing(run: Run, settings: Training | JointTraining, train_states: Callable[[list[int]], None]) -> Run:
+    """Check the states that the run has, then hold its lock and train those that it lacks: none if another process
+    trained them in the meantime. Raises InputError if the device is 'cuda' and there is none."""
+    for state in range(1, run.states.num_states + 1):
+        if run.has_state(state):
+            run.state(state).info  # noqa: B018 - reading it checks the files
+    if run.missing_states:
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
+        torch.set_num_threads(settings.num_threads)
+        with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
+            if missing := run.missing_states:
+                train_states(missing)
+    return run
+
+
 @dataclass(frozen=True)
 class Stage:
     """What the states of one run share while they are trained."""
@@ -38,9 +51,18 @@ class Stage:
     def states(self) -> States:
         return self.run.states
 
+    def new_images(self, state: int) -> np.ndarray:
+        """Indices of the training images of the classes that ``state`` brings."""
+        return np.flatnonzero(np.isin(self.data.train_labels, self.states.new_classes(state)))
+
     def batches(self, indices: np.ndarray) -> ImageBatches:
         """The training images at ``indices``."""
         return image_batches(self.data.train_images[indices], self.data.train_labels[indices], self.normalisation)
+
+    def seed(self, state: int, purpose: str) -> int:
+        """A seed of its own for each state and purpose, so that a resumed run repeats an undisturbed one exactly."""
+        entropy = np.random.SeedSequence([self.settings.train_seed, state, zlib.crc32(purpose.encode())])
+        return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
     def fit(
         self,
@@ -50,26 +72,20 @@ class Stage:
         state: int,
         epochs: int,
         learning_rate: float,
-        purpose: str,
+        purpose: str = "training",
         teacher: Classifier | None = None,
     ) -> list[Epoch]:
-        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed.
-
-        Goes on after the last checkpoint if this training was interrupted before.
-        """
-        path = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
+        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed. Goes on
+        after the last checkpoint if this training was interrupted before."""
         where = state, self.states.num_states, epochs, len(indices)
+        asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": self.seed(state, purpose)}
+        checkpoint = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
+        told = {
+            "on_resume": lambda history: self.progress.resumed(len(history) * len(indices)),
+            "on_epoch": lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
+        }
         return train(
-            model,
-            self.batches(indices),
-            self.settings,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            seed=seed_for(self.settings.train_seed, state, purpose),
-            teacher=teacher,
-            checkpoint=path,
-            on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
-            on_epoch=lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
+            model, self.batches(indices), self.settings, **asked, teacher=teacher, checkpoint=checkpoint, **told
         )
 
     def new_network(self, state: int, seed: int) -> Classifier:
@@ -84,13 +100,12 @@ class Stage:
         model.load_state_dict(self.run.state(state).model_weights())
         return model
 
-    def score_validation(self, model: Classifier, state: int, *, features: bool = False) -> dict[str, np.ndarray]:
+    def score_validation(self, model: Classifier, state: int) -> dict[str, np.ndarray]:
         """The arrays to store of the validation images of all classes seen at ``state``."""
         val = np.flatnonzero(self.data.val_labels < self.states.num_seen(state))
-        batches = image_batches(self.data.val_images[val], self.data.val_labels[val], self.normalisation)
-        scores, val_features = score_images(model, batches)
-        arrays = {"val_indices": val, "val_labels": self.data.val_labels[val], "val_scores": scores}
-        return arrays | ({"val_features": val_features} if features else {})
+        labels = self.data.val_labels[val]
+        scores, features = score_images(model, image_batches(self.data.val_images[val], labels, self.normalisation))
+        return {"val_indices": val, "val_labels": labels, "val_scores": scores, "val_features": features}
 
     def store(
         self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
@@ -99,23 +114,3 @@ class Stage:
         write_state(self.run.folder, state, arrays, weights, info)
         for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):
             checkpoint.unlink(missing_ok=True)
-
-
-@contextmanager
-def missing_states(run: Run) -> Iterator[list[int]]:
-    """Hold the run's lock, and get the states to train: none if another process trained them in the meantime."""
-    with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
-        yield run.missing_states
-
-
-def set_machine(settings: Training | JointTraining) -> None:
-    """Set this process's CPU threads. Raises InputError if the device is 'cuda' and there is none."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
-    torch.set_num_threads(settings.num_threads)
-
-
-def seed_for(train_seed: int, state: int, purpose: str) -> int:
-    """A seed of its own for each state and purpose, so that a resumed run repeats an undisturbed one exactly."""
-    entropy = np.random.SeedSequence([train_seed, state, zlib.crc32(purpose.encode())])
-    return int(entropy.generate_state(1, np.uint64)[0] >> 1)

@@ -4,16 +4,12 @@ Finished states are kept, and of a state that was interrupted the epochs up to i
 A run is locked while it is trained: of two processes that ask for it, one waits and takes what the other has made.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from il2m.data.batches import Normalisation
-from il2m.data.dataset import Dataset
 from il2m.data.image_files import check_readable, images_mean_std
-from il2m.data.states import States
 from il2m.learning.networks import Classifier, with_head
 from il2m.learning.scores import mean_by_class, score_images, score_training_images
 from il2m.learning.training import Epoch
@@ -22,8 +18,8 @@ from il2m.memory.statistics import QUANTITIES, reduce_scores, state_statistics
 from il2m.parameters import BaseTraining, FineTuning
 from il2m.study.planning import Plan, images_to_train_on, plan_base, plan_fine_tuning
 from il2m.study.progress import Progress
-from il2m.study.runs import Run, StateFolder
-from il2m.study.stage import Stage, missing_states, seed_for, set_machine
+from il2m.study.runs import Run
+from il2m.study.stage import Stage, train_missing
 
 
 def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
@@ -33,28 +29,21 @@ def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
     Raises InputError before any work for settings that don't fit each other or the data.
     """
     plan = plan_base(settings, **parameters)
-    run = Run.create(plan.out_dir, plan.kind, plan.identity, **plan.notes)
-    if run.missing_states:
-        set_machine(plan.settings)
-        with missing_states(run) as missing:
-            if missing:
-                _train_base_state(plan, run)
-    run.state(1).info  # noqa: B018 - reading it checks the files
-    return run
+    run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+    return train_missing(run, plan.settings, lambda missing: _train_base_state(plan, run))
 
 
 def _train_base_state(plan: Plan, run: Run) -> None:
     settings, data = BaseTraining.of_identity(run.identity, device=plan.settings.device), plan.dataset
+    check_readable(data, run.folder.parent)
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
-    check_readable(data, plan.out_dir)
-    given, epochs = run.identity.get("normalisation"), settings.base_epochs
+    given = run.identity.get("normalisation")
     normalisation = Normalisation(**given) if given else images_mean_std(data.train_images[new])
-    with Progress("base training", len(new) * epochs, run.folder) as progress:
+    with Progress("base training", images_to_train_on(plan)[1], run.folder) as progress:
         stage = Stage(run, settings, data, normalisation, progress)
-        model = stage.new_network(1, seed_for(settings.train_seed, 1, "weights"))
-        rate = settings.learning_rate
-        history = stage.fit(model, new, state=1, epochs=epochs, learning_rate=rate, purpose="training")
-        _score_and_store(stage, 1, model, new, new[:0], new[:0], history, _seconds(history, new))
+        model = stage.new_network(1, stage.seed(1, "weights"))
+        history = stage.fit(model, new, state=1, epochs=settings.base_epochs, learning_rate=settings.learning_rate)
+        _score_and_store(stage, 1, model, new, new[:0], new[:0], _trained((history, new)))
 
 
 def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
@@ -64,15 +53,8 @@ def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
     there. Raises InputError before any work for settings that don't fit each other, the base or the data.
     """
     plan = plan_fine_tuning(settings, **parameters)
-    run = Run.create(plan.out_dir, plan.kind, plan.identity, **plan.notes)
-    for state in set(range(1, plan.states.num_states + 1)) - set(run.missing_states):
-        run.state(state).info  # noqa: B018 - reading it checks the files
-    if run.missing_states:
-        set_machine(plan.settings)
-        with missing_states(run) as missing:
-            if missing:
-                _fine_tune_states(plan, run, missing)
-    return run
+    run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+    return train_missing(run, plan.settings, lambda missing: _fine_tune_states(plan, run, missing))
 
 
 def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
@@ -84,92 +66,76 @@ def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
         stage = Stage(run, settings, plan.dataset, normalisation, progress)
         for state in missing:
             kept = plan.exemplars.get(state)
-            if kept is None:
-                kept = _choose_exemplars(settings, plan.states, state, run.state(state - 1))
-            _fine_tune_state(stage, state, kept)
+            _fine_tune_state(stage, state, _choose_exemplars(stage, state) if kept is None else kept)
 
 
 def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
     """One incremental state, trained on its new images and the exemplars ``kept`` (indices), scored and stored."""
-    settings, data, states = stage.settings, stage.data, stage.states
-    teacher = stage.load_model(state - 1) if settings.distillation else None
-    head_seed = seed_for(settings.train_seed, state, "head")
-    model = with_head(stage.load_model(state - 1), states.num_seen(state), settings.head, head_seed)
-    new = np.flatnonzero(np.isin(data.train_labels, states.new_classes(state)))
-    held_out = _hold_out(settings, states, state, data, kept)
+    settings, labels = stage.settings, stage.data.train_labels
+    same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
+    model = stage.load_model(state - 1)
+    model = with_head(model, stage.states.num_seen(state), settings.head, stage.seed(state, "head"))
+    new, rate = stage.new_images(state), settings.learning_rate / state
+    held_out = _hold_out(stage, state, new, kept)
     trained_on = np.concatenate([new, kept])
     trained_on = trained_on[~np.isin(trained_on, held_out)]
-    rate = settings.learning_rate / state
-    same = {"state": state, "teacher": teacher}
-    history = stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, purpose="training", **same)
-    seconds = _seconds(history, trained_on)
+    trainings = [(stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, **same), trained_on)]
     if epochs := settings.balanced_epochs:
-        selection, num_kept = settings.exemplar_selection, kept_per_class(settings, states.num_past(state))
+        selection, num_kept = settings.exemplar_selection, kept_per_class(settings, stage.states.num_past(state))
         features = score_images(model, stage.batches(new))[1] if selection == "herding" else None
-        ranking = rank_classes(selection, features, data.train_labels[new], num_kept, settings.train_seed)
+        ranking = rank_classes(selection, features, labels[new], num_kept, settings.train_seed)
         balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
         balanced = balanced[~np.isin(balanced, held_out)]
-        purpose = "balanced training"
-        more = stage.fit(model, balanced, epochs=epochs, learning_rate=rate / 10, purpose=purpose, **same)
-        history, seconds = history + more, seconds + _seconds(more, balanced)
-    _score_and_store(stage, state, model, new, kept, held_out, history, seconds)
+        same["purpose"] = "balanced training"
+        trainings += [(stage.fit(model, balanced, epochs=epochs, learning_rate=rate / 10, **same), balanced)]
+    _score_and_store(stage, state, model, new, kept, held_out, _trained(*trainings))
 
 
-def _seconds(history: list[Epoch], indices: np.ndarray) -> float:
-    """Time that a training on the images at ``indices`` took, before and after an interruption."""
-    return sum(len(indices) / epoch.images_per_second for epoch in history)
-
-
-def _choose_exemplars(settings: FineTuning, states: States, state: int, previous: StateFolder) -> np.ndarray:
-    """Training-image indices of the first memory at ``state``, class by class, best first.
-
-    Classes older than the previous state keep a prefix of what they had; the previous state's classes are ranked now,
-    on the features of the model of that state.
-    """
-    kept = kept_per_class(settings, states.num_past(state))
-    chosen = []
-    if "exemplar_indices.npy" in previous.info["files"]:
+def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
+    """Training-image indices of the first memory at ``state``, class by class, best first: the previous state's classes
+    are ranked now, on the features of the model of that state; older ones keep a prefix of what they had."""
+    settings, states, previous = stage.settings, stage.states, stage.run.state(state - 1)
+    kept, chosen = kept_per_class(settings, states.num_past(state)), []
+    if "exemplar_indices" in previous.array_names:
         indices, labels = previous.array("exemplar_indices"), previous.array("exemplar_labels")
         chosen = [indices[labels == label][:kept] for label in range(states.num_past(state - 1))]
-    features, labels = previous.array("new_features"), previous.array("new_labels")
+    indices, features, labels = (previous.array(f"new_{name}") for name in ("indices", "features", "labels"))
     ranking = rank_classes(settings.exemplar_selection, features, labels, kept, settings.train_seed)
-    indices = previous.array("new_indices")
-    chosen += [indices[ranking[label]] for label in states.new_classes(state - 1)]
-    return np.concatenate(chosen)
+    return np.concatenate([*chosen, *(indices[positions] for positions in ranking.values())])
 
 
-def _hold_out(settings: FineTuning, states: States, state: int, data: Dataset, kept: np.ndarray) -> np.ndarray:
+def _hold_out(stage: Stage, state: int, new: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class.
 
     Classes of state 1 were trained on whole in the base; with herding, new classes hold out random images, which need
     not be those that the ranking holds out later.
     """
+    settings, labels, num_past = stage.settings, stage.data.train_labels, stage.states.num_past(state)
     if not settings.held_out:
         return kept[:0]
-    ranked = [kept[data.train_labels[kept] == label] for label in range(states.num_past(state))]
-    new = np.flatnonzero(np.isin(data.train_labels, states.new_classes(state)))
-    num_kept = kept_per_class(settings, states.num_past(state))
-    ranking = rank_classes("random", None, data.train_labels[new], num_kept, settings.train_seed)
-    ranked += [new[ranking[label]] for label in states.new_classes(state)]
+    ranked = [kept[labels[kept] == label] for label in range(num_past)]
+    ranking = rank_classes("random", None, labels[new], kept_per_class(settings, num_past), settings.train_seed)
+    ranked += [new[positions] for positions in ranking.values()]
     return np.concatenate([indices[held_out_places(len(indices), settings.held_out)] for indices in ranked])
 
 
+def _trained(*trainings: tuple[list[Epoch], np.ndarray]) -> dict[str, Any]:
+    """What to store of trainings, each with the indices of its images: the epochs, and the seconds that they took,
+    before and after an interruption."""
+    epochs = [(epoch, len(indices)) for history, indices in trainings for epoch in history]
+    seconds = sum(num_images / epoch.images_per_second for epoch, num_images in epochs)
+    return {"history": [vars(epoch) for epoch, _ in epochs], "training_seconds": seconds}
+
+
 def _score_and_store(
-    stage: Stage,
-    state: int,
-    model: Classifier,
-    new: np.ndarray,
-    kept: np.ndarray,
-    held_out: np.ndarray,
-    history: list[Epoch],
-    seconds: float,
+    stage: Stage, state: int, model: Classifier, new: np.ndarray, kept: np.ndarray, held_out: np.ndarray, trained: dict
 ) -> None:
     """Score all that later stages need, reduce it to the second memory, and store the state.
 
     new, kept, held_out: indices of the new classes' training images, the exemplars, and those not trained on.
     """
-    labels, num_past = stage.data.train_labels, stage.states.num_past(state)
-    arrays = stage.score_validation(model, state, features=True)
+    labels, num_past, num_seen = stage.data.train_labels, stage.states.num_past(state), stage.states.num_seen(state)
+    arrays = stage.score_validation(model, state)
     training = score_training_images(model, stage.batches(new))
     arrays |= {"new_indices": new, "new_labels": labels[new]}
     arrays |= {f"new_{name}": values for name, values in training.items()}
@@ -186,14 +152,9 @@ def _score_and_store(
             means = mean_by_class(model, stage.batches(np.flatnonzero(labels < num_past)), num_past)
             arrays["past_class_features"] = means["unit_features"].astype(np.float32)
             all_past_means = {kind: means[f"own_{quantity}"].tolist() for kind, quantity in QUANTITIES.items()}
-    num_seen = stage.states.num_seen(state)
     second_memory = state_statistics(training, labels[new], exemplar_scores, labels[kept], num_past, num_seen)
     for kind in QUANTITIES:
         second_memory[kind]["all_current_means"] = all_past_means.get(kind, [])
-    info = {
-        "second_memory": second_memory,
-        "normalisation": {"mean": stage.normalisation.mean, "std": stage.normalisation.std},
-        "history": [vars(epoch) for epoch in history],
-        "training_seconds": seconds,
-    }
+    normalisation = {"mean": stage.normalisation.mean, "std": stage.normalisation.std}
+    info = {"second_memory": second_memory, "normalisation": normalisation, **trained}
     stage.store(state, arrays, model.state_dict(), info)

@@ -1,7 +1,5 @@
 """Hashes: of values, of files."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json
@@ -24,9 +22,19 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def source_hash(code: Callable[..., Any]) -> str:
-    """Hash of what a function or class does: of the file it stands in, or of its own lines if that is a notebook's cell
-    (what they call in other cells is not seen). Raises InputError where there is no source."""
+def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:
+    """Hash of what the function or class registered under ``name`` does: of the file it stands in, or of its own lines
+    if that is a notebook's cell (what they call in other cells is not seen).
+
+    known: name -> source hash, ``""`` for what is built in. A cell may be run again: what it registers takes the place
+    of what it registered before. Raises InputError for a name that can't be one or is taken, or without a source.
+    """
+    if not isinstance(name, str) or not name or not name.isprintable() or name != name.strip():
+        raise InputError(f"{kind} {name!r}: expected a printable name without blanks at its ends.")
+    in_a_cell = code.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    if name in known and not (known[name] and in_a_cell):
+        what = "registered already" if known[name] else "the name of one that is built in"
+        raise InputError(f"{kind} {name!r} is {what}: take another name.")
     if not (inspect.isfunction(code) or inspect.isclass(code)):
         raise InputError(f"{code!r} is no function and no class, so its source can't be told: wrap it in a function.")
     file = getattr(sys.modules.get(code.__module__), "__file__", None)
@@ -36,18 +44,3 @@ def source_hash(code: Callable[..., Any]) -> str:
         raise InputError(
             f"the source of {code.__qualname__} can't be read: define it in a file or in a notebook's cell."
         ) from None
-
-
-def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:
-    """source_hash of what is registered under ``name``; known: name -> source hash, ``""`` for what is built in.
-
-    Raises InputError for a name that can't be one or is taken. A notebook's cell may be run again: what it registers
-    takes the place of what it registered before.
-    """
-    if not isinstance(name, str) or not name.strip() or not name.isprintable() or name != name.strip():
-        raise InputError(f"{kind} {name!r}: expected a printable name without blanks at its ends.")
-    in_a_cell = code.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
-    if name in known and not (known[name] and in_a_cell):
-        what = "registered already" if known[name] else "the name of one that is built in"
-        raise InputError(f"{kind} {name!r} is {what}: take another name.")
-    return source_hash(code)

@@ -136,6 +136,25 @@ def test_a_registered_network_is_trained_stored_and_gone_on_with(
     assert run.state(3).array("val_features").shape[1] == 5
 
 
+def test_a_base_is_gone_on_with_by_the_very_network_that_made_it(
+    networks_of_this_test, tiny_base_parameters, tiny_fine_tuning_parameters, tmp_path
+):
+    il2m.register_network("tiny", tiny_network)
+    base = il2m.train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "tiny"})
+    before = sorted(tmp_path.rglob("*"))
+    stages = {il2m.fine_tune: tiny_fine_tuning_parameters, il2m.train_joint: {"device": "cpu"}}
+    for stage, parameters in stages.items():
+        NETWORKS["tiny"] = "of another version"
+        with pytest.raises(
+            InputError, match=f"base {base.name} was trained with the network 'tiny', which has another"
+        ):
+            stage(out_dir=str(tmp_path), **parameters)
+        del NETWORKS["tiny"]
+        with pytest.raises(InputError, match="which is not registered here: register the one that trained it"):
+            stage(out_dir=str(tmp_path), **parameters)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("builder", "message"),
     [

@@ -14,7 +14,6 @@ from il2m.memory.exemplars import (
     held_out_places,
     herding_ranking,
     num_held_out,
-    random_ranking,
     rank_classes,
 )
 
@@ -106,8 +105,8 @@ def test_herding_keeps_a_prefix_when_fewer_are_kept():
         np.testing.assert_array_equal(herding_ranking(features, kept), long[:kept])
 
 
-def test_random_ranking_is_a_permutation_that_follows_its_generator():
-    first, again = (random_ranking(50, np.random.default_rng(3)) for _ in range(2))
+def test_a_random_ranking_is_a_permutation_that_follows_its_seed():
+    first, again = (rank_classes("random", None, np.zeros(50, dtype=int), 50, seed=3)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(np.sort(first), np.arange(50))
 

@@ -69,6 +69,8 @@ def test_taken_names_and_bad_ones_are_refused():
     for name in ("IL2M", "FT"):
         with pytest.raises(InputError, match=f"method '{name}' is the name of one that is built in"):
             method(name)(halved)
+    with pytest.raises(InputError, match="method 'joint' is the name of one that is built in"):
+        method("joint")(halved)  # tables would take its rows for joint training's
     for name in ("", " x", "a\nb"):
         with pytest.raises(InputError, match="expected a printable name"):
             method(name)(halved)
@@ -201,12 +203,15 @@ from IPython.core.interactiveshell import InteractiveShell
 import il2m
 shell = InteractiveShell.instance()
 cell = "import il2m\\n@il2m.method('mine')\\ndef mine(state):\\n    return state.scores * {}"
-codes = []
+codes, colours = [], []
+assert shell.run_cell(cell.replace("'mine'", "'other'").format(1)).success
 for factor in (2, 3, 3):
     result = shell.run_cell(cell.format(factor))
     assert result.success, result.error_in_exec
     codes.append(il2m.METHODS["mine"].code)
+    colours.append(il2m.METHODS["mine"].colour)
 assert codes[0] != codes[1] == codes[2], codes
+assert colours[0] == colours[1] == colours[2] != il2m.METHODS["other"].colour, colours
 assert not shell.run_cell(cell.replace("mine", "WA").format(2)).success
 print("done")
 """
@@ -277,10 +282,22 @@ def test_arrays_that_do_not_fit_are_refused():
         Frozen.of_arrays(np.zeros((4, 3)), [2, 3])
     with pytest.raises(InputError, match=r"unknown array 'val_feature': did you mean 'val_features'\?"):
         Frozen.of_arrays(np.zeros((4, 5)), [2, 3], val_feature=np.zeros((4, 8)))
+    with pytest.raises(InputError, match="val_features has 3 rows; expected 4, as others of val"):
+        Frozen.of_arrays(np.zeros((4, 5)), [2, 3], val_features=np.zeros((3, 8)))
+    with pytest.raises(InputError, match="head_bias has 4 rows; expected 5, as others of head"):
+        Frozen.of_arrays(np.zeros((4, 5)), [2, 3], head_weight=np.zeros((5, 8)), head_bias=np.zeros(4))
     state = Frozen.of_arrays(np.zeros((4, 5)), [2, 3])
     with pytest.raises(InputError, match="state 2 stores no val_features"):
         METHODS["WA"](state)
     with pytest.raises(InputError, match="state 2 has no statistics"):
         METHODS["IL2M"](state)
-    with pytest.raises(ValueError, match="read-only"):
-        state.scores[0] = 1
+    for some in (state, state.take(slice(2)), state.take(np.array([0, 2]))):
+        with pytest.raises(ValueError, match="read-only"):
+            some.scores[0] = 1
+
+
+@pytest.mark.parametrize("name", ["ScaIL", "SIW"])
+def test_methods_that_compare_with_earlier_states_need_them(name):
+    arrays = {"val_features": np.ones((4, 8)), "head_weight": np.ones((5, 8)), "head_bias": np.ones(5)}
+    with pytest.raises(InputError, match="state 2 was made without the states before it: give them as earlier"):
+        METHODS[name](Frozen.of_arrays(np.zeros((4, 5)), [2, 3], **arrays))

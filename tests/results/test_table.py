@@ -16,6 +16,7 @@ from il2m.methods.registry import method_scores
 from il2m.results.description import run_description, run_recipe
 from il2m.results.table import bias_table, confusion_by_state, means_table, results_table, save_results, series, summary
 from il2m.study.runs import Run
+from il2m.study.stages import fine_tune, train_base
 
 COLUMNS = [
     "run",
@@ -52,6 +53,14 @@ def test_table_has_one_row_per_state_method_and_score_kind(tiny_study: TinyStudy
     assert set(table["run"]) == {tiny_study.off.name}
     assert set(table["memory_size"]) == {12}
     assert set(table["num_classes"]) == {2, 4, 6}
+
+
+def test_a_base_of_one_state_has_a_table_of_its_own(tiny_study: TinyStudy, tmp_path: Path):
+    base = train_base(out_dir=str(tmp_path), **tiny_study.base_parameters | {"num_states": 1})
+    table, run = results_table(base), fine_tune(out_dir=str(tmp_path), **tiny_study.fine_tuning_parameters)
+    assert table["top1"].tolist() == results_table(run)["top1"].tolist()
+    assert set(table["run"]) == set(table["base"]) == {base.name}
+    assert run_recipe(base)["base_network"] == "small"
 
 
 @pytest.fixture

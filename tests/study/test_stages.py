@@ -522,6 +522,8 @@ class TestRefusing:
     def test_a_base_in_another_study(self, tmp_path, tiny_study, no_training):
         with pytest.raises(InputError, match=r"base .* lies in .*, not in .*: copy its folder there"):
             fine_tune(out_dir=str(tmp_path), base=str(tiny_study.base.folder), **tiny_study.fine_tuning_parameters)
+        with pytest.raises(InputError, match=r"base .* lies in .*, not in .*: copy its folder there"):
+            train_joint(out_dir=str(tmp_path), base=tiny_study.base, device="cpu")
         assert list(tmp_path.iterdir()) == []
 
     def test_cuda_without_a_gpu(self, tmp_path, tiny_base_parameters, monkeypatch):

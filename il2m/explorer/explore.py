@@ -20,7 +20,7 @@ from il2m.explorer.background import Part, Worker
 from il2m.explorer.image_view import find_images, images
 from il2m.explorer.outcomes import Exponents, RunOutcomes, kind_for
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
-from il2m.explorer.views import VIEWS, Choice, Shown, View, class_titles
+from il2m.explorer.views import VIEWS, Choice, Shown, View
 from il2m.methods.registry import METHODS
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
@@ -90,12 +90,9 @@ def _in_short(values: Sequence[object]) -> str:
     return f"{len(values)}: {', '.join(map(str, values[:5]))}{', ...' if len(values) > 5 else ''}"
 
 
-def common_methods(all_outcomes: Sequence[RunOutcomes]) -> tuple[list[str], dict[str, str]]:
-    """Methods that every run can give, and why the others are left out."""
-    left_out = {}
-    for outcomes in reversed(all_outcomes):
-        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
-    return [method for method in METHODS if method not in left_out], left_out
+def common_methods(all_outcomes: Sequence[RunOutcomes]) -> list[str]:
+    """Methods that every run can give."""
+    return [name for name in all_outcomes[0].methods if all(name in outcomes.methods for outcomes in all_outcomes)]
 
 
 def first_shown(methods: Sequence[str]) -> str:
@@ -111,7 +108,7 @@ def all_views(data_dir: str | Path) -> Mapping[str, View]:
 
 def show_static(all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
     """Display every view at the last state as a picture, IL2M where it can be had."""
-    choice = Choice(state=all_outcomes[0].num_states, method=first_shown(common_methods(all_outcomes)[0]))
+    choice = Choice(state=all_outcomes[0].num_states, method=first_shown(common_methods(all_outcomes)))
     for name, view in all_views(data_dir).items():
         try:
             shown = {outcomes.label: view.show(outcomes, choice) for outcomes in all_outcomes}
@@ -128,7 +125,7 @@ class BiasExplorer(widgets.VBox):
 
     def __init__(self, all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
         self.all_outcomes, self.views = list(all_outcomes), all_views(data_dir)
-        self.methods, self.left_out = common_methods(all_outcomes)
+        self.methods = common_methods(all_outcomes)
         self.shown: dict[str, Shown] = {}
         self.is_waiting = False  # for parts of the view that was chosen
         self.controls = make_controls(self.all_outcomes, self.methods, list(self.views))
@@ -155,13 +152,13 @@ class BiasExplorer(widgets.VBox):
             [controls.score_kind, controls.top, controls.by_origin, controls.class_name],
         )
         lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "flex-end"}) for row in rows]
-        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(_left_out_html(self.left_out))
+        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(_left_out_html(self.all_outcomes))
         return [widgets.HTML(STYLE), *lines, self.what_if, self.status, self.figure, self.numbers, saving, note]
 
     @property
     def choice(self) -> Choice:
         """What the controls say. Raises InputError for a class that can't be told."""
-        label = find_class(self.controls.class_name.value, class_titles(self.all_outcomes[0]))
+        label = find_class(self.controls.class_name.value, self.all_outcomes[0].titles)
         exponents = Exponents(*(slider.value for slider in self.sliders))
         names = ("state", "method", "score_kind", "top", "by_origin")
         chosen = {name: getattr(self.controls, name).value for name in names}
@@ -222,19 +219,14 @@ class BiasExplorer(widgets.VBox):
 
 def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], views: Sequence[str]) -> SimpleNamespace:
     """The controls that change what is shown, by name; each has a ``value``."""
-    num_states, titles = all_outcomes[0].num_states, class_titles(all_outcomes[0])
-    wide = {"style": {"description_width": "initial"}}
+    num_states, titles = all_outcomes[0].num_states, all_outcomes[0].titles
+    labels, wide = [(METHODS[name].label, name) for name in methods], {"style": {"description_width": "initial"}}
     buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
     exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, layout={"width": "340px"}, **wide)
     return SimpleNamespace(
         view=buttons(options=views, description="View"),
         state=widgets.IntSlider(value=num_states, min=1, max=num_states, description="State", **wide),
-        method=widgets.Dropdown(
-            options=[(METHODS[name].label, name) for name in methods],
-            value=first_shown(methods),
-            description="Method",
-            **wide,
-        ),
+        method=widgets.Dropdown(options=labels, value=first_shown(methods), description="Method", **wide),
         run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
         score_kind=buttons(options=["raw", "softmax"], description="Scores"),
         top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
@@ -264,7 +256,11 @@ def find_class(text: str, titles: Sequence[str]) -> int:
     raise InputError(f"no class is called {text!r}: type a part of a name, or a number up to {len(titles) - 1}.")
 
 
-def _left_out_html(left_out: Mapping[str, str]) -> str:
+def _left_out_html(all_outcomes: Sequence[RunOutcomes]) -> str:
+    """The methods that some run can't give, each with the first such run's reason."""
+    left_out = {}
+    for outcomes in reversed(all_outcomes):
+        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
     if not left_out:
         return ""
     items = "".join(f"<li>{html.escape(method)}: {html.escape(why)}</li>" for method, why in left_out.items())

@@ -4,8 +4,6 @@ All views of the explorer are made of these outcomes, so that a run of 50,000 im
 read once per method and state, in blocks.
 """
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, replace
 
@@ -53,13 +51,20 @@ class RunOutcomes:
 
     def __init__(self, run: Run, label: str = "") -> None:
         self.run, self.label = run, label or run.name
-        self.left_out = {method: why for method in METHODS if (why := missing_for(run, method))}
+        problems = {method: missing_for(run, method) for method in METHODS}
+        self.methods = [method for method, why in problems.items() if not why]
+        self.left_out = {method: why for method, why in problems.items() if why}
         self._kept: dict[tuple[int, str, str], Outcome] = {}
         self._lock = threading.Lock()
 
     @property
     def num_states(self) -> int:
         return self.run.states.num_states
+
+    @property
+    def titles(self) -> list[str]:
+        """``label: name`` of each class in learning order, so that equal names stay apart."""
+        return [f"{label}: {name}" for label, name in enumerate(self.run.class_names)]
 
     def labels(self, state: int) -> np.ndarray:
         """True classes of the state's validation images, (n,)."""
@@ -107,8 +112,7 @@ class RunOutcomes:
 
         rows: which of the state's validation images. Undefined ratios leave a class's score alone (policy ``keep``).
         """
-        raw = self.run.state(state).array("val_scores")[rows]
-        labels = self.labels(state)[rows]
+        raw, labels = self.run.state(state).array("val_scores")[rows], self.labels(state)[rows]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
         num_past = self.run.states.num_past(state)
         image_ranks = np.empty(len(raw), dtype=np.int64)
@@ -135,13 +139,12 @@ def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.nda
 
 def _powered_factors(statistics: ClassStatistics, means: float, confidence: float) -> np.ndarray:
     """A power of a ratio is the ratio of powers: Eq. 1 itself on powered statistics. An exponent of 0 is off."""
-    with np.errstate(invalid="ignore"):  # a power of a mean that is not positive is as undefined as its ratio
-        powered = replace(
-            statistics,
-            initial_means=np.where(statistics.initial_means > 0, statistics.initial_means, np.nan) ** means,
-            current_means=np.where(statistics.current_means > 0, statistics.current_means, np.nan) ** means,
-            confidences=np.where(statistics.confidences > 0, statistics.confidences, np.nan) ** confidence,
-        )
+    powered = replace(  # a power of a mean that is not positive is as undefined as its ratio
+        statistics,
+        initial_means=np.where(statistics.initial_means > 0, statistics.initial_means, np.nan) ** means,
+        current_means=np.where(statistics.current_means > 0, statistics.current_means, np.nan) ** means,
+        confidences=np.where(statistics.confidences > 0, statistics.confidences, np.nan) ** confidence,
+    )
     return rectification_factors(powered, use_means=means > 0, use_confidence=confidence > 0).values
 
 

@@ -1,7 +1,5 @@
 """What is shown, as it lies on a page: figures as SVG or PNG, numbers as HTML or CSV. Saves and displays nothing."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import gc
@@ -9,6 +7,7 @@ import html
 import io
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
@@ -18,14 +17,7 @@ from il2m import plots
 from il2m.explorer.views import Shown
 
 _INK = "#20303c"  # of lines and text in saved figures; on a page they take the theme's colour
-STYLE = (
-    "<style>.il2m { color: var(--jp-ui-font-color1, #20303c); font-size: 13px; line-height: 1.4 }"
-    ".il2m svg { width: 100%; height: auto }"
-    ".il2m table { border-collapse: collapse; font-variant-numeric: tabular-nums; color: inherit; font-size: inherit }"
-    ".il2m td, .il2m th { padding: 1px 10px 1px 0; text-align: right; border: 0 } .il2m th { font-weight: 600 }"
-    ".il2m a { color: var(--jp-content-link-color, #0072B2); margin-right: 1em }"
-    "@media print { .il2m { color: #000 } }</style>"
-)
+STYLE = f"<style>{(Path(__file__).parent / 'page.css').read_text()}</style>"
 
 
 def make_figure(shown: Mapping[str, Shown]) -> Figure:

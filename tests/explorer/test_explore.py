@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import re
@@ -17,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny import TinyStudy, rewrite_checked
 
@@ -279,6 +281,17 @@ def test_figures_take_the_colour_of_the_page(explorer: BiasExplorer):
     assert page._INK not in explorer.figure.value
     saved = page.figure_bytes(explorer.shown, "svg", background="white").decode()
     assert page._INK in saved
+
+
+def test_a_drawn_figure_is_not_kept(explorer: BiasExplorer):
+    def alive() -> int:
+        return sum(type(each) is Figure for each in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    page.figure_bytes(explorer.shown, "svg")
+    assert alive() == before
+    assert gc.isenabled()
 
 
 def test_a_click_on_a_class_that_is_not_there_is_answered(explorer: BiasExplorer):

@@ -52,8 +52,7 @@ class Worker:
         return [part for part in parts if not part.is_ready()]
 
     def want(self, parts: Sequence[Part], later: Sequence[Part] = ()) -> None:
-        """Compute these in place of what was wanted before; and then, without a report, those that may be wanted
-        later."""
+        """Compute these in place of what was wanted before; then, without a report, what may be wanted later."""
         with self._guard:
             self._queue = [(part, True) for part in parts] + [(part, False) for part in later]
             if self._task is None:

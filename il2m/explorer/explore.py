@@ -1,9 +1,4 @@
-"""The bias explorer: finished runs behind controls, in JupyterLab; a static page of the same views elsewhere.
-
-What is shown is made in views.py and drawn by the plots; here it is put on a page and wired to controls.
-"""
-
-from __future__ import annotations
+"""The bias explorer: views of finished runs behind controls, in JupyterLab; pictures of the same views elsewhere."""
 
 import html
 import threading
@@ -31,7 +26,7 @@ MOST_RUNS = 4
 SIDE_BY_SIDE = "side by side"
 
 
-def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> BiasExplorer | None:
+def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
     """Explore the prediction bias of finished runs of the same classes, MOST_RUNS at most: returns the page, a widget.
 
     Where nobody can move a control (papermill, nbconvert) the views are displayed as they are, at the last state, and
@@ -58,27 +53,22 @@ def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
         if run.missing_states:
             training = read_progress(run.folder)
             how = f"is still being trained ({training['where']})" if training else "is not finished"
-            raise InputError(
-                f"{run.folder} {how}: states {run.missing_states} are missing. Come back when it has ended."
-            )
-        for what, mine, first in (
-            ("states", run.states.sizes, opened[0].states.sizes),
-            ("classes", run.class_names, opened[0].class_names),
-        ):
-            if mine != first:
+            missing = f"states {run.missing_states} are missing. Come back when it has ended."
+            raise InputError(f"{run.folder} {how}: {missing}")
+        mine, first = ({"states": each.states.sizes, "classes": each.class_names} for each in (run, opened[0]))
+        for what in mine:
+            if mine[what] != first[what]:
                 raise InputError(
                     f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
-                    f"({_in_short(mine)} and {_in_short(first)}). Explore them one by one."
+                    f"({_in_short(mine[what])} and {_in_short(first[what])}). Explore them one by one."
                 )
     return [RunOutcomes(run, label) for label, run in labelled(opened).items()]
 
 
 def _open(given: Run | str | Path) -> list[Run]:
     """The run given, or in a folder; or a study's default pair."""
-    if isinstance(given, Run):
-        return [given]
-    if (Path(given) / "config.json").exists():
-        return [Run(given)]
+    if isinstance(given, Run) or (Path(given) / "config.json").exists():
+        return [given if isinstance(given, Run) else Run(given)]
     try:
         run = open_run(given)
     except InputError as error:
@@ -135,6 +125,7 @@ class BiasExplorer(widgets.VBox):
         self.sliders = [self.controls.means, self.controls.confidence, self.controls.gate]
         self.what_if = widgets.HBox([*self.sliders, self.reset])
         self._worker, self._lock = Worker(self.refresh), threading.RLock()
+        self.settle = self._worker.settle  # waits until nothing is being computed any more
         super().__init__(self._arranged())
         for control in vars(self.controls).values():
             control.observe(self.refresh, "value")
@@ -212,10 +203,6 @@ class BiasExplorer(widgets.VBox):
         name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"
         self.links.value = save_links(self.shown, name.replace(" ", "-")) if self.shown else ""
 
-    def settle(self) -> None:
-        """Wait until nothing is being computed any more."""
-        self._worker.settle()
-
 
 def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], views: Sequence[str]) -> SimpleNamespace:
     """The controls that change what is shown, by name; each has a ``value``."""
@@ -241,10 +228,8 @@ def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], v
 
 
 def find_class(text: str, titles: Sequence[str]) -> int:
-    """The class that a search text means: its title, its number, or the first whose name holds the text.
-
-    Raises InputError if there is none. titles: ``label: name`` of each class in learning order.
-    """
+    """The class that a search text means: its title (``label: name``), its number, or the first whose name holds the
+    text. Raises InputError if there is none."""
     wanted = text.strip().casefold()
     if text in titles:
         return titles.index(text)

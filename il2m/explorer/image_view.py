@@ -40,7 +40,8 @@ def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.n
 
 def images(outcomes: RunOutcomes, choice: Choice, data: Dataset) -> Shown:
     """The class's first exemplars at this state, or its training images where it is new; and images that the method
-    mended or broke, with their top-5 before and after. data: the run's images in learning order."""
+    mended or broke, with their top-5 before and after.
+    data: the run's images in learning order (planning.load_images)."""
     kind, methods = kind_for(choice.method, choice.score_kind), ("FT", choice.method)
     stored, titles = outcomes.run.state(choice.state), np.array(outcomes.titles, dtype=object)
     was, now = (outcomes.outcome(choice.state, method, kind).ranks < choice.top for method in methods)
@@ -56,8 +57,7 @@ def images(outcomes: RunOutcomes, choice: Choice, data: Dataset) -> Shown:
         for place, image, title, *best in zip(places[some].tolist(), pixels, true, *top_5, strict=True):
             entries.append((image, f"true: {title}", *best))
             rows.append((place, what, title, *map(" | ".join, best)))
-    counts = [len(changed_rows) for changed_rows in changed.values()]
-    finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *counts, choice.top)
+    finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *map(len, changed.values()), choice.top)
     numbers = pd.DataFrame(rows, columns=["image", "what", "true", "top-5 before", "top-5 after"]).set_index("image")
     group = "exemplar" if choice.label < outcomes.run.states.num_past(choice.state) else "new"
     own = np.flatnonzero(stored.array(f"{group}_labels") == choice.label)[:_KEPT]

@@ -30,8 +30,7 @@ def make_figure(shown: Mapping[str, Shown]) -> Figure:
         what.draw(ax=ax)
         finding = "\n".join(textwrap.wrap(what.finding, letters)[:2])
         ax.set_title(f"{label}\n{finding}", loc="left", pad=10, parse_math=False)  # names may hold dollar signs
-        legend = ax.get_legend()
-        if legend is not None and len(legend.get_texts()) > 6:
+        if (legend := ax.get_legend()) and len(legend.get_texts()) > 6:
             many = ax.get_legend_handles_labels()
             legend.remove()
     right = 1.65 if many else 0.15

@@ -1,7 +1,5 @@
-"""What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of one run.
-
-A view is a function of a run's outcomes and of what was chosen; nothing here knows of controls.
-"""
+"""What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of a run's outcomes
+and of what was chosen. Nothing here knows of controls."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,10 +52,6 @@ class Shown:
     height: float = 3.9
 
 
-def _chosen(outcomes: RunOutcomes, choice: Choice) -> Outcome:
-    return outcomes.outcome(choice.state, choice.method, choice.score_kind)
-
-
 def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> Iterator[tuple[int, Outcome]]:
     """(state, the method's outcome there), without those that aren't to be waited for."""
     for state in range(1, outcomes.num_states + 1):
@@ -96,9 +90,9 @@ def true_class_scores(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Where predictions go, by the state in which the class was new, against where they should."""
-    outcome, of_class = _chosen(outcomes, choice), outcomes.run.states.of_class
+    outcome = outcomes.outcome(choice.state, choice.method, choice.score_kind)
     shares = {
-        name: np.bincount(of_class[classes], minlength=choice.state + 1)[1:] / len(classes)
+        name: np.bincount(outcomes.run.states.of_class[classes], minlength=choice.state + 1)[1:] / len(classes)
         for name, classes in (("predicted", outcome.predicted), ("truth", outcome.labels))
     }
     numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class"))
@@ -108,7 +102,7 @@ def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """State x state confusion in learning order."""
-    outcome, states = _chosen(outcomes, choice), outcomes.run.states
+    states, outcome = outcomes.run.states, outcomes.outcome(choice.state, choice.method, choice.score_kind)
     num_past = states.num_past(choice.state)
     shares = state_confusion(outcome.predicted, outcome.labels, states.of_class[: states.num_seen(choice.state)])
     index = pd.RangeIndex(1, choice.state + 1, name="true state")
@@ -122,7 +116,7 @@ def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Class x class confusion in learning order; the table holds the commonest confusions."""
-    outcome, states = _chosen(outcomes, choice), outcomes.run.states
+    states, outcome = outcomes.run.states, outcomes.outcome(choice.state, choice.method, choice.score_kind)
     num_seen = states.num_seen(choice.state)
     shares = state_confusion(outcome.predicted, outcome.labels, np.arange(1, num_seen + 1))
     names = np.array(outcomes.titles[:num_seen], dtype=object)
@@ -151,13 +145,9 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     if "IL2M" not in outcomes.left_out:
         memory = outcomes.run.statistics(choice.state, kind)
         kept = memory.initial_means[choice.label], memory.current_means[choice.label]
-    columns = {
-        "images": [len(own) for own in scores.values()],
-        "mean": [_mean(own) for own in scores.values()],
-        "standard deviation": [float(own.std()) if len(own) else np.nan for own in scores.values()],
-        "second memory (training images, exemplars)": kept,
-    }
-    numbers = pd.DataFrame(columns, index=list(scores))
+    measures = {"images": len, "mean": _mean, "standard deviation": lambda own: own.std() if len(own) else np.nan}
+    numbers = pd.DataFrame({name: [measure(own) for own in scores.values()] for name, measure in measures.items()})
+    numbers = numbers.set_axis(scores).assign(**{"second memory (training images, exemplars)": kept})
     finding = "class {}: mean {} {:.2f} when new, {:.2f} now".format(title, choice.unit, *numbers["mean"])
     draw = partial(plots.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
     return Shown(numbers, finding, draw)

@@ -9,13 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from il2m.plots.style import ALL, NEW, PAST, TRUTH, Series, set_up, stack_errors
 
+Change = tuple[np.ndarray, str, Sequence[str], Sequence[str]]  # image, caption, classes before, classes after
+
 
 def plot_class_confusion(shares: np.ndarray, state_of_class: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Where images of each class (rows) are predicted (columns), as shares of the row, with lines between states.
-
-    Darkness grows with the square root of a share, so that rare confusions are seen too. shares: (C, C).
-    state_of_class: (C,).
-    """
+    Darkness grows with a share's square root, so that rare ones are seen. shares: (C, C). state_of_class: (C,)."""
     ax = set_up(ax, xlabel="predicted class, in learning order", ylabel="true class, in learning order", plain="xy")
     ax.imshow(np.sqrt(shares), vmin=0, vmax=1, cmap="Blues", interpolation="nearest" if len(shares) < 200 else "auto")
     for first in np.flatnonzero(np.diff(state_of_class)) + 0.5:
@@ -44,9 +43,8 @@ def plot_own_scores(
     means: the same labels -> a mean of the second memory, drawn as a line where it is a number."""
     ax = set_up(ax, xlabel=f"{unit} of the true class", ylabel="validation images", whole="y")
     bins = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins=24)
-    for colour, (label, values) in zip((TRUTH, PAST), scores.items(), strict=False):
-        key = f"{label} ({len(values)} images)"
-        ax.hist(values, bins=bins, histtype="stepfilled", color=colour, alpha=0.45, label=key)
+    for colour, (label, own) in zip((TRUTH, PAST), scores.items(), strict=False):
+        ax.hist(own, bins, histtype="stepfilled", color=colour, alpha=0.45, label=f"{label} ({len(own)} images)")
         if np.isfinite(means.get(label, np.nan)):
             ax.axvline(means[label], color=colour, linestyle="--", linewidth=2, label=f"second memory, {label}")
     ax.legend(loc="upper left", fontsize="small")
@@ -80,16 +78,10 @@ def plot_what_if(
 
 
 def plot_changed_images(
-    kept: Sequence[np.ndarray],
-    columns: Mapping[str, Sequence[tuple[np.ndarray, str, Sequence[str], Sequence[str]]]],
-    *,
-    heading: str,
-    ax: Axes | None = None,
+    kept: Sequence[np.ndarray], columns: Mapping[str, Sequence[Change]], *, heading: str, ax: Axes | None = None
 ) -> Axes:
-    """A row of images under ``heading``, and columns of images with what they were taken for before and after.
-
-    kept: images (h, w, c) uint8. columns: heading -> [(image, caption, classes before, classes after), ...].
-    """
+    """A row of images, (h, w, c) uint8, under ``heading``; and columns of images under headings of their own, with what
+    they were taken for before and after."""
     ax = set_up(ax)
     tall = max((len(entries) for entries in columns.values()), default=0)
     title = {"weight": "bold", "va": "bottom", "parse_math": False}  # names may hold dollar signs

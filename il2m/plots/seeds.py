@@ -41,9 +41,7 @@ def plot_differences(
     ax: Axes | None = None,
 ) -> Axes:
     """Paired differences by label: every pair as a point, their mean as a bar across, its interval as a line.
-
-    points: label -> differences (fractions), one of each pair. intervals: label -> (low, high), NaN if there is none.
-    """
+    points: label -> differences (fractions), one of each pair. intervals: label -> (low, high), or NaN."""
     ax = set_up(ax, xlabel=xlabel, plain="y")
     places = np.arange(len(points))[::-1]
     for place, (label, values) in zip(places, points.items(), strict=True):
@@ -68,9 +66,7 @@ def plot_over_seeds(
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
     mean on a line, its interval upright.
-
-    values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high).
-    """
+    values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high)."""
     ax = set_up(ax, xlabel=xlabel, ylabel=ylabel, percent="y", plain="x")
     settings = sorted({setting for by_setting in values.values() for setting in by_setting})
     for i, (method, by_setting) in enumerate(values.items()):

@@ -22,9 +22,7 @@ def plot_by_state(
     ax: Axes | None = None,
 ) -> Axes:
     """One line per entry of ``values`` (label -> value by state, from ``first_state`` on).
-
-    strong: labels whose lines stand out, the first most; None draws all alike.
-    """
+    strong: labels whose lines stand out, the first most; None draws all alike."""
     ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", percent="y" if percent else "")
     for label, series in values.items():
         states = np.arange(first_state, first_state + len(series))
@@ -54,21 +52,14 @@ def plot_prediction_share(predicted_new: Sequence[float], true_new: Sequence[flo
 
 
 def plot_class_means(
-    initial: np.ndarray,
-    current: np.ndarray,
-    state_of_class: np.ndarray,
-    *,
-    unit: str = "raw score",
-    ax: Axes | None = None,
+    initial: np.ndarray, current: np.ndarray, origin: np.ndarray, *, unit: str = "raw score", ax: Axes | None = None
 ) -> Axes:
     """Each past class as a point: its mean score when it was new against now; below the diagonal it has faded.
-
-    initial, current, state_of_class: (past classes,).
-    """
+    initial, current: the means; origin: the state in which the class was new; all (past classes,)."""
     ax = set_up(ax)
     if len(initial) == 0:
         return nothing_to_draw(ax, "past classes")
-    points = ax.scatter(initial, current, c=state_of_class, cmap="viridis", s=22, zorder=3)
+    points = ax.scatter(initial, current, c=origin, cmap="viridis", s=22, zorder=3)
     ends = min(np.nanmin([initial, current]), 0), np.nanmax([initial, current])
     ax.plot(ends, ends, color=TRUTH, linewidth=1, linestyle="--")
     ax.set(xlabel=f"mean {unit} when new, $\\mu_P(C_i)$", ylabel=f"mean {unit} now, $\\mu_N(C_i)$")
@@ -94,8 +85,8 @@ def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes 
 def plot_error_breakdown(errors: Series, *, ax: Axes | None = None) -> Axes:
     """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
     ax = set_up(ax, xlabel="state", whole="x")
-    states = range(2, 2 + len(errors["past as new"]))
-    stack_errors(ax, states, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
+    places = range(2, 2 + len(errors["past as new"]))
+    stack_errors(ax, places, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -4,7 +4,6 @@ readers): past classes blue, new classes vermilion, truth grey, and each method 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -34,8 +33,7 @@ _STYLE = {
 
 def use_style() -> None:
     """Set the look of all figures of a notebook: calm, readable on paper and on screen."""
-    sns.set_theme(context="notebook", style="whitegrid")
-    mpl.rcParams.update(_STYLE)
+    sns.set_theme(context="notebook", style="whitegrid", rc=_STYLE)
 
 
 def page_style(ink: str) -> dict[str, object]:

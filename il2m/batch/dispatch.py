@@ -1,7 +1,5 @@
 """Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import logging

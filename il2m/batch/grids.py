@@ -12,8 +12,6 @@
 For a parameter that is itself a list, a list of lists is swept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -6,8 +6,6 @@
 <out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A grid's study, run: planned, told, and its jobs executed side by side on dask.distributed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import shlex
 import sys

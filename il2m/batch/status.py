@@ -1,7 +1,5 @@
 """How a study stands, how long it will take, and what a running one tells a log and a person at a terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import statistics

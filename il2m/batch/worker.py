@@ -1,7 +1,5 @@
 """A job in a dask worker: executed under its lock, with a GPU if there is one, and put on record."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """The study's notebooks: where they are, and what their parameter cells say."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json

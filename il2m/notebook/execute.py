@@ -6,8 +6,6 @@ from a server that has imported everything already (batch/warm.py); where a GPU 
 safe, they start from nothing. The kernel listens on Unix sockets, not on a network.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

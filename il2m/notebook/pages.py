@@ -1,7 +1,5 @@
 """Executed notebooks as pages that need no network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from il2m.system.files import write_atomically

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -48,20 +48,17 @@ class Grid:
     combinations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exclude: Sequence[Mapping[str, Any]] = ()
 
-    def only(self, names: Sequence[str]) -> Grid:
+    def only(self, names: Sequence[str]) -> Self:
         """The same grid with these of its combinations. Raises InputError for one that it does not have."""
         for name in names:
             if name not in self.combinations:
                 known = nearest(name, self.combinations) if self.combinations else "it has none."
                 raise InputError(f"grid {self.name}: no combination {name!r}: {known}")
-        combinations = {name: self.combinations[name] for name in names} if names else self.combinations
-        return replace(self, combinations=combinations)
+        return replace(self, combinations={name: self.combinations[name] for name in names} or self.combinations)
 
-    def overridden(self, overrides: Mapping[str, Any]) -> Grid:
-        """The same grid with these parameters said otherwise, in its combinations as well.
-
-        What is excluded stays so; entries for values that are gone are gone with them.
-        """
+    def overridden(self, overrides: Mapping[str, Any]) -> Self:
+        """The same grid with these parameters said otherwise, in its combinations as well, and without the exclusions
+        of values that are gone."""
         combinations = {
             name: {p: v for p, v in values.items() if p not in overrides} for name, values in self.combinations.items()
         }
@@ -83,7 +80,7 @@ class _Constructor(SafeConstructor):
 
 
 def _read_yaml(source: Path | str, where: str) -> Any:
-    """What a file or a text says, as plain values. Raises InputError of one line, which begins with ``where``."""
+    """What a file or a text says, as plain values. Raises InputError of one line."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
@@ -118,7 +115,6 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of one file, each key with the type and the parts that it must have."""
     content = _read_yaml(path, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: {_KEYS['parameters'][1]}.")
@@ -163,13 +159,12 @@ def values_to_sweep(name: str, value: Any) -> list[Any]:
 def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
     """Parameters that have more than one value in a grid, in the order in which it names them.
 
-    defaults: what holds where the grid says nothing; a list there is swept too.
+    defaults: see all_settings.
     """
     values_of: dict[str, set[str]] = {}
     for combination in (grid.combinations or {"": {}}).values():
-        values = {**defaults, **grid.parameters, **combination}
-        for name in dict.fromkeys([*grid.parameters, *values]):
-            values_of.setdefault(name, set()).update(_forms(name, values[name]))
+        for name, value in {**grid.parameters, **defaults, **grid.parameters, **combination}.items():
+            values_of.setdefault(name, set()).update(_forms(name, value))
     return [name for name, values in values_of.items() if len(values) > 1]
 
 
@@ -219,13 +214,13 @@ def _check(grid: Grid, known: Mapping[str, Any]) -> None:
     parts = [("", grid.parameters)]
     parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
     parts += [("exclude: ", entry) for entry in grid.exclude]
-    problems: dict[str, None] = {}  # each once, in order
+    problems = []
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):
                 try:
                     check_parameters({name: single}, known)
                 except InputError as error:
-                    problems[f"{where}{error}"] = None
+                    problems.append(f"{where}{error}")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError("\n".join(dict.fromkeys(problems)))

@@ -7,7 +7,6 @@ How far this goes on file systems that several machines share: docs/reliability.
 
 import contextlib
 import errno
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path

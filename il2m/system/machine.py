@@ -38,7 +38,7 @@ def usable_cores() -> int | None:
 
 
 def git_state(checkout: Path) -> dict[str, Any]:
-    """``commit`` and ``changed`` (if files differ from it) of a checkout; None for both if the folder is none, or git can't tell."""
+    """``commit`` and ``changed`` (files differ from it) of a checkout; both None if it is none, or git can't tell."""
     printed = ""
     if (checkout / ".git").exists():  # not a package that only lies somewhere inside another project's checkout
         git = ("git", "--no-optional-locks", "-C", str(checkout))  # reads only: others may be at work there

@@ -1,15 +1,6 @@
 """Grid files: which settings a study is made of. They are data: YAML that can name values, and nothing else.
 
-    extends: quickstart.yaml                 another grid, whose parameters hold where these don't say otherwise
-    description: one line for people
-    parameters: {memory_size: [100, 200]}    a value, or a list of values to sweep, for all notebooks
-    combinations:                            named sets of further parameters; each is swept with the ones above
-      plain: {}
-      herding: {exemplar_selection: herding, distillation: true}
-    exclude:                                 settings to leave out: those that have all these values
-      - {memory_size: 100, distillation: true}
-
-For a parameter that is itself a list, a list of lists is swept.
+What they may hold: docs/batches.md. For a parameter that is itself a list, a list of lists is swept.
 """
 
 import contextlib
@@ -157,10 +148,7 @@ def values_to_sweep(name: str, value: Any) -> list[Any]:
 
 
 def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
-    """Parameters that have more than one value in a grid, in the order in which it names them.
-
-    defaults: see all_settings.
-    """
+    """Parameters that have several values, in the order in which the grid names them. defaults: see all_settings."""
     values_of: dict[str, set[str]] = {}
     for combination in (grid.combinations or {"": {}}).values():
         for name, value in {**grid.parameters, **defaults, **grid.parameters, **combination}.items():

@@ -32,8 +32,7 @@ class JobEnd:
 
 
 def why_not_here(marker: Path, job: Job, code: str) -> str:
-    """Why jobs like this one can't be done here, "" if they can. marker: a file in the study's folder; code: see
-    run_job."""
+    """Why a job can't be done here, "" if it can. marker: a file in the study's folder. code: see run_job."""
     host = socket.gethostname()
     if not marker.is_file():
         return f"on {host} does not see {job.out_dir}: all machines must share the study's folder, under one path."
@@ -42,14 +41,14 @@ def why_not_here(marker: Path, job: Job, code: str) -> str:
     return ""
 
 
-def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] | None = None) -> JobEnd:
+def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}) -> JobEnd:
     """Execute one job's notebook, unless another process did so in the meantime. Never raises.
 
     code: records.code_hash, as it must be here. lease: a file in the study's folder; the job ends when it is gone.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
     host = socket.gethostname()
-    failed = [name for name, end in (earlier or {}).items() if end.failure]
+    failed = [name for name, end in earlier.items() if end.failure]
     if needed := [name for name in job.after if name in failed]:
         return JobEnd(failure=f"not run, because {needed[0]} failed")
     if not lease.exists():

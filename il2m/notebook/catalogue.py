@@ -10,12 +10,8 @@ from il2m.errors import InputError, nearest
 from il2m.system.files import write_atomically
 from il2m.system.machine import SHIPPED
 
-BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
-    "01_base_training",
-    "02_fine_tuning",
-    "03_dual_memory_analysis",
-    "04_rectification_ablation",
-)
+NOTEBOOKS = ("01_base_training", "02_fine_tuning", "03_dual_memory_analysis", "04_rectification_ablation")
+BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS
 
 
 def find_notebooks() -> Path:

@@ -223,10 +223,8 @@ def _kernel_main(pipe: Connection, plugins: Sequence[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-
     def watch() -> None:
-        parent.join()
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

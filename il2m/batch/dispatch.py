@@ -1,7 +1,5 @@
 """Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import logging
@@ -25,19 +23,17 @@ from il2m.errors import InputError
 from il2m.system.machine import usable_cores, visible_gpus
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
-_TLS = (
-    "Name the certificates (PEM files) in dask's configuration, for example by the environment variables "
-    "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and "
-    "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
-)
+_TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
+DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
+DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
 
 
 @dataclass(frozen=True)
 class Workers:
     """How many jobs run side by side, with how many CPU threads each, and where. Raises InputError if both are given.
 
-    count: on this machine; None: one per GPU, or as many as the cores have room for. scheduler: the address of a dask
-    scheduler, whose workers' threads then take a job each.
+    count: on this machine; None: one per GPU, or as many as the cores have room for.
+    scheduler: the address of a dask scheduler, whose workers' threads then take a job each.
     """
 
     count: int | None = None
@@ -57,14 +53,14 @@ class Workers:
 @contextlib.contextmanager
 def connected(workers: Workers) -> Iterator[Client]:
     """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
-    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
-        # dask logs a lost connection with its traceback, when luck has it so: what it means is told instead
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":  # it logs a lost connection with its traceback: what it means is told
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     if workers.scheduler:
         options = {"address": workers.scheduler, "timeout": _PATIENCE}
     else:  # threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
         options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
-        options |= {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+        options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
     try:
         client = Client(**options)
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
@@ -108,8 +104,8 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
             for address, problem in client.run(why_not_here, Path(lease.name), jobs[0], codes[jobs[0].name]).items():
                 if problem:
                     raise InputError(f"worker {address} {problem}")
-        if dashboard(client):
-            print(f"dashboard: {dashboard(client)}", flush=True)
+        if address := dashboard(client):
+            print(f"dashboard: {address}", flush=True)
         dispatch = _Dispatch(client, codes, Path(lease.name), estimates)
         try:
             return dispatch.run(jobs)
@@ -138,9 +134,8 @@ class _Dispatch:
         with Live(jobs, self._estimates) as live:
             while not ending.is_empty():
                 for future in ending.next_batch(block=False):
-                    job, how_far = self._submitted[future.key]
-                    end = self._end(job, future, how_far)
-                    if end:
+                    job = self._submitted[future.key][0]
+                    if end := self._end(future):
                         self._ends[job.name] = end
                         self._estimates.add(job.kind, end.seconds, end.work)
                         live.ended(job, end.seconds, end.failure)
@@ -154,20 +149,20 @@ class _Dispatch:
     def wait_for_those_under_way(self) -> None:
         """They end once their lease is gone. A second Ctrl-C does not wait for them."""
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the scheduler may be gone
-            given = {key for keys in self._client.processing().values() for key in keys}
+            given = set().union(*self._client.processing().values())
             wait([future for future in self._futures.values() if future.key in given], timeout=_PATIENCE)
 
     def _submit(self, job: Job) -> None:
-        awaited = [name for name in (*job.after, *job.beside) if name in self._futures]
+        awaited = {*job.after, *job.beside} & self._futures.keys()
         earlier = {name: self._ends.get(name, self._futures[name]) for name in awaited}
         key = f"{job.name}-{uuid.uuid4().hex}"
         self._submitted[key] = job, _how_far(job)
         arguments = (job, self._codes[job.name], self._lease, earlier)
         self._futures[job.name] = self._client.submit(run_job, *arguments, key=key, pure=False)
 
-    def _end(self, job: Job, future: Future, how_far: list) -> JobEnd | None:
-        """How a job came out; None if it is to be done again, because workers died but the job got on meanwhile, or
-        because it was not this one that they died of. how_far: the job was when it was submitted."""
+    def _end(self, future: Future) -> JobEnd | None:
+        """How a job came out; None if it is to be done again: workers died, but not of this job, or it had got on."""
+        job, how_far = self._submitted[future.key]
         if future.cancelled():
             raise InputError("the dask scheduler is gone, its jobs are stopped; the same command goes on from there.")
         error = future.exception()
@@ -184,11 +179,11 @@ class _Dispatch:
     def _under_way(self) -> tuple[list[Job], int]:
         """The jobs that workers are at (some that they were given still wait there), and how many they can do."""
         try:
-            given = [key for keys in self._client.processing().values() for key in keys if key in self._submitted]
+            given = self._submitted.keys() & set().union(*self._client.processing().values())
             slots = sum(self._client.nthreads().values())
         except (OSError, TimeoutError):  # the scheduler is gone, or busy: its futures will tell
             return [], 0
-        jobs = [self._submitted[key][0] for key in given]
+        jobs = [job for key, (job, _) in self._submitted.items() if key in given]
         return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
 
 

@@ -1,18 +1,7 @@
 """Grid files: which settings a study is made of. They are data: YAML that can name values, and nothing else.
 
-    extends: quickstart.yaml                 another grid, whose parameters hold where these don't say otherwise
-    description: one line for people
-    parameters: {memory_size: [100, 200]}    a value, or a list of values to sweep, for all notebooks
-    combinations:                            named sets of further parameters; each is swept with the ones above
-      plain: {}
-      herding: {exemplar_selection: herding, distillation: true}
-    exclude:                                 settings to leave out: those that have all these values
-      - {memory_size: 100, distillation: true}
-
-For a parameter that is itself a list, a list of lists is swept.
+What they may hold: docs/batches.md. For a parameter that is itself a list, a list of lists is swept.
 """
-
-from __future__ import annotations
 
 import contextlib
 import itertools
@@ -20,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -50,20 +39,17 @@ class Grid:
     combinations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exclude: Sequence[Mapping[str, Any]] = ()
 
-    def only(self, names: Sequence[str]) -> Grid:
+    def only(self, names: Sequence[str]) -> Self:
         """The same grid with these of its combinations. Raises InputError for one that it does not have."""
         for name in names:
             if name not in self.combinations:
                 known = nearest(name, self.combinations) if self.combinations else "it has none."
                 raise InputError(f"grid {self.name}: no combination {name!r}: {known}")
-        combinations = {name: self.combinations[name] for name in names} if names else self.combinations
-        return replace(self, combinations=combinations)
+        return replace(self, combinations={name: self.combinations[name] for name in names} or self.combinations)
 
-    def overridden(self, overrides: Mapping[str, Any]) -> Grid:
-        """The same grid with these parameters said otherwise, in its combinations as well.
-
-        What is excluded stays so; entries for values that are gone are gone with them.
-        """
+    def overridden(self, overrides: Mapping[str, Any]) -> Self:
+        """The same grid with these parameters said otherwise, in its combinations as well, and without the exclusions
+        of values that are gone."""
         combinations = {
             name: {p: v for p, v in values.items() if p not in overrides} for name, values in self.combinations.items()
         }
@@ -85,7 +71,7 @@ class _Constructor(SafeConstructor):
 
 
 def _read_yaml(source: Path | str, where: str) -> Any:
-    """What a file or a text says, as plain values. Raises InputError of one line, which begins with ``where``."""
+    """What a file or a text says, as plain values. Raises InputError of one line."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
@@ -120,7 +106,6 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of one file, each key with the type and the parts that it must have."""
     content = _read_yaml(path, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: {_KEYS['parameters'][1]}.")
@@ -163,15 +148,11 @@ def values_to_sweep(name: str, value: Any) -> list[Any]:
 
 
 def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
-    """Parameters that have more than one value in a grid, in the order in which it names them.
-
-    defaults: what holds where the grid says nothing; a list there is swept too.
-    """
+    """Parameters that have several values, in the order in which the grid names them. defaults: see all_settings."""
     values_of: dict[str, set[str]] = {}
     for combination in (grid.combinations or {"": {}}).values():
-        values = {**defaults, **grid.parameters, **combination}
-        for name in dict.fromkeys([*grid.parameters, *values]):
-            values_of.setdefault(name, set()).update(_forms(name, values[name]))
+        for name, value in {**grid.parameters, **defaults, **grid.parameters, **combination}.items():
+            values_of.setdefault(name, set()).update(_forms(name, value))
     return [name for name, values in values_of.items() if len(values) > 1]
 
 
@@ -221,13 +202,13 @@ def _check(grid: Grid, known: Mapping[str, Any]) -> None:
     parts = [("", grid.parameters)]
     parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
     parts += [("exclude: ", entry) for entry in grid.exclude]
-    problems: dict[str, None] = {}  # each once, in order
+    problems = []
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):
                 try:
                     check_parameters({name: single}, known)
                 except InputError as error:
-                    problems[f"{where}{error}"] = None
+                    problems.append(f"{where}{error}")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError("\n".join(dict.fromkeys(problems)))

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from il2m.data.dataset import Dataset
     from il2m.study.planning import Plan
 
-MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
-PLACES = ("out_dir", "data_dir")
+_MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
 _CHOSEN_HERE = {
     "out_dir": "use --out",
     "base": "each run gets its own",
@@ -36,22 +35,19 @@ _NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in wha
 class Job:
     """One notebook to execute, for the run folder named ``run``.
 
-    after: names of the jobs whose results it needs; beside: of those whose results it shows too if there are any.
     kind, work: jobs of one kind take seconds in proportion to their work (image passes of a training, else 1).
-    swept: the values of what varies in the grid, of this job; combinations: those of the grid that it serves.
-    plugins: what is loaded before the notebook, see system.plugins.
     """
 
     notebook: str
     run: str
     parameters: dict[str, Any]
-    after: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()  # names of the jobs whose results it needs
+    beside: tuple[str, ...] = ()  # of those whose results it shows too if there are any
     kind: str = ""
     work: float = 1.0
-    swept: dict[str, Any] = field(default_factory=dict)
-    combinations: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
+    swept: dict[str, Any] = field(default_factory=dict)  # the values that it has of what varies in the grid
+    combinations: tuple[str, ...] = ()  # those of the grid that it serves
+    plugins: tuple[str, ...] = ()  # what is loaded before the notebook, see system.plugins
 
     @property
     def name(self) -> str:
@@ -69,7 +65,8 @@ class Job:
     @property
     def key(self) -> str:
         """Hash of what the job is asked for; not of the study's folder, of data_dir, nor of the machine it runs on."""
-        return short_hash({p: value for p, value in self.parameters.items() if p not in (*MACHINE, *PLACES)})
+        left_out = (*_MACHINE, "out_dir", "data_dir")
+        return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
 
     def file(self, suffix: str) -> Path:
         """What the study's folder holds of it: its record (.json), its lock (.lock), what it printed (.log)."""
@@ -81,8 +78,8 @@ def plan_jobs(
 ) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
 
-    Relative paths in the grid start at the current directory. num_threads: CPU threads of each job. plugins: loaded
-    here first, and then by each job.
+    Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
+    plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
     from il2m.data.sources import load_dataset  # imports torch
@@ -104,8 +101,7 @@ def plan_jobs(
 
 
 def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iterator[tuple[dict, dict]]:
-    """What each setting of a grid gives to each notebook, ``fixed`` always, and ``swept`` and ``combinations`` of its
-    jobs."""
+    """What each setting of a grid gives to each notebook, and ``swept`` and ``combinations`` of its jobs."""
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
     for name, instead in _CHOSEN_HERE.items():
         if any(name in values for values in (grid.parameters, *grid.combinations.values())):
@@ -113,16 +109,14 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
     for name in swept:
-        if name in MACHINE or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
-            raise InputError(
-                f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what "
-                "comes out, and can't be swept; give one value."
-            )
+        if name in _MACHINE or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
+            what = f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what comes"
+            raise InputError(f"{what} out, and can't be swept; give one value.")
     for values, combination in settings:
         chosen = {"data_dir": defaults[BASE]["data_dir"], **_absolute(values, Path.cwd()), **fixed}
         parameters = {notebook: {p: v for p, v in chosen.items() if p in cell} for notebook, cell in defaults.items()}
         varying = {name: values[name] for name in swept if name in values}
-        yield parameters, {"swept": varying, "combinations": (combination,) if combination else ()}
+        yield parameters, {"swept": varying, "combinations": (combination,) * bool(combination)}
 
 
 def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable[..., Dataset]) -> Iterator[Job]:
@@ -137,8 +131,8 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
         in_base = {name: value for name, value in labels["swept"].items() if name in defaults[BASE]}
         base = _training(base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
         yield base
-        given = _planned({**defaults[FINE_TUNING], **parameters[FINE_TUNING]}, "base", "dataset")
-        plan = plan_fine_tuning(**given, base_plan=base_plan)
+        given = {**defaults[FINE_TUNING], **parameters[FINE_TUNING]}
+        plan = plan_fine_tuning(**_planned(given, "base", "dataset"), base_plan=base_plan)
         given = parameters[FINE_TUNING] | {"base": base.run}
         tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
         twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, parameters, labels))
@@ -164,10 +158,10 @@ def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: 
 
 def _merged(known: Job, job: Job) -> Job:
     """One job for two settings that ask for the same."""
-    combinations = tuple(dict.fromkeys([*known.combinations, *job.combinations]))
-    shown = tuple(dict.fromkeys([*known.beside, *job.beside]))
+    combinations = tuple(dict.fromkeys(known.combinations + job.combinations))
+    beside = tuple(dict.fromkeys(known.beside + job.beside))
     swept = {name: value for name, value in known.swept.items() if job.swept.get(name) == value}
-    return replace(known, combinations=combinations, beside=shown, swept=swept)
+    return replace(known, combinations=combinations, beside=beside, swept=swept)
 
 
 def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
@@ -178,8 +172,9 @@ def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
     """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
     from il2m.data.sources import absolute_source  # imports torch
 
-    paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
-    absolute = {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
+    absolute = dict(parameters)
+    if "data_dir" in parameters:
+        absolute["data_dir"] = str((start / Path(parameters["data_dir"]).expanduser()).resolve())
     if "dataset" in parameters:
         absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
-    return {**parameters, **absolute}
+    return absolute

@@ -6,8 +6,6 @@
 <out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -38,10 +36,10 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
     """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
     for before. Returns True if there was none."""
     name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
-    plan = {"grid": grid.name, "description": grid.description, "command": list(command), "folder": str(Path.cwd())}
-    plan |= {"made": _now(), "environment": environment(), "jobs": [vars(job) for job in jobs]}
     path = out_dir / "plans" / f"{name}.json"
     is_new = not path.exists()
+    plan = {"grid": grid.name, "description": grid.description, "command": command, "folder": str(Path.cwd())}
+    plan |= {"made": _now(), "environment": environment(), "jobs": [vars(job) for job in jobs]}
     write_atomically(path, json.dumps(plan))
     return is_new
 
@@ -52,8 +50,7 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
     for path in (out_dir / "plans").glob("*.json"):
         try:
             plan = json.loads(path.read_text())
-            plan["jobs"] = [_job(entry, out_dir) for entry in plan["jobs"]]
-            plans.append(plan | {"file": path.name})
+            plans.append(plan | {"file": path.name, "jobs": [_job(entry, out_dir) for entry in plan["jobs"]]})
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the same command writes it again
     return sorted(plans, key=lambda plan: plan["made"])
@@ -82,11 +79,10 @@ def _now() -> str:
 
 def read_record(path: Path) -> dict[str, Any]:
     """One record; empty if there is none that can be read."""
-    try:
-        record = json.loads(path.read_text())
-        return record if isinstance(record, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(record := json.loads(path.read_text()), dict):
+            return record
+    return {}
 
 
 def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
@@ -97,10 +93,12 @@ def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
 def standing(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
     """How a job stands by its record, one of STATUSES, and why it is not done, where the record tells."""
     status = record.get("status", MISSING)
+    if status == MISSING:
+        return MISSING, ""
     if status == RUNNING:
         return (RUNNING, "") if is_locked(job.file(".lock")) else (MISSING, "was interrupted")
-    if status == MISSING or record.get("key") != job.key:
-        return MISSING, "" if status == MISSING else "was done with other parameters"
+    if record.get("key") != job.key:
+        return MISSING, "was done with other parameters"
     if status == DONE:
         with contextlib.suppress(OSError):
             if all((job.out_dir / name).stat().st_size == size for name, size in record["files"].items()):
@@ -110,10 +108,7 @@ def standing(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def is_done(job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[str]) -> bool:
-    """Whether a record says that this job was done, as it is asked for and by this code, and its files are there.
-
-    to_show: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
-    """
+    """Whether a job is done as it is asked for, by this code, showing the jobs ``to_show`` at least, and stands so."""
     return record.get("code") == code and set(to_show) <= set(record["beside"]) and standing(job, record)[0] == DONE
 
 
@@ -142,13 +137,11 @@ def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
 
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
-    """Those that are not done, and those that need, or could show, one of them; ``jobs`` come in an order in which they
-    can be done."""
+    """Those that are not done, and those that need one of them; ``jobs`` come in an order in which they can be done."""
     codes = codes_of(jobs, notebooks)
     waiting: dict[str, Job] = {}
     for job in jobs:
-        needs_one = any(name in waiting for name in job.after)
-        if needs_one or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
+        if waiting.keys() & job.after or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
             waiting[job.name] = job
     return list(waiting.values())
 

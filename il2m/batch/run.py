@@ -1,7 +1,5 @@
 """A grid's study, run: planned, told, and its jobs executed side by side on dask.distributed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import shlex
 import sys
@@ -22,6 +20,7 @@ from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
+from il2m.results.table import save_results, summary
 from il2m.study.runs import RESULTS_FILE
 from il2m.system.machine import CHECKOUT, visible_gpus
 
@@ -29,31 +28,31 @@ _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the
 
 
 class StudyRun(NamedTuple):
-    """What run_study did: the study's folder, whether the plan is new there, and failed job -> reason."""
+    """What run_study did."""
 
     folder: Path
-    is_new: bool
-    failed: Mapping[str, str]
+    is_new: bool  # whether the plan is new there
+    failed: Mapping[str, str]  # job -> reason
 
 
 def run_study(
     grid_file: Path,
     *,
-    out_dir: Path | None = None,
-    only: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    plugins: Sequence[str] = (),
-    workers: Workers | None = None,
-    dry_run: bool = False,
-    command: Sequence[str] = (),
+    out_dir: Path | None,
+    only: Sequence[str],
+    overrides: Sequence[str],
+    plugins: Sequence[str],
+    workers: Workers,
+    dry_run: bool,
+    command: Sequence[str],
 ) -> StudyRun:
-    """Execute a grid's study, print its plan, its progress and a summary; returns where it is, and what failed.
+    """Execute a grid's study, print its plan, its progress and a summary. What was done before, and is there, is kept.
 
     only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
     system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan.
-    All is checked before the first job starts; raises InputError. What was done before, and is there, is kept.
+    All is checked before the first job starts; raises InputError.
     """
-    started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
+    started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
@@ -67,7 +66,6 @@ def run_study(
     print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
     if dry_run:
         return StudyRun(out, False, {})
-    command = list(command) or ["il2m", "run", str(grid_file)]
     is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
@@ -92,8 +90,7 @@ def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
 def _plan_text(
     grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, out: Path, workers: Workers, *, each: bool
 ) -> str:
-    """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take; if
-    ``each``, also one line per job."""
+    """The plan for a person, by notebook; if ``each``, also one line per job."""
     num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
@@ -111,12 +108,11 @@ def _plan_text(
         lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
     if waiting:
         seconds, unknown = estimates.total(waiting)
-        where = (
-            f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.slots} jobs side by side"
-        )
-        together = f", about {duration(seconds / workers.slots)}" if seconds and not workers.scheduler else ""
-        guess = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
-        lines.append(f"{where}{together}{guess}")
+        where = f"the workers of {workers.scheduler}"
+        if not workers.scheduler:
+            together = f", about {duration(seconds / workers.slots)}" if seconds else ""
+            where = f"up to {workers.slots} jobs side by side{together}"
+        lines.append(where + (f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""))
     return "\n".join(lines)
 
 
@@ -129,8 +125,6 @@ def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
 
 def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
     """Print a summary of each run of a small study; collect the results of all runs in the study's folder."""
-    from il2m.results.table import save_results, summary  # imports torch: not while jobs need the memory
-
     ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
     if len(ablated) <= _MOST_SUMMARIES:
         for run in ablated:

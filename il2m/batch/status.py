@@ -1,13 +1,12 @@
 """How a study stands, how long it will take, and what a running one tells a log and a person at a terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,11 @@ class Estimates:
         """None where no such job was ever done. A stage that is stored is only looked at, whatever code made it."""
         if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
             return _START_UP
-        if job.kind not in self._medians and job.kind in self._rates:
+        if job.kind not in self._rates:
+            return None
+        if job.kind not in self._medians:
             self._medians[job.kind] = statistics.median(self._rates[job.kind])
-        return _START_UP + self._medians[job.kind] * job.work if job.kind in self._medians else None
+        return _START_UP + self._medians[job.kind] * job.work
 
     def total(self, jobs: Iterable[Job]) -> tuple[float, int]:
         """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
@@ -123,10 +124,7 @@ class Live(contextlib.ExitStack):
             print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
-        """Say what is under way: to a person every second, to a log once a minute.
-
-        under_way: asked then for the jobs under way, and for how many can be at a time.
-        """
+        """Say what is under way, and at how many jobs a time: to a person every second, to a log once a minute."""
         now, is_person = time.monotonic(), sys.stdout.isatty()
         if now - self._shown < (1 if is_person else _SECONDS_BETWEEN_LINES):
             return
@@ -140,12 +138,12 @@ class Live(contextlib.ExitStack):
         while len(self._bars) < len(lines):
             options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
             self._bars.append(self.enter_context(tqdm(position=len(self._bars), **options)))
-        for bar, line in zip(self._bars, [*lines, *[""] * len(self._bars)], strict=False):
+        for bar, line in zip_longest(self._bars, lines, fillvalue=""):
             bar.set_description_str(line)
 
     def _summary(self, slots: int) -> str:
         seconds, unknown = self._estimates.total(self._left.values())
-        left = f", about {duration(seconds / slots)} left" if seconds and slots and not unknown else ""
+        left = f", about {duration(seconds / slots)} left" if slots and seconds and not unknown else ""
         left = left if slots else ", waiting for a worker"
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"

@@ -1,7 +1,5 @@
 """A job in a dask worker: executed under its lock, with a GPU if there is one, and put on record."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
@@ -26,17 +24,15 @@ PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where 
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
-    (empty: it did not)."""
+    """How a job ended."""
 
     seconds: float = 0.0
-    work: float = 0.0
-    failure: str = ""
+    work: float = 0.0  # 0: its results were there
+    failure: str = ""  # why it failed; "": it did not
 
 
 def why_not_here(marker: Path, job: Job, code: str) -> str:
-    """Why jobs of a study can't be done in this process, "" if they can. marker: a file in the study's folder.
-    code: records.code_hash of one of its jobs, as it must be here."""
+    """Why a job can't be done here, "" if it can. marker: a file in the study's folder. code: see run_job."""
     host = socket.gethostname()
     if not marker.is_file():
         return f"on {host} does not see {job.out_dir}: all machines must share the study's folder, under one path."
@@ -45,15 +41,14 @@ def why_not_here(marker: Path, job: Job, code: str) -> str:
     return ""
 
 
-def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] | None = None) -> JobEnd:
+def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}) -> JobEnd:
     """Execute one job's notebook, unless another process did so in the meantime. Never raises.
 
-    The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
     code: records.code_hash, as it must be here. lease: a file in the study's folder; the job ends when it is gone.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
     host = socket.gethostname()
-    failed = [name for name, end in (earlier or {}).items() if end.failure]
+    failed = [name for name, end in earlier.items() if end.failure]
     if needed := [name for name in job.after if name in failed]:
         return JobEnd(failure=f"not run, because {needed[0]} failed")
     if not lease.exists():
@@ -83,8 +78,8 @@ def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease
     work = 0 if is_begun else job.work  # the time of a training that was begun before tells nothing
     log, started = job.file(".log"), time.monotonic()
     with leased_gpu() as gpu:
-        options = {"environment": gpu, "preload": PRELOAD, "log": log, "stop": lambda: not lease.exists()}
-        failure = execute_notebook(notebook, job.output, job.parameters, plugins=job.plugins, **options)
+        options = {"plugins": job.plugins, "environment": gpu, "preload": PRELOAD, "log": log}
+        failure = execute_notebook(notebook, job.output, job.parameters, stop=lambda: not lease.exists(), **options)
     details["seconds"] = time.monotonic() - started
     if failure:
         records.write_record(job, FAILED, reason=failure, **details)

@@ -1,7 +1,5 @@
 """The study's notebooks: where they are, and what their parameter cells say."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json
@@ -12,12 +10,8 @@ from il2m.errors import InputError, nearest
 from il2m.system.files import write_atomically
 from il2m.system.machine import SHIPPED
 
-BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
-    "01_base_training",
-    "02_fine_tuning",
-    "03_dual_memory_analysis",
-    "04_rectification_ablation",
-)
+NOTEBOOKS = ("01_base_training", "02_fine_tuning", "03_dual_memory_analysis", "04_rectification_ablation")
+BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS
 
 
 def find_notebooks() -> Path:
@@ -54,8 +48,8 @@ def copy_notebooks(folder: Path) -> list[Path]:
 def notebook_parameters(path: Path) -> dict[str, Any]:
     """Names and default values in the cell of a notebook that is tagged ``parameters``: literals, each given to a name.
 
-    Raises InputError for anything else in it: no value could be told without running it. papermill only warns when the
-    tag is missing, and then ignores what it is given: here that is an InputError as well.
+    Raises InputError for anything else in it, which could not be told without running it; and where no cell is tagged,
+    as papermill would ignore what it is given.
     """
     try:
         cells = json.loads(path.read_bytes())["cells"]

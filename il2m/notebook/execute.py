@@ -1,12 +1,9 @@
 """One notebook, executed by papermill in a process of its own with a kernel of its own.
 
-papermill changes the working directory, and a kernel of its own keeps one job's threads, memory and crashes from the
-others: so nothing is shared. Both processes end when the one that started them does, however that ends. They are forked
-from a server that has imported everything already (batch/warm.py); where a GPU might be touched, or forking is not
-safe, they start from nothing. The kernel listens on Unix sockets, not on a network.
+So jobs share no threads, memory, crashes or working directory. Both processes end when the one that started them does,
+however that ends. They are forked from a server that has imported everything already (batch/warm.py); where a GPU might
+be touched, or forking is not safe, they start from nothing. The kernel listens on Unix sockets, not on a network.
 """
-
-from __future__ import annotations
 
 import logging
 import multiprocessing
@@ -43,12 +40,12 @@ class Stopped(Exception):
 
 def is_warm() -> bool:
     """Whether processes are forked from a server that has everything imported."""
-    return sys.platform == "linux" and not visible_gpus() and _is_short(tempfile.gettempdir())
+    return sys.platform == "linux" and not visible_gpus() and _has_room_for_sockets()
 
 
-def _is_short(folder: str) -> bool:
-    """Whether the path of a Unix socket somewhere in it stays within the 107 bytes that it may have."""
-    return len(os.fsencode(folder)) < 64
+def _has_room_for_sockets() -> bool:
+    """Whether the path of a Unix socket in the folder for temporary files stays within the 107 bytes it may have."""
+    return len(os.fsencode(tempfile.gettempdir())) < 64
 
 
 def process_context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
@@ -64,29 +61,27 @@ def execute_notebook(
     parameters: Mapping[str, Any],
     *,
     plugins: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = {},
     log: Path | None = None,
     title: str = "",
     hide_code: bool = False,
     preload: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Execute ``notebook`` with ``parameters`` into ``output``, and make its page beside it (.html); returns why it
-    failed, ``""`` if it did not. The notebook's folder is the working directory.
+    """Execute ``notebook`` in its folder into ``output``, and make its page beside it (.html); returns why it failed,
+    ``""`` if it did not. Copy and page appear when they are whole, those of a failure as failed_copy(output).
 
-    Copy and page appear when they are whole; those of a failure as failed_copy(output), its traceback in place.
     Only one process at a time may execute into the same output.
     plugins: loaded first, see system.plugins; one that can't be is the failure.
     environment: more variables for the job's processes. log: a file for what they print beside the notebook's output.
-    preload: modules that the process should find imported, see process_context.
+    preload: see process_context.
     stop: asked several times a second. Raises Stopped once it is true; the processes are gone then.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     copy = output.with_name(f".{output.name}")
     page = {"title": title or output.stem, "hide_code": hide_code}
-    arguments = (log, dict(environment or {}), tuple(plugins), notebook, copy, dict(parameters), page)
     try:
-        failure = _in_a_process(arguments, preload, stop)
+        failure = _in_a_process(preload, stop, log, environment, plugins, notebook, copy, parameters, page)
         _remove(failed_copy(output))
         target = failed_copy(output) if failure else output
         for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
@@ -103,16 +98,15 @@ def failed_copy(output: Path) -> Path:
 
 
 def _remove(notebook: Path) -> None:
-    """Remove a copy and its page, if there are any."""
     for path in (notebook, notebook.with_suffix(".html")):
         path.unlink(missing_ok=True)
 
 
-def _in_a_process(arguments: tuple[Any, ...], preload: Sequence[str], stop: Callable[[], bool]) -> str:
+def _in_a_process(preload: Sequence[str], stop: Callable[[], bool], log: Path | None, *arguments: Any) -> str:
     """Run _job_main in a process of its own; returns what it replies, or how it ended without a reply."""
     multiprocessing.current_process().daemon = False  # a dask worker is a daemon of its nanny, and may have no children
     reply, sender = multiprocessing.Pipe(duplex=False)
-    process = process_context(preload).Process(target=_job_main, args=(sender, *arguments))
+    process = process_context(preload).Process(target=_job_main, args=(sender, log, *arguments))
     process.start()
     sender.close()
     try:
@@ -123,7 +117,7 @@ def _in_a_process(arguments: tuple[Any, ...], preload: Sequence[str], stop: Call
     except EOFError:
         process.join()
         how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with exit code {process.exitcode}"
-        return f"its process ended {how}" + (f", see {arguments[0]}" if arguments[0] else "")
+        return f"its process ended {how}" + (f", see {log}" if log else "")
     finally:  # also of its kernel and what that started: all that they write appears whole or not at all
         process.join(timeout=2 * _POLL_SECONDS)
         if process.exitcode is None:
@@ -138,10 +132,10 @@ def _in_a_process(arguments: tuple[Any, ...], preload: Sequence[str], stop: Call
 
 
 def _job_main(
-    reply: Connection, log: Path | None, environment: dict[str, str], plugins: tuple[str, ...], *task: Any
+    reply: Connection, log: Path | None, environment: Mapping[str, str], plugins: Sequence[str], *task: Any
 ) -> None:
     os.setpgid(0, 0)  # a group of its own: Ctrl-C reaches the process that started it only
-    os.environ |= KERNEL_ENVIRONMENT | environment
+    os.environ |= {**KERNEL_ENVIRONMENT, **environment}
     sys.stdout.flush(), sys.stderr.flush()
     with open(log or os.devnull, "wb") as file:  # for what this process and its children print
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
@@ -155,7 +149,7 @@ def _job_main(
 
 
 def _execute(
-    kernel: BaseProcess, pipe: Connection, notebook: Path, output: Path, parameters: dict, page: dict[str, Any]
+    kernel: BaseProcess, pipe: Connection, notebook: Path, output: Path, parameters: Mapping, page: Mapping[str, Any]
 ) -> str:
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -163,7 +157,7 @@ def _execute(
     from il2m.notebook.pages import write_page
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    sockets = tempfile.mkdtemp(prefix="il2m-", dir=None if _is_short(tempfile.gettempdir()) else "/tmp")
+    sockets = tempfile.mkdtemp(prefix="il2m-", dir=None if _has_room_for_sockets() else "/tmp")
     options = {"kernel_name": "python3", "progress_bar": False, "cwd": notebook.parent, "start_timeout": 300}
     options["kernel_manager_class"] = _manager_class(kernel, pipe, sockets)
     try:
@@ -229,10 +223,8 @@ def _kernel_main(pipe: Connection, plugins: Sequence[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-
     def watch() -> None:
-        parent.join()
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,5 @@
 """Executed notebooks as pages that need no network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from il2m.system.files import write_atomically
@@ -16,6 +14,7 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     MathML, pictures inside. A reader sees the old page or the new one, never a part."""
     import nbformat
     from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
     from traitlets.config import Config
 
     exporter = HTMLExporter(
@@ -28,17 +27,12 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    resources = {"page_title": title, "page_style": _style()}
-    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
-    write_atomically(page, text)
-
-
-def _style() -> str:
-    from pygments.formatters import HtmlFormatter
-
     styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))
     light, dark = (style.get_style_defs(".highlight") for style in styles)
-    return f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    css = f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    resources = {"page_title": title, "page_style": css}
+    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    write_atomically(page, text)
 
 
 def _markdown_with_mathml(source: str) -> str:

@@ -1,7 +1,5 @@
 """Plugins: a user's Python files (paths that end in ``.py``) and modules that register methods, networks, data sets."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys
@@ -48,7 +46,6 @@ def plugin_hash(plugin: str) -> str:
 
 
 def _files(plugin: str) -> list[Path]:
-    """The file of a plugin; of a package, all its Python files."""
     if plugin.endswith(".py"):
         return [Path(resolved(plugin))]
     try:

@@ -219,6 +219,7 @@ def test_a_scheduler_that_goes_away_is_told_and_its_jobs_end(grid: Path, tmp_pat
 def test_a_job_that_kills_its_workers_fails_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out, checkout = tmp_path / "study", tmp_path / "checkout"
     shutil.copytree(PROJECT / "il2m", checkout / "il2m")
+    shutil.copy(PROJECT / "pyproject.toml", checkout)  # by which it is known as one
     notebooks = checkout / "notebooks"
     notebooks.mkdir()
     for name, source in (("kills", KILLS_ITS_WORKER), ("works", "print('well')"), (BASE, "")):

@@ -35,23 +35,23 @@ def test_it_has_no_say_any_more(images, tmp_path):
 
 def test_a_run_under_its_former_hash_is_found(images, tmp_path):
     plan = base_plan(images, tmp_path)
-    former = Run.create(plan.out_dir, "base", plan.identity | {"max_shift": 2}, **plan.notes)
+    former = Run.create(tmp_path / "study", "base", plan.identity | {"max_shift": 2}, **plan.notes)
     assert former.folder != plan.folder
     again = base_plan(images, tmp_path)
     assert (again.folder, again.identity) == (former.folder, former.identity)
     assert base_plan(images, tmp_path, max_shift=3).folder == plan.folder, "the former run was asked for with 2"
 
     def tuning(**changed):
-        return plan_fine_tuning(base_plan=again, out_dir=str(plan.out_dir), memory_size=4, num_workers=0, **changed)
+        return plan_fine_tuning(base_plan=again, out_dir=str(tmp_path / "study"), memory_size=4, num_workers=0, **changed)
 
     new = tuning()
     assert "max_shift" not in new.identity
-    old = Run.create(plan.out_dir, "fine_tuning", new.identity | {"max_shift": 2}, **new.notes)
+    old = Run.create(tmp_path / "study", "fine_tuning", new.identity | {"max_shift": 2}, **new.notes)
     assert tuning().folder == old.folder
     twin = tuning(distillation=True)
     assert "max_shift" not in twin.identity
     assert but_distillation(twin.identity) == but_distillation(old.identity), "still twins"
-    run = Run.create(plan.out_dir, "fine_tuning", twin.identity, **twin.notes)
+    run = Run.create(tmp_path / "study", "fine_tuning", twin.identity, **twin.notes)
     assert run_recipe(run) == run_recipe(old)
     assert "max_shift" not in run_recipe(old)
 

@@ -19,6 +19,7 @@ lab: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "il2m needs Python 3.11 or newer; this is " \
 		+ sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
+	rm -rf il2m.egg-info
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 

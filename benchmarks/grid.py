@@ -17,11 +17,10 @@ from pathlib import Path
 import nbformat
 
 from il2m.batch import records
-from il2m.batch.cluster import Workers
-from il2m.batch.dispatch import execute_jobs
-from il2m.batch.estimates import Estimates
+from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job, plan_jobs
+from il2m.batch.status import Estimates
 from il2m.notebook.catalogue import find_notebooks
 
 SETTINGS = [(k, distillation, seed) for seed in (0, 1) for k in (100, 200, 400) for distillation in (False, True)]

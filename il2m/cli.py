@@ -3,8 +3,6 @@
 Each command is a function under the table of its arguments. What is slow to import is imported inside.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m import __version__
-from il2m.errors import InputError, nearest
+from il2m.errors import InputError
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
 
 
@@ -81,13 +79,14 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 _COUNT = {"type": _at_least(1), "metavar": "N"}
-_FILE = {"type": Path, "metavar": "FILE"}
+_REPEATED = {"action": "append", "default": []}
 _FOLDER = {"type": Path, "metavar": "DIR"}
 
 
 # studies
 
 _SET = "set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated"
+_PLUGIN = "load this Python file or module first, here and in each job; may be repeated"
 _STUDY = _argument("study", "the study's folder, however far it is", **_FOLDER)
 
 
@@ -96,23 +95,22 @@ _STUDY = _argument("study", "the study's folder, however far it is", **_FOLDER)
     "execute a study: a grid of parameters through the notebooks",
     _argument("grid", "a grid file, or the name of one that il2m grids lists"),
     _argument("--out", "the study's folder (default: runs/<grid>, in the checkout or here)", **_FOLDER),
-    _argument("-p", _SET, dest="overrides", action="append", default=[], metavar="name=value"),
-    _argument("--only", "this combination of the grid; may be repeated", action="append", default=[], metavar="NAME"),
+    _argument("-p", _SET, dest="overrides", metavar="name=value", **_REPEATED),
+    _argument("--only", "this combination of the grid; may be repeated", metavar="NAME", **_REPEATED),
     _argument("--dry-run", "print the plan, job by job, and do nothing", action="store_true"),
     _argument("--workers", "jobs side by side (default: one per GPU, or else per CPU core)", **_COUNT),
     _argument("--threads", "CPU threads of a job (default: 1)", default=1, **_COUNT),
     _argument("--scheduler", "run on this dask scheduler's workers (tcp:// or tls://)", default="", metavar="ADDRESS"),
-    _argument("--tls-ca-file", "for tls:// schedulers: the authority, PEM", **_FILE),
-    _argument("--tls-cert", "for tls:// schedulers: the certificate, PEM", **_FILE),
-    _argument("--tls-key", "for tls:// schedulers: the private key, PEM", **_FILE),
+    _argument("--plugin", _PLUGIN, dest="plugins", metavar="FILE_OR_MODULE", **_REPEATED),
 )
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch.cluster import make_workers
+    from il2m.batch.dispatch import Workers
     from il2m.batch.run import run_study
+    from il2m.notebook.catalogue import find_grid
 
-    workers = make_workers(args.workers, args.threads, args.scheduler, args.tls_ca_file, args.tls_cert, args.tls_key)
-    options = {"only": args.only, "overrides": args.overrides, "dry_run": args.dry_run, "command": args.words}
-    study = run_study(_grid_file(args.grid), out_dir=args.out, workers=workers, **options)
+    workers = Workers(args.workers, args.threads, args.scheduler)
+    given = {name: vars(args)[name] for name in ("only", "overrides", "plugins", "dry_run")}
+    study = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, command=args.words, **given)
     if args.dry_run:
         return 0
     from il2m.report.build import refresh_report
@@ -123,18 +121,6 @@ def _run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 1 if study.failed else 0
-
-
-def _grid_file(text: str) -> Path:
-    """The file at a path, or the grid of that name that comes with il2m."""
-    from il2m.notebook.catalogue import find_grids
-
-    path, grids = Path(text), find_grids()
-    if path.is_file() or path.name != text:
-        return path
-    if text not in grids:
-        raise InputError(f"{text}: no such file, and no grid of that name: {nearest(text, grids)}")
-    return grids[text]
 
 
 @_command("parameters", "every parameter: notebook, default, unit, range, whom it concerns, meaning (Markdown)")
@@ -258,7 +244,7 @@ def _check(args: argparse.Namespace) -> None:
     _argument("K", "size of the memory", type=_at_least(1)),
     _argument("--undefined", "where a mean is not positive", choices=UNDEFINED_POLICIES, default="keep"),
     _argument("--score-kind", "(default: raw, as the paper)", choices=SCORE_KINDS, default="raw"),
-    _argument("--json", "also write the accuracies, in percent, unrounded", **_FILE),
+    _argument("--json", "also write the accuracies, in percent, unrounded", type=Path, metavar="FILE"),
     _argument("--out", "also make a run folder, for notebooks 03 and 04", type=Path, metavar="RUN"),
 )
 def _rectify(args: argparse.Namespace) -> None:
@@ -271,7 +257,7 @@ def _rectify(args: argparse.Namespace) -> None:
     if args.json:
         write_atomically(args.json, json.dumps(summary.percent(), indent=1))
     if args.out:
-        from il2m.exchange.importing import import_authors_files  # imports torch: not for the accuracies alone
+        from il2m.exchange.importing import import_authors_files
 
         print(f"run: {import_authors_files(files, args.out).folder}")
 

@@ -1,7 +1,5 @@
 """The one error that is the user's to mend."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 

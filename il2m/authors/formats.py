@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from il2m.system.files import replacing
 MEAN_STD_FILE = "datasets_mean_std.txt"
 _BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time
 _PARSERS = min(4, os.cpu_count() or 1)  # blocks parsed side by side: the parser lets other threads run
-_TEXT = np.dtypes.StringDType()
+TEXT = np.dtypes.StringDType()  # of arrays of paths
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, chosen: np.ndarray) -> ImageList:
+        return ImageList(self.source, self.images[chosen], self.labels[chosen])
+
+    def paths(self, root: str | Path) -> np.ndarray:
+        """The images' paths, (n,) numpy strings; relative ones start at ``root``."""
+        return np.array([os.path.join(root, image) for image in self.images.tolist()], dtype=TEXT)
+
 
 def read_image_list(path: str | Path) -> ImageList:
     """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted.
@@ -49,53 +57,56 @@ def read_image_list(path: str | Path) -> ImageList:
     images: list[str] = []
     labels: list[int] = []
     number = 0
-    try:
-        with path.open(encoding="utf-8") as file:
+    with _readable(path), path.open(encoding="utf-8") as file:
+        try:
             for number, line in enumerate(file, start=1):
                 try:
-                    image, label = line.rsplit(None, 1)
-                    labels.append(int(label))
+                    if words := line.rsplit(None, 1):
+                        image, label = words
+                        labels.append(int(label))
+                        images.append(image)
                 except ValueError:
-                    if line.strip():
-                        raise _bad_list_line(path, number, line) from None
-                else:
-                    images.append(image)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file (line {number + 1} or soon after is not UTF-8).") from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+                    raise _bad_list_line(path, number, line.strip()[:80]) from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not a text file (line {number + 1} or soon after is not UTF-8).") from None
     if not images:
         raise InputError(f"{path}: the list is empty; expected one 'path label' per line.")
     try:
-        return ImageList(path, np.array(images, dtype=_TEXT), np.array(labels, dtype=np.int64))
+        return ImageList(path, np.array(images, dtype=TEXT), np.array(labels, dtype=np.int64))
     except OverflowError:
         raise InputError(f"{path}: the label {max(labels, key=abs)} is out of range.") from None
 
 
-def _bad_list_line(path: Path, number: int, line: str) -> InputError:
-    found = line.strip()[:80]
-    if not found.isprintable():
-        return InputError(f"{path}: not a text file (line {number} is {found!r}).")
-    return InputError(f"{path}, line {number}: {found!r} is not 'path label', with a whole number as label at its end.")
+def _bad_list_line(path: Path, number: int, text: str) -> InputError:
+    if not text.isprintable():
+        return InputError(f"{path}: not a text file (line {number} is {text!r}).")
+    return InputError(f"{path}, line {number}: {text!r} is not 'path label', with a whole number as label at its end.")
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Raises InputError where the file can't be read, or is no text."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file.") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+
+
+# nothing that readers take for the blank before the label or for the end of a line, nor what UTF-8 does not have
+_WRITABLE_PATH = re.compile(r"[^\r\n\ud800-\udfff]*[^\s\ud800-\udfff]")
 
 
 def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[int]) -> None:
     """Write a list in the authors' format. Raises InputError for a path that could not be read back as it is."""
     lines = []
     for image, label in zip(map(str, images), labels, strict=True):
-        # what readers take for the end of a line, or for the blank before the label
-        if not image or image != image.rstrip() or "\n" in image or "\r" in image or not _is_utf8(image):
+        if not _WRITABLE_PATH.fullmatch(image):
             raise InputError(f"{path}: the image path {image!r} can't be written to a list; rename the file.")
         lines.append(f"{image} {int(label)}\n")
     with replacing(path, "w") as file:
         file.writelines(lines)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def repeated_images(images: np.ndarray) -> list[str]:
@@ -111,45 +122,39 @@ def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
     Raises InputError naming the line for a wrong number of columns, NaN, infinity and what is not a number; and for a
     missing or empty file.
     """
-    path = Path(path)
-    first_line, found = 1, False
-    try:
-        for lines, scores in _parsed_blocks(path, num_classes):
+    path, lines_done, is_empty = Path(path), 0, True
+    with _readable(path):
+        for block, parsed in _blocks(path, num_classes):
+            scores = parsed.result()
             if scores is None:
-                scores = _parse_line_by_line(lines, num_classes, path, first_line)
+                scores = _parse_line_by_line(block, num_classes, path, lines_done + 1)
             if len(scores):
-                found = True
+                is_empty = False
                 yield scores
-            first_line += len(lines) - 1
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
-    if not found:
+            lines_done += block.count(b"\n")
+    if is_empty:
         raise InputError(
             f"{path}: the score file is empty; expected {num_classes} numbers per line, one line per image."
         )
 
 
-def _parsed_blocks(path: Path, num_classes: int) -> Iterator[tuple[list[bytes], np.ndarray | None]]:
-    """Each block's lines, and its scores if they were plain to parse; a few blocks are parsed ahead, side by side."""
+def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.ndarray | None]]]:
+    """Blocks of whole lines and what _parse_plain makes of them; a few are parsed ahead, side by side."""
     with ThreadPoolExecutor(_PARSERS) as pool, path.open("rb") as file:
-        ahead: deque[Future] = deque()
+        ahead: deque[tuple[bytes, Future]] = deque()
         while block := file.read(_BLOCK_BYTES):
-            ahead.append(pool.submit(_parse_scores, block + file.readline(), num_classes))
+            block += file.readline()
+            ahead.append((block, pool.submit(_parse_plain, block, num_classes)))
             if len(ahead) > 2 * _PARSERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+                yield ahead.popleft()
+        yield from ahead
 
 
-def _parse_scores(block: bytes, num_classes: int) -> tuple[list[bytes], np.ndarray | None]:
-    """A block's lines and its scores, (m, num_classes); None if anything is not plain, or not as it should be."""
+def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:
+    """A block's scores, (m, num_classes); None if anything is not plain, or not as it should be."""
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
     lines = block.split(b"\n")
-    return lines, _parse_plain(block, lines, num_classes)
-
-
-def _parse_plain(block: bytes, lines: list[bytes], num_classes: int) -> np.ndarray | None:
     if b"\r" in block or b"\t" in block or any(line.count(b" ") != num_classes - 1 for line in lines if line):
         return None
     # one number per line is the parser's fastest case; a blank too many makes an empty line, which it passes over
@@ -168,10 +173,10 @@ def _parse_plain(block: bytes, lines: list[bytes], num_classes: int) -> np.ndarr
     return scores.reshape(-1, num_classes)
 
 
-def _parse_line_by_line(lines: list[bytes], num_classes: int, path: Path, first_line: int) -> np.ndarray:
+def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: int) -> np.ndarray:
     """The slow way, which also knows every form of number that Python knows, and which line is at fault."""
     rows = []
-    for number, line in enumerate(lines, start=first_line):
+    for number, line in enumerate(block.split(b"\n"), start=first_line):
         words = line.split()
         if not words:
             continue
@@ -200,7 +205,7 @@ def write_scores(path: str | Path, blocks: Iterable[np.ndarray]) -> None:
             csv.write_csv(pa.table(columns, names=[str(i) for i in range(len(columns))]), file, options)
 
 
-_MEAN_STD_LINE = re.compile(r"(?P<name>[^:]+):\s*mean=\[(?P<mean>[^\]]*)\];\s*std=\[(?P<std>[^\]]*)\]\s*")
+_MEAN_STD_LINE = re.compile(r"[^:]+:\s*mean=\[([^\]]*)\];\s*std=\[([^\]]*)\]\s*")
 
 
 def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -208,7 +213,6 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
 
     Raises InputError when the file can't be read, has no such name, or gives it something else than numbers.
     """
-    path = Path(path)
     lines = _read_text(path).splitlines()
     names = [line.partition(":")[0].strip() for line in lines]
     if name not in names:
@@ -218,11 +222,11 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
         )
     number = names.index(name)
     try:
-        found = _MEAN_STD_LINE.fullmatch(lines[number])
-        mean, std = (tuple(float(value) for value in found[part].split(",")) for part in ("mean", "std"))
+        parts = _MEAN_STD_LINE.fullmatch(lines[number]).groups()
+        mean, std = (tuple(float(value) for value in part.split(",")) for part in parts)
         if len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) <= 0:
             raise ValueError
-    except (TypeError, ValueError):
+    except (AttributeError, ValueError):
         raise InputError(
             f"{path}, line {number + 1}: {lines[number][:99]!r} is not 'name:mean=[r, g, b];std=[r, g, b]' with "
             "finite numbers and positive standard deviations."
@@ -230,30 +234,25 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
     return mean, std
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file.") from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}).") from None
+def _read_text(path: str | Path) -> str:
+    with _readable(path):
+        return Path(path).read_text(encoding="utf-8")
 
 
-def check_new_name(path: str | Path, name: str) -> None:
-    """Raise InputError if ``name`` has its line in the file already, or can't be written there, or for a file that is
-    no text."""
+def check_new_name(path: str | Path, name: str) -> str:
+    """The file's text, ``""`` if there is no file. Raises InputError if ``name`` has its line there already, or can't
+    be written there, or for a file that is no text."""
     if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
         raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
-    text = _read_text(Path(path)) if Path(path).exists() else ""
+    text = _read_text(path) if Path(path).exists() else ""
     if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
         raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
+    return text
 
 
 def append_mean_std(path: str | Path, name: str, mean: Iterable[float], std: Iterable[float]) -> None:
     """Add ``name`` and its values to the file. Raises InputError as check_new_name does."""
-    check_new_name(path, name)
-    path = Path(path)
-    text = _read_text(path) if path.exists() else ""
+    text = check_new_name(path, name)
     # plain decimals: the authors' script looks for digits, a point and digits
     mean, std = (", ".join(np.format_float_positional(value, trim="0") for value in values) for values in (mean, std))
     with replacing(path, "w") as file:

@@ -1,7 +1,5 @@
 """Where the authors' lists lie on disk."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,81 +1,120 @@
-"""Jobs to workers and back: each when those it reads have ended, until all have, or until the study is stopped."""
-
-from __future__ import annotations
+"""Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done."""
 
 import contextlib
+import importlib.util
+import logging
 import signal
+import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dask.distributed import Client, Future, as_completed, wait
 from distributed import KilledWorker
 
 from il2m.batch import records
-from il2m.batch.cluster import Workers, check_workers, connected, dashboard
-from il2m.batch.estimates import Estimates
 from il2m.batch.jobs import Job
-from il2m.batch.live import Live
 from il2m.batch.records import FAILED, RUNNING
-from il2m.batch.worker import Outcome, run_job
+from il2m.batch.status import Estimates, Live
+from il2m.batch.worker import JobEnd, run_job, why_not_here
 from il2m.errors import InputError
+from il2m.system.machine import usable_cores, visible_gpus
 
-_SECONDS_TO_STOP = 20
+_PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
+_TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
+DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
+DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many jobs run side by side, with how many CPU threads each, and where. Raises InputError if both are given.
+
+    count: on this machine; None: one per GPU, or as many as the cores have room for.
+    scheduler: the address of a dask scheduler, whose workers' threads then take a job each.
+    """
+
+    count: int | None = None
+    threads: int = 1
+    scheduler: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.count:
+            raise InputError("--workers are jobs on this machine; workers at --scheduler have --nthreads of their own.")
+
+    @property
+    def slots(self) -> int:
+        """Jobs at a time on this machine."""
+        return self.count or len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
+
+
+@contextlib.contextmanager
+def connected(workers: Workers) -> Iterator[Client]:
+    """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":  # it logs a lost connection with its traceback: what it means is told
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    if workers.scheduler:
+        options = {"address": workers.scheduler, "timeout": _PATIENCE}
+    else:  # threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
+        options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
+        options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
+    try:
+        client = Client(**options)
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
+        if not workers.scheduler:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        advice = _TLS if workers.scheduler.startswith("tls:") else "Start one with `dask scheduler`."
+        raise InputError(f"no dask scheduler answers at {workers.scheduler}: {reason}. {advice}") from None
+    with client:
+        yield client
+
+
+def dashboard(client: Client) -> str:
+    """The address of dask's dashboard, "" where it is off: it needs the package bokeh."""
+    if not importlib.util.find_spec("bokeh"):
+        return ""
+    if client.scheduler.address.startswith("inproc"):  # dask would name an address at which this one does not listen
+        return f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/status"
+    return client.dashboard_link
 
 
 def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: Estimates) -> dict[str, str]:
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason.
 
     Whatever ends this early (Ctrl-C, SIGTERM, an error) ends the jobs that are under way as well.
-    Raises InputError if the scheduler can't be reached, or is gone in the middle.
+    Raises InputError if the scheduler can't be reached, is gone in the middle, or has a worker that can't do the jobs.
     """
     codes = records.codes_of(jobs, notebooks)
-    with _interrupted_by_terminate(), _lease(jobs[0].out_dir) as lease, connected(workers) as client:
+    folder = jobs[0].out_dir / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        # SIGTERM, as batch systems send it, ends a study as Ctrl-C does
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        # a file that is there as long as the jobs may run, wherever they are
+        lease = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".lease", dir=folder))
+        client = stack.enter_context(connected(workers))
         if workers.scheduler:
             if not client.nthreads():
                 print("waiting for the scheduler's first worker", flush=True)
                 client.wait_for_workers(1)
-            check_workers(client, lease, records.library_hash())
-        if dashboard(client):
-            print(f"dashboard: {dashboard(client)}", flush=True)
-        dispatch = _Dispatch(client, codes, lease, estimates)
+            for address, problem in client.run(why_not_here, Path(lease.name), jobs[0], codes[jobs[0].name]).items():
+                if problem:
+                    raise InputError(f"worker {address} {problem}")
+        if address := dashboard(client):
+            print(f"dashboard: {address}", flush=True)
+        dispatch = _Dispatch(client, codes, Path(lease.name), estimates)
         try:
-            with Live(jobs, estimates) as live:
-                return dispatch.run(jobs, live)
+            return dispatch.run(jobs)
         except BaseException as error:
-            lease.unlink()
+            lease.close()  # which removes it
             if isinstance(error, KeyboardInterrupt):
                 print("\nstopping ...", flush=True)
             dispatch.wait_for_those_under_way()
             raise
-
-
-@contextlib.contextmanager
-def _lease(out_dir: Path) -> Iterator[Path]:
-    """A file in the study's folder that is there as long as its jobs may run, wherever they are."""
-    lease = out_dir / "jobs" / f"{uuid.uuid4().hex}.lease"
-    lease.parent.mkdir(parents=True, exist_ok=True)
-    lease.touch()
-    try:
-        yield lease
-    finally:
-        lease.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _interrupted_by_terminate() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends a study as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Dispatch:
@@ -84,74 +123,68 @@ class _Dispatch:
     def __init__(self, client: Client, codes: Mapping[str, str], lease: Path, estimates: Estimates) -> None:
         self._client, self._codes, self._lease, self._estimates = client, codes, lease, estimates
         self._futures: dict[str, Future] = {}
-        self._outcomes: dict[str, Outcome] = {}
-        self._job_of: dict[str, Job] = {}
-        self._submissions: Counter[str] = Counter()
-        self._began: dict[str, list[tuple[str, int]]] = {}
+        self._ends: dict[str, JobEnd] = {}
+        self._submitted: dict[str, tuple[Job, list]] = {}  # by the future's key: how far the job was then
 
-    def run(self, jobs: Sequence[Job], live: Live) -> dict[str, str]:
+    def run(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Submit the jobs, and tell of each when it ends. Returns failed job -> reason."""
         for job in jobs:
             self._submit(job)
         ending = as_completed(self._futures.values(), raise_errors=False)
-        while not ending.is_empty():
-            for future in ending.next_batch(block=False):
-                job = self._job_of[future.key]
-                outcome = self._outcome(job, future)
-                if outcome is None:  # once more
-                    self._submit(job)
-                    ending.add(self._futures[job.name])
-                    continue
-                self._outcomes[job.name] = outcome
-                self._estimates.add(job.kind, outcome.seconds, outcome.work)
-                live.ended(job, outcome.seconds, outcome.failure)
-            live.show(self._under_way)
-            time.sleep(0.25)
-        return {name: outcome.failure for name, outcome in self._outcomes.items() if outcome.failure}
+        with Live(jobs, self._estimates) as live:
+            while not ending.is_empty():
+                for future in ending.next_batch(block=False):
+                    job = self._submitted[future.key][0]
+                    if end := self._end(future):
+                        self._ends[job.name] = end
+                        self._estimates.add(job.kind, end.seconds, end.work)
+                        live.ended(job, end.seconds, end.failure)
+                    else:  # once more
+                        self._submit(job)
+                        ending.add(self._futures[job.name])
+                live.show(self._under_way)
+                time.sleep(0.25)
+        return {name: end.failure for name, end in self._ends.items() if end.failure}
 
     def wait_for_those_under_way(self) -> None:
         """They end once their lease is gone. A second Ctrl-C does not wait for them."""
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the scheduler may be gone
-            given = {key for keys in self._client.processing().values() for key in keys}
-            wait([future for future in self._futures.values() if future.key in given], timeout=_SECONDS_TO_STOP)
+            given = set().union(*self._client.processing().values())
+            wait([future for future in self._futures.values() if future.key in given], timeout=_PATIENCE)
 
     def _submit(self, job: Job) -> None:
-        before = [name for name in (*job.after, *job.beside) if name in self._futures]
-        earlier = {name: self._outcomes.get(name, self._futures[name]) for name in before}
-        self._submissions[job.name] += 1
-        key = f"{job.name}-{self._lease.stem}-{self._submissions[job.name]}"
-        self._job_of[key], self._began[job.name] = job, _how_far(job)
-        arguments = (job, self._codes[job.notebook], self._lease, earlier)
+        awaited = {*job.after, *job.beside} & self._futures.keys()
+        earlier = {name: self._ends.get(name, self._futures[name]) for name in awaited}
+        key = f"{job.name}-{uuid.uuid4().hex}"
+        self._submitted[key] = job, _how_far(job)
+        arguments = (job, self._codes[job.name], self._lease, earlier)
         self._futures[job.name] = self._client.submit(run_job, *arguments, key=key, pure=False)
 
-    def _outcome(self, job: Job, future: Future) -> Outcome | None:
-        """How a job came out; None if it is to be done again, because workers died but the job got on meanwhile, or
-        because it was not this one that they died of."""
+    def _end(self, future: Future) -> JobEnd | None:
+        """How a job came out; None if it is to be done again: workers died, but not of this job, or it had got on."""
+        job, how_far = self._submitted[future.key]
         if future.cancelled():
-            raise InputError(
-                "the dask scheduler is gone, and its jobs are stopped; the same command goes on from there."
-            )
+            raise InputError("the dask scheduler is gone, its jobs are stopped; the same command goes on from there.")
         error = future.exception()
         if error is None:
             return future.result()
+        reason = repr(error)
         if isinstance(error, KilledWorker):
-            if error.task != future.key or _how_far(job) != self._began[job.name]:
+            if error.task != future.key or _how_far(job) != how_far:
                 return None
             reason = "its workers died one after another, and it got no further (out of memory?)"
-        else:
-            reason = repr(error)
-        records.write_record(job, FAILED, code=self._codes[job.notebook], reason=reason)
-        return Outcome(failure=f"failed: {reason}")
+        records.write_record(job, FAILED, code=self._codes[job.name], reason=reason)
+        return JobEnd(failure=f"failed: {reason}")
 
     def _under_way(self) -> tuple[list[Job], int]:
         """The jobs that workers are at (some that they were given still wait there), and how many they can do."""
         try:
-            given = [key for keys in self._client.processing().values() for key in keys if key in self._job_of]
+            given = self._submitted.keys() & set().union(*self._client.processing().values())
             slots = sum(self._client.nthreads().values())
         except (OSError, TimeoutError):  # the scheduler is gone, or busy: its futures will tell
             return [], 0
-        jobs = [self._job_of[key] for key in given]
-        return [job for job in jobs if records.read_record(records.record_path(job)).get("status") == RUNNING], slots
+        jobs = [job for key, (job, _) in self._submitted.items() if key in given]
+        return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
 
 
 def _how_far(job: Job) -> list[tuple[str, int]]:

@@ -1,33 +1,31 @@
 """Grid files: which settings a study is made of. They are data: YAML that can name values, and nothing else.
 
-    extends: quickstart.yaml                 another grid, whose parameters hold where these don't say otherwise
-    description: one line for people
-    parameters: {memory_size: [100, 200]}    a value, or a list of values to sweep, for all notebooks
-    combinations:                            named sets of further parameters; each is swept with the ones above
-      plain: {}
-      herding: {exemplar_selection: herding, distillation: true}
-    exclude:                                 settings to leave out: those that have all these values
-      - {memory_size: 100, distillation: true}
-
-For a parameter that is itself a list, a list of lists is swept.
+What they may hold: docs/batches.md. For a parameter that is itself a list, a list of lists is swept.
 """
 
-from __future__ import annotations
-
+import contextlib
 import itertools
 import math
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode
 
 from il2m.errors import InputError, nearest
 from il2m.parameters import PARAMETERS, check_parameters
 
-_KEYS = ("extends", "description", "parameters", "combinations", "exclude")
+_KEYS = {  # of a file: the type of what they give, and what is expected there
+    "extends": (str, "'extends' names one other grid file"),
+    "description": (str, "'description' is a text"),
+    "parameters": (dict, "expected 'description' and 'parameters' (a mapping of name: value)"),
+    "combinations": (dict, "expected 'combinations' as name: {parameter: value, ...}"),
+    "exclude": (list, "expected 'exclude' as a list of {parameter: value, ...}"),
+}
 _MOST_SETTINGS = 100_000  # a slip of a list or two should be told, not planned for hours
 
 
@@ -41,104 +39,91 @@ class Grid:
     combinations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exclude: Sequence[Mapping[str, Any]] = ()
 
-    def only(self, names: Sequence[str]) -> Grid:
+    def only(self, names: Sequence[str]) -> Self:
         """The same grid with these of its combinations. Raises InputError for one that it does not have."""
         for name in names:
             if name not in self.combinations:
                 known = nearest(name, self.combinations) if self.combinations else "it has none."
                 raise InputError(f"grid {self.name}: no combination {name!r}: {known}")
-        combinations = {name: self.combinations[name] for name in names} if names else self.combinations
-        return replace(self, combinations=combinations)
+        return replace(self, combinations={name: self.combinations[name] for name in names} or self.combinations)
 
-    def overridden(self, overrides: Mapping[str, Any]) -> Grid:
-        """The same grid with these parameters said otherwise, in its combinations as well.
-
-        What is excluded stays so; entries for values that are gone are gone with them.
-        """
+    def overridden(self, overrides: Mapping[str, Any]) -> Self:
+        """The same grid with these parameters said otherwise, in its combinations as well, and without the exclusions
+        of values that are gone."""
         combinations = {
-            name: {p: v for p, v in given.items() if p not in overrides} for name, given in self.combinations.items()
+            name: {p: v for p, v in values.items() if p not in overrides} for name, values in self.combinations.items()
         }
-        over = {name: value for name, value in overrides.items() if name in PARAMETERS}
-        exclude = [entry for entry in self.exclude if _overlaps(entry, over)]
+        exclude = [entry for entry in self.exclude if _agree(entry, overrides)]
         return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations, exclude=exclude)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a grid: the values of what the grid gives, and the name of its combination (empty: none)."""
+class _Constructor(SafeConstructor):
+    """Refuses a name that is given twice beside a merge key too, where ruamel.yaml would let the second win."""
 
-    values: dict[str, Any]
-    combination: str
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number, as Python does (YAML 1.1 asks for 1.0e-4), and refuses what is said twice:
-    the second would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.YAMLError(f"{key!r} is given twice")
-        return super().construct_mapping(node, deep)
+    def flatten_mapping(self, node: MappingNode) -> None:
+        if getattr(node, "merge", None) is None:  # else it is flattened already, with what it merges
+            names: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in names:
+                    raise MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                names.add(str(key.value))
+        super().flatten_mapping(node)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+def _read_yaml(source: Path | str, where: str) -> Any:
+    """What a file or a text says, as plain values. Raises InputError of one line."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        return yaml.load(source)
+    except OSError as error:
+        raise InputError(f"can't read the grid {source}: {error.strerror}.") from None
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        problem = f"{line}{error.problem}"
+    except Exception as error:  # of a value that can't be converted, or of too deep a nesting: of many types
+        problem = f"{type(error).__name__}: {error}"
+    raise InputError(f"{where} is not valid YAML: {' '.join(problem.split())}")
 
 
-def read_grid(path: Path) -> Grid:
-    """A grid file together with those it extends. Raises InputError if one of them is not a grid."""
-    return _read(path, ())
+def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
+    """A grid file together with those it extends. Raises InputError if one of them is not a grid.
 
-
-def _read(path: Path, below: tuple[Path, ...]) -> Grid:
+    below: the files that extend this one, by way of each other.
+    """
+    content = _checked(path)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
-    content = _checked(path)
-    grid = Grid(path.stem)
-    if "extends" in content:
-        parent = _read(path.parent / content["extends"], (*below, path.resolve()))
-        grid = replace(parent, name=path.stem)
-    combinations = {**grid.combinations, **content["combinations"]}
+    parent = read_grid(path.parent / content["extends"], (*below, path.resolve())) if "extends" in content else Grid("")
+    combinations = {**parent.combinations, **content["combinations"]}
     return Grid(
         name=path.stem,
-        description=content.get("description", grid.description),
-        parameters={**grid.parameters, **content["parameters"]},
-        combinations={name: given for name, given in combinations.items() if given is not None},
-        exclude=[*grid.exclude, *content["exclude"]],
+        description=content.get("description", parent.description),
+        parameters={**parent.parameters, **content["parameters"]},
+        combinations={name: values for name, values in combinations.items() if values is not None},
+        exclude=[*parent.exclude, *content["exclude"]],
     )
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of one file, with the shape that its keys must have."""
-    try:
-        content = yaml.load(path.read_text(), _Loader)
-    except OSError as error:
-        raise InputError(f"can't read the grid {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+    content = _read_yaml(path, str(path))
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'description' and 'parameters' (a mapping of name: value).")
-    for key in content:
+        raise InputError(f"{path}: {_KEYS['parameters'][1]}.")
+    for key, value in content.items():
         if key not in _KEYS:
-            raise InputError(f"{path}: unknown key {key!r}: {nearest(str(key), _KEYS)}")
+            raise InputError(f"{path}: unknown key {key!r}: {nearest(key, _KEYS)}")
+        if not isinstance(value, _KEYS[key][0] | None):
+            raise InputError(f"{path}: {_KEYS[key][1]}.")
     content = {key: value for key, value in content.items() if value is not None}
     content = {"parameters": {}, "combinations": {}, "exclude": []} | content
-    if not isinstance(content["parameters"], dict):
-        raise InputError(f"{path}: expected 'description' and 'parameters' (a mapping of name: value).")
-    if not all(isinstance(content.get(key, ""), str) for key in ("extends", "description")):
-        raise InputError(f"{path}: 'extends' names one other grid file, 'description' is a text.")
-    combinations, exclude = content["combinations"], content["exclude"]
-    if not isinstance(combinations, dict) or any(not isinstance(v, dict | None) for v in combinations.values()):
-        raise InputError(f"{path}: expected 'combinations' as name: {{parameter: value, ...}}.")
-    if not isinstance(exclude, list) or any(not isinstance(e, dict) or not e for e in exclude):
-        raise InputError(f"{path}: expected 'exclude' as a list of {{parameter: value, ...}}.")
-    content["combinations"] = {str(name): given for name, given in combinations.items()}
-    if len(content["combinations"]) < len(combinations):
+    combinations = {str(name): values for name, values in content["combinations"].items()}
+    if not all(isinstance(values, dict | None) for values in combinations.values()):
+        raise InputError(f"{path}: {_KEYS['combinations'][1]}.")
+    if not all(isinstance(entry, dict) and entry for entry in content["exclude"]):
+        raise InputError(f"{path}: {_KEYS['exclude'][1]}.")
+    if len(combinations) < len(content["combinations"]):
         raise InputError(f"{path}: two combinations have one name; names are texts.")
-    return content
+    return content | {"combinations": combinations}
 
 
 def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -148,10 +133,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"-p {text!r}: expected name=value, for example -p memory_size=100")
-        try:
-            overrides[name.strip()] = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise InputError(f"-p {text!r}: the value is not valid YAML: {error}") from None
+        overrides[name.strip()] = _read_yaml(value, f"-p {text!r}: the value")
     return overrides
 
 
@@ -166,87 +148,67 @@ def values_to_sweep(name: str, value: Any) -> list[Any]:
 
 
 def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
-    """Parameters that have more than one value in a grid, in the order in which it names them.
-
-    defaults: what holds where the grid says nothing; a list there is swept too.
-    """
-    found: dict[str, set[str]] = {}
-    for given in [{**defaults, **grid.parameters, **combination} for combination in _combinations(grid).values()]:
-        for name in dict.fromkeys([*grid.parameters, *given]):
-            found.setdefault(name, set()).update(map(repr, values_to_sweep(name, given[name])))
-    return [name for name, values in found.items() if len(values) > 1]
+    """Parameters that have several values, in the order in which the grid names them. defaults: see all_settings."""
+    values_of: dict[str, set[str]] = {}
+    for combination in (grid.combinations or {"": {}}).values():
+        for name, value in {**grid.parameters, **defaults, **grid.parameters, **combination}.items():
+            values_of.setdefault(name, set()).update(_forms(name, value))
+    return [name for name, values in values_of.items() if len(values) > 1]
 
 
-def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[Setting]:
-    """Every setting of a grid that is not excluded.
+def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Every setting of a grid that is not excluded: what the grid gives, and the name of its combination ("": none).
 
     defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
     Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
     """
     _check(grid, defaults)
-    lists = {name: v for name, v in defaults.items() if len(values_to_sweep(name, v)) > 1}
-    total, settings = 0, []
-    used = [False] * len(grid.exclude)
-    for name, combination in _combinations(grid).items():
+    lists = {name: value for name, value in defaults.items() if len(values_to_sweep(name, value)) > 1}
+    settings: list[tuple[dict[str, Any], str]] = []
+    for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
-        total += math.prod(map(len, swept.values()))
+        total = len(settings) + math.prod(map(len, swept.values()))
         if total > _MOST_SETTINGS:
             raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
-        for values in itertools.product(*swept.values()):
-            chosen = dict(zip(swept, values, strict=True))
-            excluded = [_matches(entry, {**defaults, **chosen}) for entry in grid.exclude]
-            used = [before or now for before, now in zip(used, excluded, strict=True)]
-            if not any(excluded):
-                settings.append(Setting(chosen, name))
-    for entry, was_used in zip(grid.exclude, used, strict=True):
-        if not was_used:
+        products = itertools.product(*swept.values())
+        settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
+    kept = settings
+    for entry in grid.exclude:
+        if not any(_agree(entry, {**defaults, **values}) for values, _ in settings):
             raise InputError(f"grid {grid.name}: exclude: {entry} is none of its settings.")
-    if not settings:
+        kept = [(values, name) for values, name in kept if not _agree(entry, {**defaults, **values})]
+    if not kept:
         raise InputError(f"grid {grid.name}: every setting is excluded.")
-    return settings
+    return kept
 
 
-def _combinations(grid: Grid) -> Mapping[str, Mapping[str, Any]]:
-    return grid.combinations or {"": {}}
+def _agree(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether an exclusion and settings have a value in common, of each parameter that both name."""
+    return all(_forms(name, entry[name]) & _forms(name, values[name]) for name in entry if name in values)
 
 
-def _matches(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    return all(any(_same(name, values[name], v) for v in values_to_sweep(name, e)) for name, e in entry.items())
-
-
-def _overlaps(entry: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
-    """Whether an exclusion names, of each overridden parameter that it names, one of the values it now has."""
-    return all(
-        any(_matches({name: entry[name]}, {name: value}) for value in values_to_sweep(name, given))
-        for name, given in overrides.items()
-        if name in entry
-    )
-
-
-def _same(name: str, one: Any, other: Any) -> bool:
-    """Whether two values of a parameter are one value: 1 and 1.0 of a number, but not 1 and True."""
-    convert = PARAMETERS[name].rule.convert if name in PARAMETERS else lambda value: value
-    return convert(one) == convert(other)
+def _forms(name: str, value: Any) -> set[str]:
+    """The values to sweep, each in one form: 1 and 1.0 are one number. What it can't be is told by _check."""
+    forms = set()
+    for single in values_to_sweep(name, value):
+        with contextlib.suppress(InputError):
+            single = check_parameters({name: single}, [name])[name]
+        forms.add(repr(single))
+    return forms
 
 
 def _check(grid: Grid, known: Mapping[str, Any]) -> None:
     """Raise InputError that lists every unknown name and bad value of a grid."""
+    parts = [("", grid.parameters)]
+    parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
+    parts += [("exclude: ", entry) for entry in grid.exclude]
     problems = []
-    for where, name, value in _given(grid):
-        try:
-            check_parameters({name: value}, known)
-        except InputError as error:
-            problems.append(f"{where}{error}")
+    for where, values in parts:
+        for name, value in values.items():
+            for single in values_to_sweep(name, value):
+                try:
+                    check_parameters({name: single}, known)
+                except InputError as error:
+                    problems.append(f"{where}{error}")
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
-
-
-def _given(grid: Grid) -> Iterator[tuple[str, str, Any]]:
-    """Every single value that a grid gives: where, the parameter's name, the value."""
-    rooms = [("", grid.parameters)]
-    rooms += [(f"combination {name}: ", given) for name, given in grid.combinations.items()]
-    rooms += [("exclude: ", entry) for entry in grid.exclude]
-    for where, given in rooms:
-        for name, value in given.items():
-            for single in values_to_sweep(name, value):
-                yield where, name, single

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from il2m.batch.grids import Grid, Setting, all_settings, swept_names
+from il2m.batch.grids import Grid, all_settings, swept_names
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
 from il2m.study.find import but_distillation
 from il2m.system.hashes import short_hash
 from il2m.system.machine import CHECKOUT
+from il2m.system.plugins import load_plugin, resolved
 
 if TYPE_CHECKING:
     from il2m.data.dataset import Dataset
     from il2m.study.planning import Plan
 
-MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
-PLACES = ("out_dir", "data_dir")
+_MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
 _CHOSEN_HERE = {
     "out_dir": "use --out",
     "base": "each run gets its own",
@@ -35,20 +35,19 @@ _NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in wha
 class Job:
     """One notebook to execute, for the run folder named ``run``.
 
-    after: names of the jobs whose results it needs; beside: of those whose results it shows too if there are any.
     kind, work: jobs of one kind take seconds in proportion to their work (image passes of a training, else 1).
-    swept: the values of what varies in the grid, of this job; combinations: those of the grid that it serves.
     """
 
     notebook: str
     run: str
     parameters: dict[str, Any]
-    after: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()  # names of the jobs whose results it needs
+    beside: tuple[str, ...] = ()  # of those whose results it shows too if there are any
     kind: str = ""
     work: float = 1.0
-    swept: dict[str, Any] = field(default_factory=dict)
-    combinations: tuple[str, ...] = ()
+    swept: dict[str, Any] = field(default_factory=dict)  # the values that it has of what varies in the grid
+    combinations: tuple[str, ...] = ()  # those of the grid that it serves
+    plugins: tuple[str, ...] = ()  # what is loaded before the notebook, see system.plugins
 
     @property
     def name(self) -> str:
@@ -66,104 +65,101 @@ class Job:
     @property
     def key(self) -> str:
         """Hash of what the job is asked for; not of the study's folder, of data_dir, nor of the machine it runs on."""
-        left_out = (*MACHINE, *PLACES)
+        left_out = (*_MACHINE, "out_dir", "data_dir")
         return short_hash({name: value for name, value in self.parameters.items() if name not in left_out})
 
+    def file(self, suffix: str) -> Path:
+        """What the study's folder holds of it: its record (.json), its lock (.lock), what it printed (.log)."""
+        return self.out_dir / "jobs" / f"{self.name}{suffix}"
 
-def plan_jobs(grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1) -> list[Job]:
+
+def plan_jobs(
+    grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
+) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
 
     Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
+    plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
+    from il2m.data.sources import load_dataset  # imports torch
+
+    plugins = tuple(map(resolved, plugins))
+    for plugin in plugins:
+        load_plugin(plugin)
     start = notebooks if CHECKOUT else Path.cwd() / "notebooks"  # an installed package is not written to
     defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), start) for name in NOTEBOOKS}
+    groups: dict[str, list[tuple[dict, dict]]] = {}
+    for parameters, labels in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
+        groups.setdefault(json.dumps(parameters[BASE], sort_keys=True), []).append((parameters, labels))
+    load = cache(load_dataset)
+    jobs: dict[str, Job] = {}
+    for group in groups.values():  # a base's images are held only while its fine-tunings are planned
+        for job in _jobs_of_base(group, defaults, load):
+            jobs[job.name] = _merged(jobs.get(job.name, job), job)
+    return [replace(job, plugins=plugins) for job in jobs.values()]
+
+
+def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iterator[tuple[dict, dict]]:
+    """What each setting of a grid gives to each notebook, and ``swept`` and ``combinations`` of its jobs."""
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
     for name, instead in _CHOSEN_HERE.items():
-        if name in grid.parameters or any(name in given for given in grid.combinations.values()):
+        if any(name in values for values in (grid.parameters, *grid.combinations.values())):
             raise InputError(f"{name} can't be given to a whole study: {instead}.")
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
     for name in swept:
-        if name in MACHINE or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
-            raise InputError(
-                f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what "
-                "comes out, and can't be swept; give one value."
-            )
-    here = {"out_dir": str(out_dir), "num_threads": num_threads}
-    wanted = [_wanted(setting, defaults, swept, here) for setting in settings]
-    load = cache(_load_images)
-    jobs: dict[str, Job] = {}
-    for group in _groups(wanted, BASE):  # a base's images are held only while its fine-tunings are planned
-        for job in _jobs_of_base(group, defaults, load):
-            jobs[job.name] = _merged(jobs[job.name], job) if job.name in jobs else job
-    return list(jobs.values())
+        if name in _MACHINE or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
+            what = f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what comes"
+            raise InputError(f"{what} out, and can't be swept; give one value.")
+    for values, combination in settings:
+        chosen = {"data_dir": defaults[BASE]["data_dir"], **_absolute(values, Path.cwd()), **fixed}
+        parameters = {notebook: {p: v for p, v in chosen.items() if p in cell} for notebook, cell in defaults.items()}
+        varying = {name: values[name] for name in swept if name in values}
+        yield parameters, {"swept": varying, "combinations": (combination,) * bool(combination)}
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What one setting gives to each notebook, and the values of what varies in the grid."""
+def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable[..., Dataset]) -> Iterator[Job]:
+    """The jobs of settings that have their base training in common; some of them come several times."""
+    from il2m.study.planning import plan_base, plan_fine_tuning  # imports torch
 
-    of: dict[str, dict[str, Any]]
-    swept: dict[str, Any]
-    combinations: tuple[str, ...]
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What a job of this setting alone says of it."""
-        return {"swept": self.swept, "combinations": self.combinations}
-
-
-def _wanted(setting: Setting, defaults: Mapping[str, Mapping], swept: Iterable[str], here: Mapping) -> _Wanted:
-    data_dir = defaults[BASE]["data_dir"]
-    chosen = {"data_dir": data_dir} | _absolute(setting.values, Path.cwd()) | here
-    of = {notebook: {p: v for p, v in chosen.items() if p in defaults[notebook]} for notebook in NOTEBOOKS}
-    varying = {name: setting.values[name] for name in swept if name in setting.values}
-    return _Wanted(of, varying, (setting.combination,) if setting.combination else ())
-
-
-def _groups(wanted: Iterable[_Wanted], notebook: str) -> list[list[_Wanted]]:
-    """Settings that give the same to ``notebook``, together."""
-    groups: dict[str, list[_Wanted]] = {}
-    for setting in wanted:
-        groups.setdefault(json.dumps(setting.of[notebook], sort_keys=True), []).append(setting)
-    return list(groups.values())
-
-
-def _jobs_of_base(group: list[_Wanted], defaults: Mapping[str, Mapping], load: Callable[..., Dataset]) -> list[Job]:
-    """The jobs of settings that have their base training in common; some of them may be wanted several times."""
-    from il2m.study.planning import images_to_train_on, plan_base, plan_fine_tuning  # imports torch
-
-    given = {**defaults[BASE], **group[0].of[BASE]}
-    images = load(given["dataset"], given["data_dir"], given["image_size"])
-    base = plan_base(**_planned(given), images=images)
-    work = sum(images_to_train_on(base).values())
-    in_base = {name: value for name, value in group[0].swept.items() if name in defaults[BASE]}
-    combinations = tuple(dict.fromkeys(name for setting in group for name in setting.combinations))
-    about = {"kind": _kind(base), "work": work, "swept": in_base, "combinations": combinations}
-    jobs = [Job(BASE, base.folder.name, group[0].of[BASE], **about)]
-    twins: dict[str, list[tuple[Job, _Wanted]]] = {}  # runs that differ in distillation only are analysed together
-    for setting in group:
-        given = _planned({**defaults[FINE_TUNING], **setting.of[FINE_TUNING]}, "base", "dataset")
-        plan = plan_fine_tuning(**given, base_plan=base)
-        parameters = setting.of[FINE_TUNING] | {"base": base.folder.name}
-        about = {"kind": _kind(plan), "work": sum(images_to_train_on(plan).values()), **setting.told}
-        tuning = Job(FINE_TUNING, plan.folder.name, parameters, (jobs[0].name,), **about)
-        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, setting))
+    given = {**defaults[BASE], **group[0][0][BASE]}
+    images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
+    base_plan = plan_base(**_planned(given), images=images)
+    twins: dict[str, list[tuple[Job, dict, dict]]] = {}  # runs that differ in distillation only are analysed together
+    for parameters, labels in group:
+        in_base = {name: value for name, value in labels["swept"].items() if name in defaults[BASE]}
+        base = _training(base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
+        yield base
+        given = {**defaults[FINE_TUNING], **parameters[FINE_TUNING]}
+        plan = plan_fine_tuning(**_planned(given, "base", "dataset"), base_plan=base_plan)
+        given = parameters[FINE_TUNING] | {"base": base.run}
+        tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
+        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, parameters, labels))
     for together in twins.values():
-        about = {"beside": tuple(dict.fromkeys(tuning.name for tuning, _ in together)), "kind": f"of {_kind(base)}"}
-        jobs += [tuning for tuning, _ in together]
-        for tuning, setting in together:
+        yield from (tuning for tuning, _, _ in together)
+        names = tuple(dict.fromkeys(tuning.name for tuning, _, _ in together))
+        for tuning, parameters, labels in together:
+            details = {"after": (tuning.name,), "beside": names, "kind": f"of {base.kind}", **labels}
             for notebook in (ANALYSIS, ABLATION):
-                parameters = setting.of[notebook] | {"run": tuning.run}
-                jobs.append(Job(notebook, tuning.run, parameters, (tuning.name,), **about, **setting.told))
-    return jobs
+                yield Job(notebook, tuning.run, parameters[notebook] | {"run": tuning.run}, **details)
+
+
+def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:
+    """The job of a stage. Stages of one kind take the same time per image."""
+    from il2m.study.planning import images_to_train_on
+
+    base = plan.identity.get("base", plan.identity)
+    extra = [plan.identity.get(name) for name in ("distillation", "precision")]
+    kind = short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
+    work = sum(images_to_train_on(plan).values())
+    return Job(notebook, plan.folder.name, parameters, kind=kind, work=work, **details)
 
 
 def _merged(known: Job, job: Job) -> Job:
     """One job for two settings that ask for the same."""
-    combinations = tuple(dict.fromkeys([*known.combinations, *job.combinations]))
-    beside = tuple(dict.fromkeys([*known.beside, *job.beside]))
+    combinations = tuple(dict.fromkeys(known.combinations + job.combinations))
+    beside = tuple(dict.fromkeys(known.beside + job.beside))
     swept = {name: value for name, value in known.swept.items() if job.swept.get(name) == value}
     return replace(known, combinations=combinations, beside=beside, swept=swept)
 
@@ -172,25 +168,13 @@ def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name not in (*_NOT_PLANNED, *left_out)}
 
 
-def _kind(plan: Plan) -> str:
-    """Trainings of one kind take the same time per image."""
-    base = plan.identity.get("base", plan.identity)
-    extra = [plan.identity.get(name) for name in ("distillation", "precision")]
-    return short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
-
-
-def _load_images(dataset: str, data_dir: str, image_size: int) -> Dataset:
-    from il2m.data.sources import load_dataset  # imports torch
-
-    return load_dataset(dataset, data_dir, image_size=image_size)
-
-
 def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
     """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
     from il2m.data.sources import absolute_source  # imports torch
 
-    paths = {name: parameters[name] for name in ("data_dir", "out_dir") if name in parameters}
-    absolute = {name: str((start / Path(value).expanduser()).resolve()) for name, value in paths.items()}
+    absolute = dict(parameters)
+    if "data_dir" in parameters:
+        absolute["data_dir"] = str((start / Path(parameters["data_dir"]).expanduser()).resolve())
     if "dataset" in parameters:
         absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
-    return {**parameters, **absolute}
+    return absolute

@@ -6,8 +6,7 @@
 <out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed
 """
 
-from __future__ import annotations
-
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,46 +19,27 @@ import pandas as pd
 
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
-from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
+from il2m.errors import InputError
+from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import failed_copy
 from il2m.study.runs import RESULTS_FILE
 from il2m.system.files import write_atomically
 from il2m.system.hashes import short_hash
 from il2m.system.locks import is_locked
-from il2m.system.machine import LIBRARY
+from il2m.system.machine import LIBRARY, environment
+from il2m.system.plugins import plugin_hash
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# plans
-
-
-def write_plan(
-    out_dir: Path,
-    grid: Grid,
-    changes: Sequence[str],
-    jobs: Sequence[Job],
-    command: Sequence[str],
-    environment: Mapping[str, Any],
-) -> bool:
+def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence[Job], command: Sequence[str]) -> bool:
     """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
     for before. Returns True if there was none."""
     name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
-    plan = {
-        "grid": grid.name,
-        "description": grid.description,
-        "command": list(command),
-        "folder": str(Path.cwd()),
-        "made": now(),
-        "environment": dict(environment),
-        "jobs": [vars(job) for job in jobs],
-    }
     path = out_dir / "plans" / f"{name}.json"
     is_new = not path.exists()
+    plan = {"grid": grid.name, "description": grid.description, "command": command, "folder": str(Path.cwd())}
+    plan |= {"made": _now(), "environment": environment(), "jobs": [vars(job) for job in jobs]}
     write_atomically(path, json.dumps(plan))
     return is_new
 
@@ -70,8 +50,7 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
     for path in (out_dir / "plans").glob("*.json"):
         try:
             plan = json.loads(path.read_text())
-            plan["jobs"] = [_job(entry, out_dir) for entry in plan["jobs"]]
-            plans.append(plan | {"file": path.name})
+            plans.append(plan | {"file": path.name, "jobs": [_job(entry, out_dir) for entry in plan["jobs"]]})
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the same command writes it again
     return sorted(plans, key=lambda plan: plan["made"])
@@ -79,45 +58,31 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
 
 def _job(entry: dict[str, Any], out_dir: Path) -> Job:
     """A job as it was planned, in the folder where it now lies."""
-    tuples = {name: tuple(entry[name]) for name in ("after", "beside", "combinations")}
+    tuples = {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
     return Job(**{**entry, **tuples, "parameters": {**entry["parameters"], "out_dir": str(out_dir)}})
 
 
-# records
+def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **details: Any) -> None:
+    """Keep how a job stands. code: see code_hash; shown: the jobs whose results it could show."""
+    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown), **details}
+    if status == DONE:  # the files by which one can tell that its results are there
+        run = job.out_dir / job.run
+        files = [job.output] + [run / RESULTS_FILE] * (job.notebook == ABLATION)
+        files += sorted(run.glob("state_[0-9][0-9]/state.json")) if job.notebook in (BASE, FINE_TUNING) else []
+        record["files"] = {str(path.relative_to(job.out_dir)): path.stat().st_size for path in files}
+    write_atomically(job.file(".json"), json.dumps(record | {"time": _now()}))
 
 
-def record_path(job: Job) -> Path:
-    return job.out_dir / "jobs" / f"{job.name}.json"
-
-
-def lock_path(job: Job) -> Path:
-    return job.out_dir / "jobs" / f"{job.name}.lock"
-
-
-def write_record(job: Job, status: str, *, code: str, beside: Iterable[str] = (), **about: Any) -> None:
-    """Keep how a job stands. code: see code_hash; beside: the jobs whose results it could show."""
-    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(beside), **about}
-    if status == DONE:
-        record["files"] = {str(path.relative_to(job.out_dir)): path.stat().st_size for path in _made_by(job)}
-    write_atomically(record_path(job), json.dumps(record | {"time": now()}))
-
-
-def _made_by(job: Job) -> list[Path]:
-    """The files by which one can tell that a job's results are there."""
-    run = job.out_dir / job.run
-    files = [job.output]
-    if job.notebook in (BASE, FINE_TUNING):
-        files += sorted(run.glob("state_[0-9][0-9]/state.json"))
-    return [*files, run / RESULTS_FILE] if job.notebook == ABLATION else files
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """One record; empty if there is none that can be read."""
-    try:
-        record = json.loads(path.read_text())
-        return record if isinstance(record, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(record := json.loads(path.read_text()), dict):
+            return record
+    return {}
 
 
 def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
@@ -125,25 +90,36 @@ def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: read_record(path) for path in (out_dir / "jobs").glob("*.json")}
 
 
-def is_done(job: Job, record: Mapping[str, Any], code: str, beside: Iterable[str]) -> bool:
-    """Whether a record says that this job was done, as it is asked for and by this code, and its files are there.
+def standing(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
+    """How a job stands by its record, one of STATUSES, and why it is not done, where the record tells."""
+    status = record.get("status", MISSING)
+    if status == MISSING:
+        return MISSING, ""
+    if status == RUNNING:
+        return (RUNNING, "") if is_locked(job.file(".lock")) else (MISSING, "was interrupted")
+    if record.get("key") != job.key:
+        return MISSING, "was done with other parameters"
+    if status == DONE:
+        with contextlib.suppress(OSError):
+            if all((job.out_dir / name).stat().st_size == size for name, size in record["files"].items()):
+                return DONE, ""
+        return MISSING, "its files are not as it left them"
+    return status, record.get("reason", "")
 
-    beside: the jobs whose results it can show besides its own; if it did not show one of them, it is not done.
-    """
-    same = record.get("status") == DONE and record.get("key") == job.key and record.get("code") == code
-    return same and set(beside) <= set(record["beside"]) and _files_are_there(job, record)
+
+def is_done(job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[str]) -> bool:
+    """Whether a job is done as it is asked for, by this code, showing the jobs ``to_show`` at least, and stands so."""
+    return record.get("code") == code and set(to_show) <= set(record["beside"]) and standing(job, record)[0] == DONE
 
 
-def _files_are_there(job: Job, record: Mapping[str, Any]) -> bool:
+def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
+    """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now.
+    "" where a file of them is not there."""
     try:
-        return all((job.out_dir / name).stat().st_size == size for name, size in record["files"].items())
-    except OSError:
-        return False
-
-
-def code_hash(notebook: Path) -> str:
-    """Hash of a notebook and of the library: what it showed with other code is not what it shows now."""
-    return short_hash([library_hash(), hashlib.sha256(notebook.read_bytes()).hexdigest()])
+        hashes = [hashlib.sha256(notebook.read_bytes()).hexdigest(), *map(plugin_hash, plugins)]
+    except (OSError, InputError):
+        return ""
+    return short_hash([library_hash(), *hashes])
 
 
 @cache
@@ -155,23 +131,19 @@ def library_hash() -> str:
 
 
 def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
-    """code_hash of each notebook that jobs execute."""
-    return {name: code_hash(notebooks / f"{name}.ipynb") for name in {job.notebook for job in jobs}}
+    """Name of each job -> its code_hash in this process."""
+    hash_once = cache(code_hash)
+    return {job.name: hash_once(notebooks / f"{job.notebook}.ipynb", job.plugins) for job in jobs}
 
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
-    """Those that are not done, and those that need, or could show, one of them; ``jobs`` come in an order in which they
-    can be done."""
+    """Those that are not done, and those that need one of them; ``jobs`` come in an order in which they can be done."""
     codes = codes_of(jobs, notebooks)
     waiting: dict[str, Job] = {}
     for job in jobs:
-        again = any(name in waiting for name in job.after)
-        if again or not is_done(job, records.get(job.name, {}), codes[job.notebook], job.beside):
+        if waiting.keys() & job.after or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
             waiting[job.name] = job
     return list(waiting.values())
-
-
-# how a study stands
 
 
 def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
@@ -182,26 +154,26 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
     the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here).
     """
     jobs: dict[str, Job] = {}
-    grids: dict[str, list[str]] = {}
+    grids: dict[str, dict[str, None]] = {}  # of each job, each once
     for plan in read_plans(out_dir) if plans is None else plans:
         for job in plan["jobs"]:
             jobs[job.name] = job
-            grids.setdefault(job.name, []).append(plan["grid"])
-    records = read_records(out_dir)
-    codes = {name: code_hash(find_notebooks() / f"{name}.ipynb") for name in NOTEBOOKS}
+            grids.setdefault(job.name, {})[plan["grid"]] = None
+    records, codes = read_records(out_dir), codes_of(jobs.values(), find_notebooks())
     rows, status_of = [], {}
     for job in jobs.values():
         record = records.get(job.name, {})
-        status, reason = _status(job, record)
+        status, reason = standing(job, record)
         culprit = next((name for name in job.after if status_of.get(name) in (FAILED, BLOCKED)), None)
         if status == MISSING and culprit:
             status, reason = BLOCKED, f"needs {culprit}, which {'failed' if status_of[culprit] == FAILED else 'waits'}"
         status_of[job.name] = status
-        about = {"job": job.name, "notebook": job.notebook, "run": job.run}
-        about |= {"grid": ", ".join(dict.fromkeys(grids[job.name])), "combination": ", ".join(job.combinations)}
-        about |= {"swept": swept_text(job), "status": status, "seconds": record.get("seconds", float("nan"))}
-        about |= {"reason": reason, "file": _file(job, status)}
-        rows.append(about | {"other_code": status == DONE and record["code"] != codes.get(job.notebook)})
+        output = job.output if status != FAILED else failed_copy(job.output)
+        row = {"job": job.name, "notebook": job.notebook, "run": job.run, "grid": ", ".join(grids[job.name])}
+        row |= {"combination": ", ".join(job.combinations), "swept": swept_text(job), "status": status}
+        row |= {"seconds": record.get("seconds", float("nan")), "reason": reason}
+        row["file"] = str(output.relative_to(job.out_dir)) if output.is_file() else ""
+        rows.append(row | {"other_code": status == DONE and record["code"] != codes[job.name]})
     columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
     return pd.DataFrame(rows, columns=[*columns, "other_code"])
 
@@ -209,22 +181,3 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
 def swept_text(job: Job) -> str:
     """What tells a job from others of its grid, for a person."""
     return ", ".join(f"{name}={json.dumps(value)}" for name, value in job.swept.items())
-
-
-def _status(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
-    status = record.get("status", MISSING)
-    if status == RUNNING:
-        return (RUNNING, "") if is_locked(lock_path(job)) else (MISSING, "was interrupted")
-    if status == MISSING or record.get("key") != job.key:
-        return MISSING, "" if status == MISSING else "was done with other parameters"
-    if status == DONE and not _files_are_there(job, record):
-        return MISSING, "its files are not as it left them"
-    return status, record.get("reason", "")
-
-
-def _file(job: Job, status: str) -> str:
-    output = job.output if status != FAILED else failed_copy(job.output)
-    return str(output.relative_to(job.out_dir)) if output.is_file() else ""
-
-
-# how long it will take

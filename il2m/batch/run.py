@@ -1,76 +1,72 @@
 """A grid's study, run: planned, told, and its jobs executed side by side on dask.distributed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from il2m.batch import records
-from il2m.batch.cluster import Workers
-from il2m.batch.dispatch import execute_jobs
-from il2m.batch.estimates import Estimates
+from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
-from il2m.batch.live import duration, total_seconds
+from il2m.batch.status import Estimates, duration
 from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
+from il2m.results.table import save_results, summary
 from il2m.study.runs import RESULTS_FILE
-from il2m.system.machine import CHECKOUT, environment, visible_gpus
+from il2m.system.machine import CHECKOUT, visible_gpus
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """What run_study did: the study's folder, whether the plan is new there, and failed job -> reason."""
+class StudyRun(NamedTuple):
+    """What run_study did."""
 
     folder: Path
-    is_new: bool
-    failed: Mapping[str, str] = field(default_factory=dict)
+    is_new: bool  # whether the plan is new there
+    failed: Mapping[str, str]  # job -> reason
 
 
 def run_study(
     grid_file: Path,
     *,
-    out_dir: Path | None = None,
-    only: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    workers: Workers | None = None,
-    dry_run: bool = False,
-    command: Sequence[str] = (),
+    out_dir: Path | None,
+    only: Sequence[str],
+    overrides: Sequence[str],
+    plugins: Sequence[str],
+    workers: Workers,
+    dry_run: bool,
+    command: Sequence[str],
 ) -> StudyRun:
-    """Execute a grid's study, print its plan, its progress and a summary; returns where it is, and what failed.
+    """Execute a grid's study, print its plan, its progress and a summary. What was done before, and is there, is kept.
 
-    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. dry_run: only print
-    the plan. command: the words that asked for all this, to be kept with the plan. Everything is checked before the
-    first job starts; raises InputError. What was done before, and is there, is not done again.
+    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
+    system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan.
+    All is checked before the first job starts; raises InputError.
     """
-    started, workers, notebooks = time.monotonic(), workers or Workers(), find_notebooks()
+    started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
     context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
     with ProcessPoolExecutor(1, mp_context=context) as child:
-        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads).result()
+        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
-    print(plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
+    print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
     if dry_run:
-        return StudyRun(out, is_new=False)
-    command = list(command) or ["il2m", "run", str(grid_file)]
-    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command, environment())
+        return StudyRun(out, False, {})
+    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
@@ -83,32 +79,18 @@ def run_study(
 
 def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
     """Refuse what no job here could be trained on. Other machines' workers have devices that are not known here."""
-    for job in jobs:
-        device, precision = (job.parameters.get(name) for name in ("device", "precision"))
-        if workers.scheduler or visible_gpus():
-            return
-        if device == "cuda":
-            raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
-        if precision == "fp16":
-            raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
+    if workers.scheduler or visible_gpus():
+        return
+    if any(job.parameters.get("device") == "cuda" for job in jobs):
+        raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
+    if any(job.parameters.get("precision") == "fp16" for job in jobs):
+        raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
 
 
-def plan_text(
-    grid: Grid,
-    jobs: Sequence[Job],
-    waiting: Sequence[Job],
-    estimates: Estimates,
-    out: Path,
-    workers: Workers,
-    *,
-    each: bool,
+def _plan_text(
+    grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, out: Path, workers: Workers, *, each: bool
 ) -> str:
-    """The plan for a person: per notebook how many jobs there are, are done, and how long the others may take.
-
-    each: also one line per job.
-    """
-    to_do = {job.name for job in waiting}
-    seconds, unknown = total_seconds(waiting, estimates)
+    """The plan for a person, by notebook; if ``each``, also one line per job."""
     num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
@@ -116,36 +98,33 @@ def plan_text(
         f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
     ]
     for notebook in NOTEBOOKS:
-        of = [job for job in jobs if job.notebook == notebook]
-        left = [job for job in of if job.name in to_do]
-        lines.append(f"  {notebook:28}{len(of):7}{len(of) - len(left):7}{len(left):7}   {_told(left, estimates)}")
-    if each:
-        lines += [f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {_about(job)}" for job in jobs]
-    where = f"the workers of {workers.scheduler}" if workers.scheduler else f"up to {workers.here} jobs side by side"
+        total = sum(job.notebook == notebook for job in jobs)
+        left = [job for job in waiting if job.notebook == notebook]
+        counts = f"{total:7}{total - len(left):7}{len(left):7}"
+        lines.append(f"  {notebook:28}{counts}   {_time_text(left, estimates)}")
+    to_do = {job.name for job in waiting}
+    for job in jobs if each else ():
+        labels = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
+        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
     if waiting:
-        together = f", about {duration(seconds / workers.here)}" if seconds and not workers.scheduler else ""
-        guess = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
-        lines.append(f"{where}{together}{guess}")
+        seconds, unknown = estimates.total(waiting)
+        where = f"the workers of {workers.scheduler}"
+        if not workers.scheduler:
+            together = f", about {duration(seconds / workers.slots)}" if seconds else ""
+            where = f"up to {workers.slots} jobs side by side{together}"
+        lines.append(where + (f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""))
     return "\n".join(lines)
 
 
-def _about(job: Job) -> str:
-    return " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
-
-
-def _told(jobs: Sequence[Job], estimates: Estimates) -> str:
-    seconds, unknown = total_seconds(jobs, estimates)
-    if not jobs:
-        return ""
+def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
+    seconds, unknown = estimates.total(jobs)
     if unknown == len(jobs):
-        return "not known: none was done before"
+        return "not known: none was done before" if jobs else ""
     return f"about {duration(seconds)}" + (f" and {unknown} not known" if unknown else "")
 
 
 def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
     """Print a summary of each run of a small study; collect the results of all runs in the study's folder."""
-    from il2m.results.table import save_results, summary  # imports torch: not while jobs need the memory
-
     ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
     if len(ablated) <= _MOST_SUMMARIES:
         for run in ablated:

@@ -1,7 +1,7 @@
 """What jobs import, imported once: processes for jobs are forked from a server that has loaded this module.
 
 A job then starts in half a second instead of six. Nothing here may touch a GPU or start a thread: what is forked after
-that does not work. (Where there are GPUs jobs are not forked at all, see job_process.)
+that does not work. (Where there are GPUs jobs are not forked at all, see notebook.execute.)
 """
 
 import gc
@@ -12,11 +12,9 @@ from il2m.notebook.execute import KERNEL_ENVIRONMENT
 
 os.environ |= KERNEL_ENVIRONMENT  # before matplotlib and the numerical libraries read it
 
-for name in (
-    "ipykernel.kernelapp", "ipykernel.zmqshell", "papermill", "nbconvert",  # to execute a notebook and make its page
-    "pyarrow.parquet", "seaborn", "il2m.notebook.pages", "il2m.explorer.explore", "il2m.study.joint",
-    "il2m.results.collect", "il2m.results.factorial",
-):  # fmt: skip
+_TO_EXECUTE = ("ipykernel.kernelapp", "ipykernel.zmqshell", "papermill", "nbconvert", "il2m.notebook.pages")
+_OF_NOTEBOOKS = ("il2m.explorer.explore", "il2m.study.joint", "il2m.results.collect", "il2m.results.factorial")
+for name in (*_TO_EXECUTE, "pyarrow.parquet", "seaborn", *_OF_NOTEBOOKS):
     importlib.import_module(name)
 
 gc.collect()

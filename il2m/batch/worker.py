@@ -1,7 +1,5 @@
 """A job in a dask worker: executed under its lock, with a GPU if there is one, and put on record."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
@@ -11,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
@@ -26,68 +23,71 @@ PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where 
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended: after how many seconds, doing how much work (0: its results were there), and why it failed
-    (empty: it did not)."""
+class JobEnd:
+    """How a job ended."""
 
     seconds: float = 0.0
-    work: float = 0.0
-    failure: str = ""
+    work: float = 0.0  # 0: its results were there
+    failure: str = ""  # why it failed; "": it did not
 
 
-def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, Outcome] = MappingProxyType({})) -> Outcome:
+def why_not_here(marker: Path, job: Job, code: str) -> str:
+    """Why a job can't be done here, "" if it can. marker: a file in the study's folder. code: see run_job."""
+    host = socket.gethostname()
+    if not marker.is_file():
+        return f"on {host} does not see {job.out_dir}: all machines must share the study's folder, under one path."
+    if records.code_hash(find_notebooks() / f"{job.notebook}.ipynb", job.plugins) != code:
+        return f"on {host} has another version of il2m or of a plugin: use the same files, and start it again."
+    return ""
+
+
+def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}) -> JobEnd:
     """Execute one job's notebook, unless another process did so in the meantime. Never raises.
 
-    The executed copy appears under its name when it is whole; that of a failed job is kept as ``<name>.failed.ipynb``.
     code: records.code_hash, as it must be here. lease: a file in the study's folder; the job ends when it is gone.
     earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
     """
-    for name in job.after:
-        if name in earlier and earlier[name].failure:
-            return Outcome(failure=f"not run, because {name} failed")
+    host = socket.gethostname()
+    failed = [name for name, end in earlier.items() if end.failure]
+    if needed := [name for name in job.after if name in failed]:
+        return JobEnd(failure=f"not run, because {needed[0]} failed")
     if not lease.exists():
-        host = socket.gethostname()
-        return Outcome(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
+        return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:
         notebook = find_notebooks() / f"{job.notebook}.ipynb"
-        if records.code_hash(notebook) != code:
-            raise InputError(f"{socket.gethostname()} has another version of il2m, or its files changed meanwhile")
-        with locked(records.lock_path(job), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
-            beside = [name for name in job.beside if name not in earlier or not earlier[name].failure]
-            if records.is_done(job, records.read_record(records.record_path(job)), code, beside):
-                return Outcome()
-            return _run_locked(job, notebook, code, beside, lease)
+        if records.code_hash(notebook, job.plugins) != code:
+            raise InputError(f"{host} has another version of il2m or of a plugin, or their files changed meanwhile")
+        with locked(job.file(".lock"), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
+            shown = [name for name in job.beside if name not in failed]
+            if records.is_done(job, records.read_record(job.file(".json")), code, shown):
+                return JobEnd()
+            return _run_locked(job, notebook, code, shown, lease)
     except (Stopped, WaitingStopped):
-        return Outcome(failure="stopped")
+        return JobEnd(failure="stopped")
     except Exception as error:  # a full disk, no right to write, ...: of this job alone
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
             records.write_record(job, FAILED, code=code, reason=reason)
-        return Outcome(failure=f"failed: {reason}")
+        return JobEnd(failure=f"failed: {reason}")
 
 
-def _run_locked(job: Job, notebook: Path, code: str, beside: Sequence[str], lease: Path) -> Outcome:
-    log = records.record_path(job).with_suffix(".log")
-    machine = {"host": socket.gethostname(), "pid": os.getpid()}
-    records.write_record(job, RUNNING, code=code, **machine)
-    work = 0 if _has_results(job) else job.work
-    started = time.monotonic()
+def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease: Path) -> JobEnd:
+    details = {"code": code, "host": socket.gethostname(), "pid": os.getpid()}
+    records.write_record(job, RUNNING, **details)
+    is_begun = job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
+    work = 0 if is_begun else job.work  # the time of a training that was begun before tells nothing
+    log, started = job.file(".log"), time.monotonic()
     with leased_gpu() as gpu:
-        options = {"environment": gpu, "preload": PRELOAD, "log": log, "stop": lambda: not lease.exists()}
-        failure = execute_notebook(notebook, job.output, job.parameters, **options)
-    seconds = time.monotonic() - started
-    about = {"code": code, "seconds": seconds, **machine}
+        options = {"plugins": job.plugins, "environment": gpu, "preload": PRELOAD, "log": log}
+        failure = execute_notebook(notebook, job.output, job.parameters, stop=lambda: not lease.exists(), **options)
+    details["seconds"] = time.monotonic() - started
     if failure:
-        records.write_record(job, FAILED, reason=failure, **about)
-        return Outcome(seconds, failure=f"failed: {failure} (see {failed_copy(job.output)})")
+        records.write_record(job, FAILED, reason=failure, **details)
+        copy = failed_copy(job.output)
+        return JobEnd(details["seconds"], failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
     log.unlink(missing_ok=True)
-    records.write_record(job, DONE, beside=beside, work=work, **about)
-    return Outcome(seconds, work)
-
-
-def _has_results(job: Job) -> bool:
-    """Whether a training was begun or done already, so that its time now would tell nothing."""
-    return job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
+    records.write_record(job, DONE, shown=shown, work=work, **details)
+    return JobEnd(details["seconds"], work)
 
 
 _jobs_on: Counter[str] = Counter()
@@ -97,20 +97,11 @@ _counting = threading.Lock()
 @contextlib.contextmanager
 def leased_gpu() -> Iterator[dict[str, str]]:
     """The environment that gives a job the GPU of this worker that has the fewest jobs; empty without GPUs."""
-    gpus = visible_gpus()
-    if not gpus:
-        yield {}
-        return
     with _counting:
-        gpu = min(gpus, key=lambda name: _jobs_on[name])
+        gpu = min(visible_gpus(), key=lambda name: _jobs_on[name], default="")
         _jobs_on[gpu] += 1
     try:
-        yield {"CUDA_VISIBLE_DEVICES": gpu}
+        yield {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     finally:
         with _counting:
             _jobs_on[gpu] -= 1
-
-
-def what_a_worker_sees(marker: Path) -> tuple[bool, str, str]:
-    """Whether it sees a file of the study, records.library_hash there, and the name of its machine."""
-    return marker.is_file(), records.library_hash(), socket.gethostname()

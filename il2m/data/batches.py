@@ -1,10 +1,9 @@
 """Images on their way into a network: normalised, and augmented while training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,8 +24,7 @@ def channel_mean_std(images: np.ndarray) -> Normalisation:
 
     The paper takes them from the first state's training images, so that no later state leaks into them.
     """
-    levels = np.arange(256) / 255
-    mean, std = [], []
+    levels, mean, std = np.arange(256) / 255, [], []
     for channel in range(images.shape[-1]):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         share = counts / counts.sum()
@@ -35,14 +33,16 @@ def channel_mean_std(images: np.ndarray) -> Normalisation:
     return Normalisation(tuple(mean), tuple(std))
 
 
-class ImageBatches:
-    """Images and labels of one stage, handed out in batches: (n, c, h, w) float32, channels last in memory.
+def batch_sizes(num_images: int, batch_size: int) -> list[int]:
+    """Sizes of an epoch's batches. A single last image joins the batch before: batch normalisation needs two."""
+    ends = [*range(batch_size, num_images - 1, batch_size), num_images]
+    return np.diff(ends, prepend=0).tolist()
 
-    images: (n, h, w, c) uint8. labels: (n,) int.
-    """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, normalisation: Normalisation) -> None:
-        self.images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+class Batches:
+    """What batches of images in memory and of image files share: labels, a device, and how images are normalised."""
+
+    def __init__(self, labels: np.ndarray, normalisation: Normalisation) -> None:
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
         self._mean = torch.tensor(normalisation.mean).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(normalisation.std).view(1, -1, 1, 1) * 255)
@@ -50,37 +50,46 @@ class ImageBatches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> ImageBatches:
-        """The same batches with the images kept, and prepared, on ``device``."""
+    def to(self, device: torch.device) -> Self:
+        """The same batches, handed out on ``device``; images in memory are kept, and prepared, there too."""
         moved = copy.copy(self)
         for name, value in vars(self).items():
-            setattr(moved, name, value.to(device))
+            if isinstance(value, torch.Tensor):
+                setattr(moved, name, value.to(device))
         return moved
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, c, h, w) uint8 -> float32, channels last in memory."""
+        images = images.to(self.labels.device, non_blocking=True).float()
+        return ((images - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
+
+
+class ImageBatches(Batches):
+    """Images and labels of one stage, handed out in batches: (n, c, h, w) float32, channels last in memory.
+
+    images: (n, h, w, c) uint8. labels: (n,) int.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, normalisation: Normalisation) -> None:
+        super().__init__(labels, normalisation)
+        self.images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
     def augmented(
         self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch in random order; each image shifted by up to ``max_shift`` pixels, and mirrored half the time if
-        ``flip``. No batch has a single image (batch normalisation needs two): it would join the batch before."""
+        """One epoch in random order, in batches of batch_sizes; each image shifted by up to ``max_shift`` pixels, and
+        mirrored half the time if ``flip``."""
         order = torch.randperm(len(self), generator=generator)
-        blocks = list(order.split(max(_BLOCK // batch_size, 1) * batch_size))
-        if len(blocks) > 1 and len(blocks[-1]) == 1:
-            blocks[-2:] = [torch.cat(blocks[-2:])]
-        for block in blocks:
-            x = self._normalised(_shift_and_flip(self.images[block], generator, max_shift, flip))
-            y = self.labels[block]
-            ends = [*range(batch_size, len(block) - 1, batch_size), len(block)]
-            for start, end in zip([0, *ends], ends, strict=False):
-                yield x[start:end], y[start:end]
+        for block in order.split(batch_sizes(len(self), max(_BLOCK // batch_size, 1) * batch_size)):
+            images = self._normalised(_shift_and_flip(self.images[block], generator, max_shift, flip))
+            sizes = batch_sizes(len(block), batch_size)
+            yield from zip(images.split(sizes), self.labels[block].split(sizes), strict=True)
 
     def plain(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Every image once, in order, without augmentation."""
         for start in range(0, len(self), batch_size):
             chosen = slice(start, start + batch_size)
             yield self._normalised(self.images[chosen]), self.labels[chosen]
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        return ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
 
 
 def _shift_and_flip(images: torch.Tensor, generator: torch.Generator, max_shift: int, flip: bool) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A dataset in memory: images, labels, names."""
+"""A dataset: images (in memory, or in files), labels and names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FileSource:
-    """Of a dataset whose images stay in files: where relative paths start (``data_dir``), and what lists say beyond
-    images and labels: the folder they lie in, and how many classes each state brings."""
+    """Where a dataset of image files comes from. root: where relative paths start. lists, state_sizes: if lists name
+    the images, the folder they lie in, and how many classes each state brings."""
 
-    data_dir: Path
+    root: Path
     lists: Path | None = None
     state_sizes: tuple[int, ...] = ()
 

@@ -4,8 +4,6 @@ Training images come from the Sans and Sans Mono faces, validation images from t
 real shift. Each (letter, face) is drawn once; all images are then warped from those drawings in batches.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib

@@ -6,10 +6,10 @@ to 256 and the centre crop of 224. Other sizes keep the proportion. Pillow decod
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from il2m.data.batches import ImageBatches, Normalisation, channel_mean_std
+from il2m.data.batches import Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
 from il2m.data.dataset import Dataset
 from il2m.errors import InputError, name_first
 
@@ -71,65 +71,44 @@ def scoring_view(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
     return v2.Compose([v2.Resize(round(image_size * 256 / 224)), v2.CenterCrop(image_size), v2.PILToTensor()])
 
 
-def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> ImageBatches:
+def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> Batches:
     """Batches of images that are in memory or in files."""
     kind = FileBatches if isinstance(images, ImageFiles) else ImageBatches
     return kind(images, labels, normalisation)
 
 
-class FileBatches:
+class FileBatches(Batches):
     """ImageBatches (see there) of image files: the same batches, decoded as they are needed."""
 
     def __init__(self, files: ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> None:
+        super().__init__(labels, normalisation)
         self.files = files
-        self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-        self.device = torch.device("cpu")
-        self._mean = torch.tensor(normalisation.mean).view(1, -1, 1, 1) * 255
-        self._scale = 1 / (torch.tensor(normalisation.std).view(1, -1, 1, 1) * 255)
-        self._loaders: dict[bool, tuple[list, DataLoader]] = {}
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> FileBatches:
-        """The same batches, handed out on ``device``."""
-        moved = copy.copy(self)
-        moved.device, moved._loaders = device, {}
-        for name in ("labels", "_mean", "_scale"):
-            setattr(moved, name, getattr(self, name).to(device))
-        return moved
+        self._loaders: dict[bool, DataLoader] = {}
 
     def augmented(
         self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch in random order; each image cropped at random, and mirrored half the time if ``flip``.
+        """One epoch in random order, in batches of batch_sizes; each image cropped at random, and mirrored half the
+        time if ``flip``.
 
         Each image has a seed of its own from ``generator``, so that the number of workers changes nothing.
-        max_shift is not used: the crop moves the image. No batch has a single image: it would join the batch before.
+        max_shift is not used: the crop moves the image.
         """
         order = torch.randperm(len(self), generator=generator)
         seeds = torch.randint(2**62, (len(self),), generator=generator)
-        batches = list(order.split(batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [torch.cat(batches[-2:])]
+        batches = order.split(batch_sizes(len(self), batch_size))
         if flip not in self._loaders:  # kept, with its workers, for the next epoch
-            self._loaders[flip] = _loader(self.files, training_view(self.files.image_size, flip), keep_workers=True)
-        keys, loader = self._loaders[flip]
-        keys[:] = [list(zip(batch.tolist(), seeds[batch].tolist(), strict=True)) for batch in batches]
-        for images, batch in zip(loader, batches, strict=True):
-            yield self._normalised(images), self.labels[batch.to(self.device)]
+            self._loaders[flip] = _loader(self.files, training_view(self.files.image_size, flip), [], keep_workers=True)
+        keys = [list(zip(batch.tolist(), seeds[batch].tolist(), strict=True)) for batch in batches]
+        self._loaders[flip].batch_sampler[:] = keys
+        for images, batch in zip(self._loaders[flip], batches, strict=True):
+            yield self._normalised(_sound(images)), self.labels[batch]
 
     def plain(self, batch_size: int = _BATCH) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Every image once, in order: its centre crop."""
-        keys, loader = _loader(self.files, scoring_view(self.files.image_size))
-        keys[:] = _in_order(len(self), batch_size)
-        for start, images in zip(range(0, len(self), batch_size), loader, strict=True):
-            yield self._normalised(images), self.labels[start : start + batch_size]
-
-    def _normalised(self, images: torch.Tensor | list[str]) -> torch.Tensor:
-        _raise_problems(images)
-        images = images.to(self.device, non_blocking=True)
-        return ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
+        crops = _in_order(self.files, scoring_view(self.files.image_size), batch_size)
+        for start, images in zip(range(0, len(self), batch_size), crops, strict=True):
+            yield self._normalised(_sound(images)), self.labels[start : start + batch_size]
 
 
 def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
@@ -140,24 +119,16 @@ def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
     """
     if not isinstance(images, ImageFiles):
         return channel_mean_std(images)
-    keys, loader = _loader(images, _count_values)
-    keys[:] = _in_order(len(images), _BATCH)
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for batch in loader:
-        _raise_problems(batch)
-        counts += batch.sum(dim=0).numpy()
-    levels = np.arange(256) / 255
-    share = counts / counts.sum(axis=1, keepdims=True)
+    counts = sum(_sound(batch).sum(dim=0) for batch in _in_order(images, _count_values)).numpy()
+    levels, share = np.arange(256) / 255, counts / counts.sum(axis=1, keepdims=True)
     mean = share @ levels
-    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))
+    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))  # summed as ever: runs know its last digit
     return Normalisation(tuple(mean.tolist()), tuple((float(value) or 1.0) for value in std))
 
 
 def find_unreadable(files: ImageFiles) -> list[str]:
     """What is wrong with each image that can't be decoded, one line each; empty if all can."""
-    keys, loader = _loader(files, _nothing)
-    keys[:] = _in_order(len(files), _BATCH)
-    return [problem for batch in loader if isinstance(batch, list) for problem in batch]
+    return [problem for batch in _in_order(files, _nothing) if isinstance(batch, list) for problem in batch]
 
 
 def check_readable(data: Dataset, folder: Path) -> None:
@@ -169,18 +140,16 @@ def check_readable(data: Dataset, folder: Path) -> None:
     done = folder / f"readable-{data.fingerprint}"
     if data.files is None or done.exists():
         return
-    problems = [problem for images in (data.train_images, data.val_images) for problem in find_unreadable(images)]
-    if problems:
-        raise InputError(
-            name_first("images can't be read", problems) + "\nReplace them, or take them out of the lists."
-        )
+    if problems := [*find_unreadable(data.train_images), *find_unreadable(data.val_images)]:
+        hint = "Replace them, or take them out of the lists."
+        raise InputError(name_first("images can't be read", problems) + f"\n{hint}")
     folder.mkdir(parents=True, exist_ok=True)
     done.touch()
 
 
-def find_missing(paths: np.ndarray) -> list[str]:
+def find_missing(paths: Iterable[str | Path]) -> list[str]:
     """The paths that are not files."""
-    return [path for path in paths.tolist() if not Path(path).is_file()]
+    return [str(path) for path in paths if not os.path.isfile(path)]
 
 
 def open_image(path: str) -> Image.Image:
@@ -224,39 +193,41 @@ def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
     return [item for item in items if isinstance(item, str)] or torch.stack(items)
 
 
-def _raise_problems(batch: torch.Tensor | list[str]) -> None:
+def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
+    """The batch; raises InputError for problems in its place."""
     if isinstance(batch, list):
-        raise InputError(
-            name_first("images can't be read", batch)
-            + "\nRun `il2m check` on the data: it names all such images at once."
-        )
+        hint = "Run `il2m check` on the data: it names all such images at once."
+        raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
+    return batch
 
 
-def _in_order(count: int, batch_size: int) -> list[list[tuple[int, int]]]:
-    return [[(i, 0) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]
+def _in_order(
+    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], batch_size: int = _BATCH
+) -> Iterable[torch.Tensor | list[str]]:
+    """Batches of prepared images, in order, or of the problems with them."""
+    keys = [(place, 0) for place in range(len(files))]
+    return _loader(files, prepare, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
 
 def _loader(
-    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], keep_workers: bool = False
-) -> tuple[list, DataLoader]:
-    """A loader, and the list of batches of (place, seed) that it will go through when it is iterated.
+    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], batches: list, *, keep_workers: bool = False
+) -> DataLoader:
+    """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
 
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked.
     """
-    keys: list[list[tuple[int, int]]] = []
     workers = {}
     if files.num_workers:
         context = multiprocessing.get_context(_START)
         if _START == "forkserver":
             context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
-    loader = DataLoader(
+    return DataLoader(
         _Files(files.paths, prepare),
-        batch_sampler=keys,
+        batch_sampler=batches,
         num_workers=files.num_workers,
         collate_fn=_stack,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: the process's is left alone
         **workers,
     )
-    return keys, loader

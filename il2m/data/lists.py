@@ -1,18 +1,17 @@
 """Folders and lists of image files, read as a dataset of the study."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from il2m.authors.formats import ImageList, read_image_list, repeated_images
+from il2m.authors.formats import TEXT, ImageList, read_image_list, repeated_images
 from il2m.authors.layout import ListLayout
 from il2m.data.dataset import Dataset, FileSource
-from il2m.data.image_files import ImageFiles
+from il2m.data.image_files import ImageFiles, find_missing
 from il2m.data.states import States
 from il2m.errors import InputError, name_first
 
@@ -20,10 +19,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
 VAL_FOLDERS = ("val", "validation", "test")
 CLASS_NAMES = "classes.txt"  # one name per line, in learning order; not part of the authors' layout
 VAL_SHARE = 0.2  # of each class, where a folder has no validation images of its own
-_TEXT = np.dtypes.StringDType()
 
 
-def load_folder(folder: Path, *, data_dir: Path, image_size: int = 224, num_workers: int = 2) -> Dataset:
+def load_folder(folder: Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
     """Image files in one folder per class, in ``train/`` and ``val/`` (or ``validation/``, ``test/``), or directly.
 
     Directly, a fifth of each class, drawn with a fixed seed, is for validation. Classes are the folders' names, sorted.
@@ -31,61 +29,56 @@ def load_folder(folder: Path, *, data_dir: Path, image_size: int = 224, num_work
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder.absolute()}: expected one folder of images per class.")
-    val = next((folder / name for name in VAL_FOLDERS if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and val is not None:
-        train_files, val_files = _class_files(folder / "train"), _class_files(val)
-        if train_files.keys() != val_files.keys():
-            differing = sorted(train_files.keys() ^ val_files.keys())
+    val_folder = next((folder / name for name in VAL_FOLDERS if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and val_folder is not None:
+        (names, train), (val_names, val) = _class_files(folder / "train", folder), _class_files(val_folder, folder)
+        if differing := sorted({*names} ^ {*val_names}):
             raise InputError(
-                f"{folder}: train/ and {val.name}/ differ in {len(differing)} class folders, first {differing[:10]}."
+                f"{folder}: train/ and {val_folder.name}/ differ in {len(differing)} class folders, first "
+                f"{differing[:10]}."
             )
     else:
-        train_files, val_files = _split(folder, _class_files(folder))
-    names = sorted(train_files)
-    parts = []
-    for files in (train_files, val_files):
-        images = [str(file.relative_to(folder)) for name in names for file in files[name]]
-        labels = np.repeat(np.arange(len(names)), [len(files[name]) for name in names])
-        parts.append(ImageList(folder, np.array(images, dtype=_TEXT), labels))
-    return _dataset(folder.name, *parts, tuple(names), folder, FileSource(data_dir), image_size, num_workers)
+        names, images = _class_files(folder, folder)
+        train, val = _split(images, names)
+    source = FileSource(folder)
+    return _dataset(folder.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """Class name -> its image files, sorted; hidden files and other kinds of file are passed over."""
-    found = {}
-    for class_folder in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()):
-        if os.path.basename(class_folder).startswith("."):
-            continue
-        names = sorted(os.listdir(class_folder))
-        files = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        found[os.path.basename(class_folder)] = [Path(class_folder, name) for name in files]
-    empty = [name for name, files in found.items() if not files]
-    if empty or not found:
+def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
+    """Names of the class folders, and their image files as seen from ``root``, all of it sorted; hidden files and other
+    kinds of file are passed over."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    files = {path.name: sorted(f for f in os.listdir(path) if not f.startswith(".")) for path in folders}
+    files = {name: [f for f in listed if f.lower().endswith(EXTENSIONS)] for name, listed in files.items()}
+    empty = [name for name, listed in files.items() if not listed]
+    if empty or not files:
         what = f"no image in the class folder(s) {empty[:10]}" if empty else "no class folders"
         raise InputError(f"{folder}: {what}; expected one folder per class with images ({', '.join(EXTENSIONS)}).")
-    return found
+    start = folder.relative_to(root)
+    images = [str(start / name / file) for name, listed in files.items() for file in listed]
+    labels = np.repeat(np.arange(len(files)), [len(listed) for listed in files.values()])
+    return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
 
 
-def _split(folder: Path, files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    train, val = {}, {}
-    for number, (name, images) in enumerate(files.items()):
-        if len(images) < 2:
-            raise InputError(f"{folder / name}: 1 image; a class needs at least 2, to train and to validate.")
-        drawn = np.random.default_rng([2019, number]).permutation(len(images))
-        num_val = max(round(VAL_SHARE * len(images)), 1)
-        train[name] = [images[i] for i in np.sort(drawn[num_val:])]
-        val[name] = [images[i] for i in np.sort(drawn[:num_val])]
-    return train, val
+def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
+    """Images to train and to validate with: of each class a share drawn with a fixed seed."""
+    is_val = np.zeros(len(images), dtype=bool)
+    for label, name in enumerate(names):
+        places = np.flatnonzero(images.labels == label)
+        if len(places) < 2:
+            raise InputError(f"{images.source / name}: 1 image; a class needs at least 2, to train and to validate.")
+        drawn = np.random.default_rng([2019, label]).permutation(places)
+        is_val[drawn[: max(round(VAL_SHARE * len(places)), 1)]] = True
+    return images[~is_val], images[is_val]
 
 
-def load_lists(folder: Path, *, data_dir: Path, image_size: int = 224, num_workers: int = 2) -> Dataset:
+def load_lists(folder: Path, data_dir: Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
 
     data_dir: where relative image paths start.
     Raises InputError for missing lists, labels that don't go on from state to state, and images missing on disk.
     """
-    layout = ListLayout(folder)
-    memories = memory_sizes(folder)
+    layout, memories = ListLayout(folder), memory_sizes(folder)
     if not memories:
         what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
         raise InputError(
@@ -95,89 +88,83 @@ def load_lists(folder: Path, *, data_dir: Path, image_size: int = 224, num_worke
     num_states = 1
     while layout.new(num_states + 1, memories[0]).is_file():
         num_states += 1
-    states = range(1, num_states + 1)
-    separated = all(layout.separated_val(b).is_file() for b in states)
-    vals = [layout.separated_val(b) for b in states] if separated else [layout.accumulated_val(num_states)]
-    wanted = [*(layout.new(b, memories[0]) for b in states), *vals]
-    if missing := [str(path) for path in wanted if not path.is_file()]:
+    train_paths = [layout.new(b, memories[0]) for b in range(1, num_states + 1)]
+    val_paths = [layout.separated_val(b) for b in range(1, num_states + 1)]
+    if find_missing(val_paths):
+        val_paths = [layout.accumulated_val(num_states)]
+    if missing := find_missing([*train_paths, *val_paths]):
         raise InputError(name_first("lists are missing", missing))
-    new = [read_image_list(layout.new(b, memories[0])) for b in states]
-    sizes, seen = [], 0
+    new = [read_image_list(path) for path in train_paths]
+    sizes = _new_classes(new)
+    train, val = _joined(folder, new), _joined(folder, map(read_image_list, val_paths))
+    seen = f"0..{sum(sizes) - 1}"
+    check_classes(
+        val, sum(sizes), f"{folder}: the validation lists have other classes than the training lists' {seen}:"
+    )
+    names, source = _class_names(folder, sum(sizes)), FileSource(data_dir, folder, sizes)
+    return _dataset(folder.parent.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
+
+
+def _new_classes(new: list[ImageList]) -> tuple[int, ...]:
+    """How many classes each state brings. Raises InputError where labels don't go on from the state before."""
+    sizes: list[int] = []
     for images in new:
-        classes = np.unique(images.labels)
+        classes, seen = np.unique(images.labels), sum(sizes)
         if not np.array_equal(classes, np.arange(seen, seen + len(classes))):
             raise InputError(
                 f"{images.source}: the labels of its {len(classes)} classes run from {classes[0]} to {classes[-1]}; "
                 f"expected {seen} to {seen + len(classes) - 1} without gaps, going on from the state before."
             )
         sizes.append(len(classes))
-        seen += len(classes)
-    train, val = _joined(folder, new), _joined(folder, [read_image_list(path) for path in vals])
-    absent = np.setxor1d(val.labels, np.arange(seen))
-    if len(absent):
-        raise InputError(
-            f"{folder}: the validation lists have other classes than the training lists' 0..{seen - 1}: see class(es) "
-            f"{absent[:10].tolist()}."
-        )
-    names = _class_names(folder, seen)
-    source = FileSource(data_dir, folder, tuple(sizes))
-    return _dataset(folder.parent.name, train, val, names, data_dir, source, image_size, num_workers)
+    return tuple(sizes)
+
+
+def check_classes(images: ImageList, num_classes: int, problem: str) -> None:
+    """Raise InputError, ``problem`` and the classes at fault, unless just the classes 0..num_classes-1 have images."""
+    differing = np.setxor1d(images.labels, np.arange(num_classes))
+    if len(differing):
+        raise InputError(f"{problem} see class(es) {differing[:10].tolist()}.")
 
 
 def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     """Those that ``il2m lists`` noted beside the lists, else the labels."""
     noted = folder / CLASS_NAMES
     names = tuple(noted.read_text(encoding="utf-8").splitlines()) if noted.is_file() else ()
-    return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
+    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 def memory_sizes(folder: Path) -> list[int]:
     """The K for which lists in the authors' layout are there, in order."""
-    found = (path.name.removeprefix("K~") for path in (folder / "unbalanced" / "train").glob("K~*"))
-    return sorted(int(size) for size in found if size.isdigit())
+    sizes = (path.name.removeprefix("K~") for path in (folder / "unbalanced" / "train").glob("K~*"))
+    return sorted(int(size) for size in sizes if size.isdigit())
 
 
-def _joined(source: Path, lists: list[ImageList]) -> ImageList:
-    return ImageList(source, np.concatenate([x.images for x in lists]), np.concatenate([x.labels for x in lists]))
+def _joined(source: Path, lists: Iterable[ImageList]) -> ImageList:
+    images, labels = zip(*((part.images, part.labels) for part in lists), strict=True)
+    return ImageList(source, np.concatenate(images), np.concatenate(labels))
 
 
 def _dataset(
-    name: str,
-    train: ImageList,
-    val: ImageList,
-    class_names: tuple[str, ...],
-    root: Path,
-    source: FileSource,
-    image_size: int,
-    num_workers: int,
+    name: str, train: ImageList, val: ImageList, class_names: Iterable[str], source: FileSource, **options: int
 ) -> Dataset:
-    """A Dataset of files; its fingerprint is of their names as listed, sizes and labels: not of where they lie."""
+    """A Dataset of ImageFiles; its fingerprint is of their names as listed, sizes and labels: not of where they lie."""
     if repeated := repeated_images(train.images):
         what = f"images occur more than once among the training images of {train.source}"
         warnings.warn(name_first(what, repeated), stacklevel=4)
     digest, files, missing = hashlib.sha256(), [], []
     for part in (train, val):
-        paths = [os.path.join(root, image) for image in part.images]
-        sizes = np.full(len(paths), -1)
-        for i, path in enumerate(paths):
+        files.append(ImageFiles(part.paths(source.root), **options))
+        sizes = np.full(len(part), -1)
+        for i, path in enumerate(files[-1].paths.tolist()):
             try:
                 sizes[i] = os.stat(path).st_size
             except OSError:
                 missing.append(path)
         digest.update("\n".join(part.images).encode() + part.labels.tobytes() + sizes.tobytes())
-        files.append(ImageFiles(np.array(paths, dtype=_TEXT), image_size, num_workers))
     if missing:
         raise InputError(name_first("images are missing on disk", missing))
-    return Dataset(
-        name=name,
-        train_images=files[0],
-        train_labels=train.labels,
-        val_images=files[1],
-        val_labels=val.labels,
-        class_names=class_names,
-        fingerprint=digest.hexdigest()[:16],
-        files=source,
-    )
+    fingerprint = digest.hexdigest()[:16]
+    return Dataset(name, files[0], train.labels, files[1], val.labels, tuple(class_names), fingerprint, source)
 
 
 def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int, np.ndarray]:
@@ -186,30 +173,26 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
     Raises InputError for missing lists, for images that are not training images of their class, for past classes
     without exemplars, and where the lists of new images differ from those of another K.
     """
-    layout, root = ListLayout(data.files.lists), data.files.data_dir
-    there = memory_sizes(layout.folder)
+    layout = ListLayout(data.files.lists)
+    known = memory_sizes(layout.folder)
     wanted = {state: layout.old(state, memory_size) for state in range(2, states.num_states + 1)}
-    if missing := [str(path) for path in wanted.values() if not path.is_file()]:
+    if missing := find_missing(wanted.values()):
         raise InputError(
             name_first(f"lists of exemplars are missing for memory_size = {memory_size}", missing)
-            + f"\nThere are lists for memory_size {', '.join(map(str, there))}; exemplars_per_class does without lists."
+            + f"\nThere are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
         )
-    _check_same_new(layout, states, memory_size, there[0])
-    index = {path: i for i, path in enumerate(data.train_images.paths.tolist())}
+    _check_same_new(layout, states, memory_size, known[0])
+    places = {path: place for place, path in enumerate(data.train_images.paths.tolist())}
     exemplars = {}
     for state, path in wanted.items():
         listed = read_image_list(path)
-        indices = np.array([index.get(os.path.join(root, image), -1) for image in listed.images])
+        indices = np.array([places.get(image, -1) for image in listed.paths(data.files.root).tolist()])
         wrong = np.flatnonzero((indices < 0) | (data.train_labels[indices] != listed.labels))
         if len(wrong):
-            lines = [f"{listed.images[place]} {listed.labels[place]}" for place in wrong]
+            lines = [f"{listed.images[line]} {listed.labels[line]}" for line in wrong]
             raise InputError(name_first(f"images of {path} are not training images of their class", lines))
-        absent = np.setxor1d(listed.labels, np.arange(states.num_past(state)))
-        if len(absent):
-            raise InputError(
-                f"{path}: expected exemplars of the past classes 0..{states.num_past(state) - 1} and no others; see "
-                f"class(es) {absent[:10].tolist()}."
-            )
+        past = states.num_past(state)
+        check_classes(listed, past, f"{path}: expected exemplars of the past classes 0..{past - 1} and no others;")
         exemplars[state] = indices
     return exemplars
 

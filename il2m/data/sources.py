@@ -14,11 +14,13 @@ import numpy as np
 
 from il2m.data.dataset import Dataset
 from il2m.data.glyphs import VERSION, render_glyphs
+from il2m.data.lists import load_folder, load_lists
+from il2m.data.npz import read_npz
 from il2m.errors import InputError, nearest
 from il2m.system.files import replacing
 from il2m.system.hashes import registered_source
 
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
@@ -33,14 +35,10 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     """
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
-        from il2m.data.lists import load_folder, load_lists  # slow to import (torchvision), and only needed here
-
-        load = load_folder if kind == "folder" else load_lists
-        options = {"data_dir": Path(data_dir), "image_size": image_size, "num_workers": num_workers}
-        return load(Path(path).expanduser(), **options)
+        folder, options = Path(path).expanduser(), {"image_size": image_size, "num_workers": num_workers}
+        return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
     if dataset.endswith(".npz"):
-        arrays = _read_npz(Path(dataset).expanduser())
-        return dataset_from_arrays(Path(dataset).stem, arrays, source=dataset)
+        return dataset_from_arrays(Path(dataset).stem, _load_npz(Path(dataset).expanduser()), source=dataset)
     if dataset not in _LOADERS:
         raise InputError(
             f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} "
@@ -87,19 +85,19 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     x: (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8. y: (n,) whole numbers 0..C-1, each class with both training and
     validation images. Raises InputError that names the array and what is wrong with it.
     """
-    missing = [key for key in NPZ_KEYS if key not in arrays]
-    if missing:
-        raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. Expected {', '.join(NPZ_KEYS)}.")
-    images = {key: _check_images(arrays[key], key, source) for key in ("x_train", "x_test")}
-    if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
+    if missing := [key for key in REQUIRED if key not in arrays]:
+        raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. Expected {', '.join(REQUIRED)}.")
+    train_images, val_images = (_checked_images(arrays[key], f"{source}: {key}") for key in ("x_train", "x_test"))
+    if train_images.shape[1:] != val_images.shape[1:]:
         raise InputError(
-            f"{source}: x_train holds images of shape {images['x_train'].shape[1:]} and x_test of "
-            f"{images['x_test'].shape[1:]} (height, width, channels): all images must have one size."
+            f"{source}: x_train holds images of shape {train_images.shape[1:]} and x_test of {val_images.shape[1:]} "
+            "(height, width, channels): all images must have one size."
         )
-    labels = {key: _check_labels(arrays[key], key, len(images["x" + key[1:]]), source) for key in ("y_train", "y_test")}
-    num_classes = 1 + max(int(labels[key].max()) for key in labels)
-    for key, what in (("y_train", "training"), ("y_test", "validation")):
-        absent = np.setdiff1d(np.arange(num_classes), labels[key])
+    train_labels = _checked_labels(arrays["y_train"], len(train_images), f"{source}: y_train")
+    val_labels = _checked_labels(arrays["y_test"], len(val_images), f"{source}: y_test")
+    num_classes = 1 + int(max(train_labels.max(), val_labels.max()))
+    for key, labels, what in (("y_train", train_labels, "training"), ("y_test", val_labels, "validation")):
+        absent = np.setdiff1d(np.arange(num_classes), labels)
         if len(absent):
             raise InputError(
                 f"{source}: labels must be 0..{num_classes - 1} without gaps, but {key} has no image of class(es) "
@@ -109,65 +107,47 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     if len(names) != num_classes:
         raise InputError(f"{source}: class_names has {len(names)} names for {num_classes} classes.")
     digest = hashlib.sha256()
-    for array in (images["x_train"], labels["y_train"], images["x_test"], labels["y_test"]):
+    for array in (train_images, train_labels, val_images, val_labels):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update("\0".join(names).encode())
-    return Dataset(
-        name=name,
-        train_images=images["x_train"],
-        train_labels=labels["y_train"],
-        val_images=images["x_test"],
-        val_labels=labels["y_test"],
-        class_names=names,
-        fingerprint=digest.hexdigest()[:16],
-    )
+    return Dataset(name, train_images, train_labels, val_images, val_labels, names, digest.hexdigest()[:16])
 
 
-def _check_images(array: np.ndarray, key: str, source: str) -> np.ndarray:
+def _checked_images(array: np.ndarray, where: str) -> np.ndarray:
+    """(n, height, width, channels). where: the array's file and name, to begin messages with."""
     if array.dtype != np.uint8:
         hint = " (images of differing size? all must have one)" if array.dtype == object else ""
-        raise InputError(f"{source}: {key} has dtype {array.dtype}; expected uint8, values 0..255{hint}.")
+        raise InputError(f"{where} has dtype {array.dtype}; expected uint8, values 0..255{hint}.")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
         raise InputError(
-            f"{source}: {key} has shape {array.shape}; expected (n, height, width) for grey images or "
-            "(n, height, width, 3) for colour."
+            f"{where} has shape {array.shape}; expected (n, height, width) for grey images or (n, height, width, 3) "
+            "for colour."
         )
     return array
 
 
-def _check_labels(array: np.ndarray, key: str, num_images: int, source: str) -> np.ndarray:
+def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarray:
+    """(num_images,) int64. where: as in _checked_images."""
     if array.shape != (num_images,):
-        raise InputError(f"{source}: {key} has shape {array.shape}; expected ({num_images},), one label per image.")
+        raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image.")
     if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{source}: {key} has dtype {array.dtype}; expected whole numbers 0..C-1.")
+        raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1.")
     if array.min() < 0:
-        raise InputError(f"{source}: {key} has the label {array.min()}; labels must be 0..C-1.")
+        raise InputError(f"{where} has the label {array.min()}; labels must be 0..C-1.")
     if array.max() >= num_images:
         raise InputError(
-            f"{source}: {key} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without "
-            "gaps."
+            f"{where} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without gaps."
         )
     return array.astype(np.int64)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise InputError(f"no file {path.absolute()}: give the path of an .npz file with {', '.join(NPZ_KEYS)}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if key in (*NPZ_KEYS, "class_names")}
-    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or numpy meet first
-        if "Object arrays" in str(error):
-            raise InputError(
-                f"{path}: holds arrays of Python objects, as numpy makes of images of differing size. All images must "
-                "have one size and be saved as one uint8 array."
-            ) from None
-        raise InputError(
-            f"{path}: not a readable .npz file: it is damaged, or no .npz at all. Write it again with numpy.savez."
-        ) from None
+        raise InputError(f"no file {path.absolute()}: give the path of an .npz file with {', '.join(REQUIRED)}.")
+    return read_npz(path, (*REQUIRED, "class_names"))
 
 
 def _cached_glyphs(data_dir: Path) -> dict[str, np.ndarray]:
@@ -175,7 +155,7 @@ def _cached_glyphs(data_dir: Path) -> dict[str, np.ndarray]:
     path = data_dir / f"glyphs-v{VERSION}.npz"
     if path.is_file():
         with contextlib.suppress(InputError):  # a damaged cache is simply rendered again
-            return _read_npz(path)
+            return read_npz(path)
     arrays = render_glyphs()
     with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
         np.savez(file, **arrays)

@@ -4,8 +4,6 @@ States are numbered from 1, as in the paper. Inside the library a class's label 
 the classes seen at state b are 0 .. num_seen(b) - 1 and the new ones are the last of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

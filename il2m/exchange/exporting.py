@@ -1,18 +1,16 @@
 """Scores out: a run's lists and scores in the authors' layout."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
-from il2m.authors.formats import write_image_list, write_scores
+from il2m.authors.formats import TEXT, ImageList, write_image_list, write_scores
 from il2m.errors import InputError
 from il2m.exchange.importing import PAIRS
 from il2m.exchange.score_files import AuthorsFiles
-from il2m.study.runs import ANALYSED, Run
+from il2m.study.runs import ANALYSED, Run, StateFolder
 
 _ROWS = 4096  # of scores, held at a time while exporting
 
@@ -31,30 +29,25 @@ def export_scores(run: Run, out: str | Path) -> AuthorsFiles:
     roots = (out / "images_list_files", out / "scores", out / "scores_first_batch")
     files = AuthorsFiles(*roots, run.config["dataset"], states, run.memory_size)
     for state in range(1, states.num_states + 1):
-        stored = run.state(state)
+        pairs, stored = files.pairs(state), run.state(state)
         for name, part in PAIRS.items():
-            if part not in files.pairs(state):
+            if part not in pairs:
                 continue
-            list_path, scores_path = files.pairs(state)[part]
+            list_path, scores_path = pairs[part]
             labels = stored.array(f"{name}_labels")
-            images = _image_names(stored.info["files"], stored, name, len(labels))
-            write_image_list(list_path, images, labels)
+            images = ImageList(list_path, _image_names(stored, name, len(labels)), labels)
+            write_image_list(list_path, images.images, labels)
             if part == "val":
-                new = np.isin(labels, states.new_classes(state))
-                separated = files.list_layout.separated_val(state)
-                write_image_list(
-                    separated, [image for image, is_new in zip(images, new, strict=True) if is_new], labels[new]
-                )
-            write_scores(
-                scores_path, _new_scores(run, state) if part == "new" else _blocks(stored.array(f"{name}_scores"))
-            )
+                new = images[np.isin(labels, states.new_classes(state))]
+                write_image_list(files.list_layout.separated_val(state), new.images, new.labels)
+            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored.array(f"{name}_scores")))
     return files
 
 
-def _image_names(stored_files: Mapping[str, str], stored: Any, name: str, count: int) -> list[str]:
-    indices = stored.array(f"{name}_indices") if f"{name}_indices.npy" in stored_files else range(count)
+def _image_names(stored: StateFolder, name: str, count: int) -> np.ndarray:
+    indices = stored.array(f"{name}_indices") if f"{name}_indices.npy" in stored.info["files"] else range(count)
     folder = "val" if name == "val" else "train"
-    return [f"{folder}/{index:06d}.png" for index in indices]
+    return np.array([f"{folder}/{index:06d}.png" for index in indices], dtype=TEXT)
 
 
 def _blocks(scores: np.ndarray) -> Iterator[np.ndarray]:
@@ -62,22 +55,19 @@ def _blocks(scores: np.ndarray) -> Iterator[np.ndarray]:
         yield scores[start : start + _ROWS]
 
 
-def _new_scores(run: Run, state: int) -> Iterator[np.ndarray]:
+def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:
     """Raw scores of the state's new training images, block after block, from their features and the model's head.
 
     A run keeps only each image's own and highest score: they are put back exactly, the others are computed again.
     """
-    stored = run.state(state)
-    lacking = [
-        f for f in ("new_features.npy", "new_own_scores.npy", "model.safetensors") if f not in stored.info["files"]
-    ]
-    if lacking:
+    needed = ("new_features.npy", "new_own_scores.npy", "model.safetensors")
+    if lacking := [file for file in needed if file not in stored.info["files"]]:
         raise InputError(
             f"{stored.path}: no {', '.join(lacking)}: its training images' scores can't be had again, so this run "
             "can't be exported."
         )
-    weights = stored.model_weights()
-    weight, bias = weights["head.weight"].numpy(), weights["head.bias"].numpy()
+    with safe_open(stored.path / "model.safetensors", framework="numpy") as model:
+        weight, bias = model.get_tensor("head.weight"), model.get_tensor("head.bias")
     features, labels = stored.array("new_features"), stored.array("new_labels")
     own, top = stored.array("new_own_scores"), stored.array("new_top_scores")
     for start in range(0, len(labels), _ROWS):

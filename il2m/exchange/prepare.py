@@ -1,7 +1,5 @@
 """What is done once to a collection of images before it is studied: lists, mean and standard deviation, a check."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,20 +7,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from il2m.authors.formats import append_mean_std, check_new_name, read_image_list, repeated_images, write_image_list
+from il2m.authors.formats import (
+    TEXT,
+    ImageList,
+    append_mean_std,
+    check_new_name,
+    read_image_list,
+    repeated_images,
+    write_image_list,
+)
 from il2m.authors.layout import ListLayout
 from il2m.data.batches import Normalisation
-from il2m.data.dataset import Dataset
 from il2m.data.image_files import ImageFiles, find_missing, find_unreadable, images_mean_std
-from il2m.data.lists import CLASS_NAMES, load_folder
+from il2m.data.lists import CLASS_NAMES, check_classes, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, exemplars_per_past_class, rank_classes
 from il2m.system.files import replacing
 
-EXEMPLAR_CHOICES = ("random", "first")
-_TEXT = np.dtypes.StringDType()
+EXEMPLAR_CHOICES = ("random", "first")  # those that need no trained model
 
 
 def make_lists(
@@ -50,116 +54,86 @@ def make_lists(
     root: where relative paths of plain lists start.
     relative_to: the root that paths are written relative to; by default they are absolute.
     """
-    train, val, class_names = _labelled_paths(sources, Path(out) / name / "images", root, data_dir)
+    if exemplar_selection not in EXEMPLAR_CHOICES:
+        raise InputError(f"exemplar_selection = {exemplar_selection!r}: expected {' or '.join(EXEMPLAR_CHOICES)}.")
+    *parts, class_names = _read_sources(sources, Path(out) / name / "images", root, data_dir)
     states = make_states(len(class_names), num_states, state_sizes)
     order = make_class_order(len(class_names), order_seed, class_order)
     for memory_size in memory_sizes:
         check_memory(memory_size, 0, states)
-    place = np.argsort(order)
-    parts = []
-    for paths, labels in (train, val):
-        start = os.path.abspath(relative_to) if relative_to else None
-        paths = [os.path.relpath(p, start) if start else os.path.abspath(p) for p in paths.tolist()]
-        parts.append((np.array(paths, dtype=_TEXT), place[labels]))
+    train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
+    if exemplar_selection == "first":
+        ranking = {c: np.flatnonzero(train.labels == c) for c in range(len(class_names))}
+    else:
+        ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")
     for memory_size in memory_sizes:
-        exemplars = choose_exemplars(parts[0][1], states, memory_size, exemplar_selection, exemplar_seed)
-        write_lists(layout, states, memory_size, *parts, exemplars)
+        _write_lists(layout, states, memory_size, train, val, ranking)
     with replacing(layout.folder / CLASS_NAMES, "w") as file:
         file.writelines(f"{class_names[c]}\n" for c in order)
     return layout.folder
 
 
-def _labelled_paths(
+def _read_sources(
     sources: Sequence[str], image_folder: Path, root: str | Path, data_dir: str | Path
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
-    """Paths and labels of training and of validation images, and the class names."""
+) -> tuple[ImageList, ImageList, tuple[str, ...]]:
+    """Training images and validation images with the data set's labels, and the class names."""
     if len(sources) == 2:
-        train, val = (read_image_list(source) for source in sources)
-        num_classes = int(train.labels.max()) + 1
+        train, val = map(read_image_list, sources)
+        count = int(train.labels.max()) + 1
         for part in (train, val):
-            absent = np.setxor1d(part.labels, np.arange(num_classes))
-            if len(absent):
-                raise InputError(
-                    f"{part.source}: expected images of each of the classes 0..{num_classes - 1} and of no others; see "
-                    f"class(es) {absent[:10].tolist()}."
-                )
-        names = tuple(str(label) for label in range(num_classes))
-        return (_rooted(train.images, root), train.labels), (_rooted(val.images, root), val.labels), names
+            problem = f"{part.source}: expected images of each of the classes 0..{count - 1} and of no others;"
+            check_classes(part, count, problem)
+        train, val = (ImageList(part.source, part.paths(root), part.labels) for part in (train, val))
+        return train, val, tuple(map(str, range(count)))
     if len(sources) != 1:
         raise InputError(
             f"{len(sources)} sources ({', '.join(sources)}): expected one (a folder, a dataset), or two lists, of "
             "training and of validation images."
         )
     source = sources[0].removeprefix("folder:")
-    if os.path.isdir(source):
-        data = load_folder(Path(source), data_dir=Path(data_dir))
-    elif source.startswith("lists:"):
+    if source.startswith("lists:"):
         raise InputError(f"{source}: give a folder, two plain lists or a dataset; these are lists already.")
-    else:
-        data = load_dataset(source, data_dir)
-    train_paths, val_paths = image_paths(data, image_folder)
-    return (train_paths, data.train_labels), (val_paths, data.val_labels), data.class_names
+    data = load_folder(Path(source)) if os.path.isdir(source) else load_dataset(source, data_dir)
+    train = ImageList(Path(source), _image_paths(data.train_images, image_folder / "train"), data.train_labels)
+    val = ImageList(Path(source), _image_paths(data.val_images, image_folder / "val"), data.val_labels)
+    return train, val, data.class_names
 
 
-def write_lists(
-    layout: ListLayout,
-    states: States,
-    memory_size: int,
-    train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
-    exemplars: Mapping[int, np.ndarray],
+def _image_paths(images: np.ndarray | ImageFiles, folder: Path) -> np.ndarray:
+    """Paths of images, (n,) numpy strings; images that are arrays become PNG files in ``folder``."""
+    if isinstance(images, ImageFiles):
+        return images.paths
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [str(folder / f"{i:06d}.png") for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+    return np.array(paths, dtype=TEXT)
+
+
+def _as_listed(images: ImageList, place: np.ndarray, relative_to: str | Path) -> ImageList:
+    """Paths as lists shall have them, and labels in learning order. place: (C,) of each class in that order."""
+    paths = [os.path.relpath(p, relative_to) if relative_to else os.path.abspath(p) for p in images.images.tolist()]
+    return ImageList(images.source, np.array(paths, dtype=TEXT), place[images.labels])
+
+
+def _write_lists(
+    layout: ListLayout, states: States, memory_size: int, train: ImageList, val: ImageList, ranking: Mapping
 ) -> None:
-    """Write all lists of the authors' layout.
-
-    train, val: paths (n,) and labels (n,), in learning order. exemplars: state -> indices of training images.
-    """
+    """All lists of the authors' layout for one K. ranking: class -> its training images, those kept longest first."""
     for state in range(1, states.num_states + 1):
-        for chosen, path in (
-            (np.isin(val[1], states.new_classes(state)), layout.separated_val(state)),
-            (val[1] < states.num_seen(state), layout.accumulated_val(state)),
-        ):
-            write_image_list(path, val[0][chosen], val[1][chosen])
-        chosen = np.isin(train[1], states.new_classes(state))
-        write_image_list(layout.new(state, memory_size), train[0][chosen], train[1][chosen])
+        new, num_past = states.new_classes(state), states.num_past(state)
+        lists = {
+            layout.separated_val(state): val[np.isin(val.labels, new)],
+            layout.accumulated_val(state): val[val.labels < states.num_seen(state)],
+            layout.new(state, memory_size): train[np.isin(train.labels, new)],
+        }
         if state > 1:
-            kept = exemplars[state]
-            write_image_list(layout.old(state, memory_size), train[0][kept], train[1][kept])
-
-
-def choose_exemplars(
-    labels: np.ndarray, states: States, memory_size: int, selection: str, seed: int
-) -> dict[int, np.ndarray]:
-    """Exemplars without a model: state -> indices of training images, class by class, K // past classes of each.
-
-    selection: ``random``, or ``first`` for each class's first images. labels: (n,) of the training images.
-    """
-    most = exemplars_per_past_class(memory_size, 0, states.num_past(2)) if states.num_states > 1 else 0
-    if selection == "first":
-        ranking = {int(label): np.flatnonzero(labels == label)[:most] for label in np.unique(labels)}
-    else:
-        ranking = rank_classes("random", None, labels, most, seed)
-    exemplars = {}
-    for state in range(2, states.num_states + 1):
-        kept = exemplars_per_past_class(memory_size, 0, states.num_past(state))
-        exemplars[state] = np.concatenate([ranking[label][:kept] for label in range(states.num_past(state))])
-    return exemplars
-
-
-def image_paths(data: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Paths of a dataset's training and validation images, numpy strings; images that are arrays become PNG files in
-    ``folder``."""
-    paths = []
-    for part, images in (("train", data.train_images), ("val", data.val_images)):
-        if isinstance(images, ImageFiles):
-            paths.append(images.paths)
-            continue
-        names = [folder / part / f"{i:06d}.png" for i in range(len(images))]
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for name, image in zip(names, images, strict=True):
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(name)
-        paths.append(np.array([str(name) for name in names], dtype=_TEXT))
-    return paths[0], paths[1]
+            kept = exemplars_per_past_class(memory_size, 0, num_past)
+            exemplars = np.concatenate([ranking[label][:kept] for label in range(num_past)])
+            lists[layout.old(state, memory_size)] = train[exemplars]
+        for path, part in lists.items():
+            write_image_list(path, part.images, part.labels)
 
 
 def add_mean_std(
@@ -170,7 +144,7 @@ def add_mean_std(
     root: where relative paths start. Raises InputError for images that can't be read, or a name that is taken.
     """
     check_new_name(file, name)  # before the long work
-    paths = _paths(image_list, root)
+    paths = read_image_list(image_list).paths(root)
     if missing := find_missing(paths):
         raise InputError(name_first("images are missing on disk", missing))
     normalisation = images_mean_std(ImageFiles(paths, num_workers=num_workers))
@@ -185,32 +159,24 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     can't be read, all at once.
     """
     kind, _, path = what.partition(":")
-    repeated: list[str] = []
+    notes: list[str] = []
     if kind == "folder":
-        data = load_folder(Path(path), data_dir=Path(root))
+        data = load_folder(Path(path))
         paths = np.concatenate([data.train_images.paths, data.val_images.paths])
     elif kind == "lists":
         files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name != CLASS_NAMES)
         if not files:
             raise InputError(f"no lists in {path}: expected <lists>/<dataset>/S~<S>.")
-        paths = np.unique(np.concatenate([_paths(file, root) for file in files]))
+        paths = np.concatenate([read_image_list(file).paths(root) for file in files])
     else:
-        paths = _paths(what, root)
-        repeated = repeated_images(paths)
-        paths = np.unique(paths)
+        paths = read_image_list(what).paths(root)
+        if repeated := repeated_images(paths):
+            notes.append(name_first("images occur more than once", repeated))
+    paths = np.unique(paths)
     missing = find_missing(paths)
-    there = np.setdiff1d(paths, np.array(missing, dtype=_TEXT))
-    unreadable = find_unreadable(ImageFiles(there, num_workers=num_workers))
-    problems = [("images are missing on disk", missing), ("images can't be read", unreadable)]
+    present = np.setdiff1d(paths, np.array(missing, dtype=TEXT))
+    unreadable = find_unreadable(ImageFiles(present, num_workers=num_workers))
+    problems = {"images are missing on disk": missing, "images can't be read": unreadable}
     if missing or unreadable:
-        raise InputError("\n".join(name_first(text, found) for text, found in problems if found))
-    notes = [name_first("images occur more than once", repeated)] if repeated else []
+        raise InputError("\n".join(name_first(problem, paths) for problem, paths in problems.items() if paths))
     return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])
-
-
-def _paths(image_list: str | Path, root: str | Path) -> np.ndarray:
-    return _rooted(read_image_list(image_list).images, root)
-
-
-def _rooted(images: np.ndarray, root: str | Path) -> np.ndarray:
-    return np.array([os.path.join(root, image) for image in images.tolist()], dtype=_TEXT)

@@ -10,8 +10,6 @@
 Scores are read block after block, and only what the statistics and the accuracies need of them is kept.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,30 +21,28 @@ from scipy.special import softmax
 from il2m.authors.formats import ImageList, read_image_list, read_scores, repeated_images
 from il2m.authors.layout import ListLayout
 from il2m.data.states import States
-from il2m.errors import InputError
+from il2m.errors import InputError, name_first
 from il2m.memory.statistics import ClassStatistics, class_means, own_and_top
 from il2m.methods.rectify import rectification_factors, rectify
 from il2m.results.metrics import mean_over_states, ranks, top_k
 
-Blocks = Iterator[tuple[np.ndarray, np.ndarray]]  # scores (m, C) and labels (m,), one block after the other
+Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
 
 
-def classes_of(states: States, state: int, part: str) -> range:
-    """The labels that may stand in a part of a state: ``new`` training images, ``old`` exemplars, ``val``."""
-    if part == "new":
-        return states.new_classes(state)
-    return range(states.num_past(state) if part == "old" else states.num_seen(state))
+def check_labels(
+    where: str, labels: np.ndarray, states: States, state: int, part: str, images: np.ndarray | None = None
+) -> None:
+    """Raise InputError for labels that may not stand in a part of a state, and for classes without the images that
+    every class needs.
 
-
-def check_labels(where: str, labels: np.ndarray, classes: range, part: str, names: np.ndarray | None = None) -> None:
-    """Raise InputError for labels out of range, and for classes without the images that every class needs.
-
-    where: begins the message. part: as in classes_of. names: (n,) of the images, if they have any.
+    where: begins the message. part: ``new`` training images, ``old`` exemplars, ``val``. images: (n,) paths, if known.
     """
+    seen, past = range(states.num_seen(state)), range(states.num_past(state))
+    classes = {"new": states.new_classes(state), "old": past, "val": seen}[part]
     outside = np.flatnonzero((labels < classes.start) | (labels >= classes.stop))
     if len(outside):
         first = outside[0]
-        image = f"image {first + 1}" + ("" if names is None else f" ({names[first]})")
+        image = f"image {first + 1}" + ("" if images is None else f" ({images[first]})")
         raise InputError(
             f"{where}: {len(outside)} labels are out of range, the first of them {labels[first]}, of {image}; expected "
             f"{classes.start}..{classes.stop - 1}. Do the states given fit the data?"
@@ -81,47 +77,44 @@ class AuthorsFiles:
 
     def pairs(self, state: int) -> dict[str, tuple[Path, Path]]:
         """The list and the score file of each part of a state: ``new``, ``val``, and after the first state ``old``."""
-        layout, split = self.list_layout, f"{self.dataset}/S~{self.states.num_states}"
-        if state == 1:
-            scores = self.first_scores / split
-            return {
-                "new": (layout.new(1, self.memory_size), scores / "train/scores"),
-                "val": (layout.accumulated_val(1), scores / "val/scores"),
-            }
-        scores = self.scores / split / f"K~{self.memory_size}"
-        return {
-            "new": (layout.new(state, self.memory_size), scores / f"train/batch{state}_new/scores"),
-            "old": (layout.old(state, self.memory_size), scores / f"train/batch{state}_old/scores"),
-            "val": (layout.accumulated_val(state), scores / f"val/batch{state}/scores"),
-        }
+        layout, split = self.list_layout, Path(self.dataset, f"S~{self.states.num_states}")
+        scores, folders = self.first_scores / split, {"new": "train", "val": "val"}
+        lists = {"new": layout.new(state, self.memory_size), "val": layout.accumulated_val(state)}
+        if state > 1:
+            scores = self.scores / split / f"K~{self.memory_size}"
+            folders = {part: f"train/batch{state}_{part}" for part in ("new", "old")} | {"val": f"val/batch{state}"}
+            lists["old"] = layout.old(state, self.memory_size)
+        return {part: (lists[part], scores / folder / "scores") for part, folder in folders.items()}
+
+    @property
+    def paths(self) -> list[Path]:
+        """All lists and score files, state after state."""
+        states = range(1, self.states.num_states + 1)
+        return [path for state in states for pair in self.pairs(state).values() for path in pair]
 
     def check_present(self) -> None:
         """Raise InputError that names every list and score file that is missing."""
-        files = [path for b in range(1, self.states.num_states + 1) for pair in self.pairs(b).values() for path in pair]
-        missing = [path for path in files if not path.is_file()]
-        if missing:
-            raise InputError(
-                f"{len(missing)} of {len(files)} files are missing:\n" + "\n".join(f"  {path}" for path in missing)
-            )
+        if missing := [str(path) for path in self.paths if not path.is_file()]:
+            raise InputError(name_first(f"of {len(self.paths)} files are missing", missing, limit=len(missing)))
 
-    def labels(self, state: int, part: str) -> ImageList:
-        """One list, its labels checked; raises InputError for one out of range, and for a class without images where
-        every class needs them."""
-        images = read_image_list(self.pairs(state)[part][0])
-        check_labels(
-            f"{images.source}: state {state}", images.labels, classes_of(self.states, state, part), part, images.images
-        )
-        return images
+    def read(self, state: int, part: str, score_kind: str = "raw") -> tuple[ImageList, Iterator[Block]]:
+        """A part of a state: its list, and scores (``raw`` or ``softmax``) and labels block after block.
 
-    def blocks(self, state: int, part: str, images: ImageList) -> Blocks:
-        """Raw scores and labels of a part of a state. Raises InputError when rows and list lines don't match."""
+        Raises InputError for a label out of range, for a class without images where every class needs them, and, as
+        blocks are taken, where rows of scores and lines of the list don't match.
+        """
+        list_path, scores_path = self.pairs(state)[part]
+        images = read_image_list(list_path)
+        check_labels(f"{list_path}: state {state}", images.labels, self.states, state, part, images.images)
+        return images, self._blocks(state, images, scores_path, score_kind)
+
+    def _blocks(self, state: int, images: ImageList, path: Path, score_kind: str) -> Iterator[Block]:
         done = 0
-        path = self.pairs(state)[part][1]
         for scores in read_scores(path, self.states.num_seen(state)):
             labels = images.labels[done : done + len(scores)]
             done += len(scores)
             if len(labels) == len(scores):
-                yield scores, labels
+                yield (softmax(scores, axis=1) if score_kind == "softmax" else scores), labels
         if done != len(images):
             raise InputError(
                 f"state {state}: {path} has {done} rows of scores, but {images.source} {len(images)} images."
@@ -162,12 +155,10 @@ class Summary:
         lines = []
         for b in range(len(self.top1["FT"])):
             for method in self.top1:
-                accuracies = 100 * self.top1[method][b], 100 * self.top5[method][b]
-                lines.append(
-                    f"[b{b + 1}] {method:<5} | Val : acc@1 = {accuracies[0]:.4f}% ; acc@5 = {accuracies[1]:.4f}%"
-                )
-        for method in self.top1:
-            top1, top5 = self.top1[method], self.top5[method]
+                top1, top5 = 100 * self.top1[method][b], 100 * self.top5[method][b]
+                lines.append(f"[b{b + 1}] {method:<5} | Val : acc@1 = {top1:.4f}% ; acc@5 = {top5:.4f}%")
+        for method, top1 in self.top1.items():
+            top5 = self.top5[method]
             lines += [
                 f"{'*' * 30} {method} {'*' * 30}",
                 f"Top1 Acc = {[round(value, 4) for value in top1]}",
@@ -184,29 +175,25 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
     what the authors' script does. Raises InputError for files that are missing or don't fit each other.
     """
     files.check_present()
-    initial_means, confidences, notes = [], [], []
+    initial, confidences, notes = np.empty(0), np.empty(0), []
     top1, top5 = ({"FT": [], "IL2M": []} for _ in range(2))
     for state in range(1, files.states.num_states + 1):
-        parts = {}
+        num_past, num_seen = files.states.num_past(state), files.states.num_seen(state)
+        labels, blocks = {}, {}
         for part in files.pairs(state):
-            images = files.labels(state, part)
+            images, blocks[part] = files.read(state, part, score_kind)
             if repeated := repeated_images(images.images):
                 notes.append(f"{images.source}: {len(repeated)} images occur more than once, first {repeated[0]!r}")
-            blocks = files.blocks(state, part, images)
-            parts[part] = (images.labels, _of_kind(blocks, score_kind))
-        labels, blocks = parts["new"]
-        own, top = _own_and_top(blocks)
-        initial_means.append(class_means(own, labels, files.states.num_seen(state))[files.states.num_past(state) :])
-        confidences.append(top.mean())
-        initial = np.concatenate(initial_means)
+            labels[part] = images.labels
+        own, top = _own_and_top(blocks["new"])
+        initial = np.append(initial, class_means(own, labels["new"], num_seen)[num_past:])
+        confidences = np.append(confidences, top.mean())
         current = initial.copy()
         if state > 1:
-            labels, blocks = parts["old"]
-            num_past = files.states.num_past(state)
-            current[:num_past] = class_means(_own_and_top(blocks)[0], labels, num_past)
-        statistics = ClassStatistics(initial, current, np.array(confidences), files.states.of_class[: len(initial)])
+            current[:num_past] = class_means(_own_and_top(blocks["old"])[0], labels["old"], num_past)
+        statistics = ClassStatistics(initial, current, confidences, files.states.of_class[:num_seen])
         notes += _undefined_note(statistics, undefined)
-        before_and_after = ranks_before_and_after(parts["val"][1], statistics, undefined=undefined)
+        before_and_after = ranks_before_and_after(blocks["val"], statistics, undefined=undefined)
         for method, image_ranks in zip(top1, before_and_after, strict=True):
             top1[method].append(top_k(image_ranks, 1))
             top5[method].append(top_k(image_ranks, 5))
@@ -214,7 +201,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
 
 
 def ranks_before_and_after(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]], statistics: ClassStatistics, *, undefined: str = "keep"
+    blocks: Iterable[Block], statistics: ClassStatistics, *, undefined: str = "keep"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each image's rank of its true class (metrics.ranks) before and after rectification, (n,) each; only one block's
     scores are held at a time. blocks: scores (m, C) of the statistics' kind, and labels (m,)."""
@@ -225,12 +212,7 @@ def ranks_before_and_after(
     return np.concatenate(before), np.concatenate(after)
 
 
-def _of_kind(blocks: Blocks, score_kind: str) -> Blocks:
-    for scores, labels in blocks:
-        yield (softmax(scores, axis=1) if score_kind == "softmax" else scores), labels
-
-
-def _own_and_top(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
+def _own_and_top(blocks: Iterator[Block]) -> tuple[np.ndarray, np.ndarray]:
     """Each image's score for its own class, and its highest score, (n,) each."""
     own, top = zip(*(own_and_top(scores, labels) for scores, labels in blocks), strict=True)
     return np.concatenate(own), np.concatenate(top)

@@ -1,7 +1,5 @@
 """Outcomes of large runs, computed beside the page while it stays usable."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
@@ -39,12 +37,11 @@ class Worker:
             self._report: Callable[[], object] = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived)
         except RuntimeError:  # a script
             self._report = arrived
-        self._wanted: list[Part] = []
-        self._later: list[Part] = []
+        self._queue: list[tuple[Part, bool]] = []  # with whether the page waits for the part; those come first
         self._failures: dict[Part, Exception] = {}
         self._executor = ThreadPoolExecutor(max_workers=1)
         self._task: Future[None] | None = None  # the part that is being computed
-        self._guard = threading.Lock()  # of what is wanted, and of the task
+        self._guard = threading.Lock()  # of the queue, and of the task
         self._reported = 0.0
 
     def missing(self, parts: Sequence[Part]) -> list[Part]:
@@ -55,26 +52,25 @@ class Worker:
         return [part for part in parts if not part.is_ready()]
 
     def want(self, parts: Sequence[Part], later: Sequence[Part] = ()) -> None:
-        """Compute these in place of what was wanted before; and then, without a report, those that may be wanted
-        later."""
+        """Compute these in place of what was wanted before; then, without a report, what may be wanted later."""
         with self._guard:
-            self._wanted, self._later = list(parts), list(later)
+            self._queue = [(part, True) for part in parts] + [(part, False) for part in later]
             if self._task is None:
                 self._reported = time.monotonic()
                 self._start_next()
 
     def _start_next(self) -> None:
         """A task is one part, so that what is no longer wanted is dropped, and a process can end between two."""
-        waited_for, queue = bool(self._wanted), self._wanted or self._later
-        self._task = self._executor.submit(self._compute, queue.pop(0), waited_for) if queue else None
+        self._task = self._executor.submit(self._compute, *self._queue.pop(0)) if self._queue else None
 
-    def _compute(self, part: Part, waited_for: bool) -> None:
+    def _compute(self, part: Part, is_waited_for: bool) -> None:
         try:
             part.compute()
         except Exception as error:  # told by ``missing``, to who needs this part
             self._failures[part] = error
         try:
-            if waited_for and (not self._wanted or time.monotonic() - self._reported > _BETWEEN):
+            is_last = not any(waited_for for _, waited_for in self._queue)
+            if is_waited_for and (is_last or time.monotonic() - self._reported > _BETWEEN):
                 self._report()
                 self._reported = time.monotonic()
         finally:

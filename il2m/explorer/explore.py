@@ -1,9 +1,4 @@
-"""The bias explorer: finished runs behind controls, in JupyterLab; a static page of the same views elsewhere.
-
-What is shown is made in views.py and drawn by the plots; here it is put on a page and wired to controls.
-"""
-
-from __future__ import annotations
+"""The bias explorer: views of finished runs behind controls, in JupyterLab; pictures of the same views elsewhere."""
 
 import html
 import threading
@@ -20,7 +15,7 @@ from il2m.explorer.background import Part, Worker
 from il2m.explorer.image_view import find_images, images
 from il2m.explorer.outcomes import Exponents, RunOutcomes, kind_for
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
-from il2m.explorer.views import VIEWS, Choice, Shown, View, class_titles
+from il2m.explorer.views import VIEWS, Choice, Shown, View
 from il2m.methods.registry import METHODS
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
@@ -31,7 +26,7 @@ MOST_RUNS = 4
 SIDE_BY_SIDE = "side by side"
 
 
-def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> BiasExplorer | None:
+def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
     """Explore the prediction bias of finished runs of the same classes, MOST_RUNS at most: returns the page, a widget.
 
     Where nobody can move a control (papermill, nbconvert) the views are displayed as they are, at the last state, and
@@ -58,27 +53,22 @@ def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
         if run.missing_states:
             training = read_progress(run.folder)
             how = f"is still being trained ({training['where']})" if training else "is not finished"
-            raise InputError(
-                f"{run.folder} {how}: states {run.missing_states} are missing. Come back when it has ended."
-            )
-        for what, mine, first in (
-            ("states", run.states.sizes, opened[0].states.sizes),
-            ("classes", run.class_names, opened[0].class_names),
-        ):
-            if mine != first:
+            missing = f"states {run.missing_states} are missing. Come back when it has ended."
+            raise InputError(f"{run.folder} {how}: {missing}")
+        mine, first = ({"states": each.states.sizes, "classes": each.class_names} for each in (run, opened[0]))
+        for what in mine:
+            if mine[what] != first[what]:
                 raise InputError(
                     f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
-                    f"({_in_short(mine)} and {_in_short(first)}). Explore them one by one."
+                    f"({_in_short(mine[what])} and {_in_short(first[what])}). Explore them one by one."
                 )
     return [RunOutcomes(run, label) for label, run in labelled(opened).items()]
 
 
 def _open(given: Run | str | Path) -> list[Run]:
     """The run given, or in a folder; or a study's default pair."""
-    if isinstance(given, Run):
-        return [given]
-    if (Path(given) / "config.json").exists():
-        return [Run(given)]
+    if isinstance(given, Run) or (Path(given) / "config.json").exists():
+        return [given if isinstance(given, Run) else Run(given)]
     try:
         run = open_run(given)
     except InputError as error:
@@ -90,12 +80,9 @@ def _in_short(values: Sequence[object]) -> str:
     return f"{len(values)}: {', '.join(map(str, values[:5]))}{', ...' if len(values) > 5 else ''}"
 
 
-def common_methods(all_outcomes: Sequence[RunOutcomes]) -> tuple[list[str], dict[str, str]]:
-    """Methods that every run can give, and why the others are left out."""
-    left_out = {}
-    for outcomes in reversed(all_outcomes):
-        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
-    return [method for method in METHODS if method not in left_out], left_out
+def common_methods(all_outcomes: Sequence[RunOutcomes]) -> list[str]:
+    """Methods that every run can give."""
+    return [name for name in all_outcomes[0].methods if all(name in outcomes.methods for outcomes in all_outcomes)]
 
 
 def first_shown(methods: Sequence[str]) -> str:
@@ -111,7 +98,7 @@ def all_views(data_dir: str | Path) -> Mapping[str, View]:
 
 def show_static(all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
     """Display every view at the last state as a picture, IL2M where it can be had."""
-    choice = Choice(state=all_outcomes[0].num_states, method=first_shown(common_methods(all_outcomes)[0]))
+    choice = Choice(state=all_outcomes[0].num_states, method=first_shown(common_methods(all_outcomes)))
     for name, view in all_views(data_dir).items():
         try:
             shown = {outcomes.label: view.show(outcomes, choice) for outcomes in all_outcomes}
@@ -128,7 +115,7 @@ class BiasExplorer(widgets.VBox):
 
     def __init__(self, all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
         self.all_outcomes, self.views = list(all_outcomes), all_views(data_dir)
-        self.methods, self.left_out = common_methods(all_outcomes)
+        self.methods = common_methods(all_outcomes)
         self.shown: dict[str, Shown] = {}
         self.is_waiting = False  # for parts of the view that was chosen
         self.controls = make_controls(self.all_outcomes, self.methods, list(self.views))
@@ -138,6 +125,7 @@ class BiasExplorer(widgets.VBox):
         self.sliders = [self.controls.means, self.controls.confidence, self.controls.gate]
         self.what_if = widgets.HBox([*self.sliders, self.reset])
         self._worker, self._lock = Worker(self.refresh), threading.RLock()
+        self.settle = self._worker.settle  # waits until nothing is being computed any more
         super().__init__(self._arranged())
         for control in vars(self.controls).values():
             control.observe(self.refresh, "value")
@@ -155,13 +143,13 @@ class BiasExplorer(widgets.VBox):
             [controls.score_kind, controls.top, controls.by_origin, controls.class_name],
         )
         lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "flex-end"}) for row in rows]
-        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(_left_out_html(self.left_out))
+        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(_left_out_html(self.all_outcomes))
         return [widgets.HTML(STYLE), *lines, self.what_if, self.status, self.figure, self.numbers, saving, note]
 
     @property
     def choice(self) -> Choice:
         """What the controls say. Raises InputError for a class that can't be told."""
-        label = find_class(self.controls.class_name.value, class_titles(self.all_outcomes[0]))
+        label = find_class(self.controls.class_name.value, self.all_outcomes[0].titles)
         exponents = Exponents(*(slider.value for slider in self.sliders))
         names = ("state", "method", "score_kind", "top", "by_origin")
         chosen = {name: getattr(self.controls, name).value for name in names}
@@ -215,26 +203,17 @@ class BiasExplorer(widgets.VBox):
         name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"
         self.links.value = save_links(self.shown, name.replace(" ", "-")) if self.shown else ""
 
-    def settle(self) -> None:
-        """Wait until nothing is being computed any more."""
-        self._worker.settle()
-
 
 def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], views: Sequence[str]) -> SimpleNamespace:
     """The controls that change what is shown, by name; each has a ``value``."""
-    num_states, titles = all_outcomes[0].num_states, class_titles(all_outcomes[0])
-    wide = {"style": {"description_width": "initial"}}
+    num_states, titles = all_outcomes[0].num_states, all_outcomes[0].titles
+    labels, wide = [(METHODS[name].label, name) for name in methods], {"style": {"description_width": "initial"}}
     buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
     exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, layout={"width": "340px"}, **wide)
     return SimpleNamespace(
         view=buttons(options=views, description="View"),
         state=widgets.IntSlider(value=num_states, min=1, max=num_states, description="State", **wide),
-        method=widgets.Dropdown(
-            options=[(METHODS[name].label, name) for name in methods],
-            value=first_shown(methods),
-            description="Method",
-            **wide,
-        ),
+        method=widgets.Dropdown(options=labels, value=first_shown(methods), description="Method", **wide),
         run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
         score_kind=buttons(options=["raw", "softmax"], description="Scores"),
         top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
@@ -249,10 +228,8 @@ def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], v
 
 
 def find_class(text: str, titles: Sequence[str]) -> int:
-    """The class that a search text means: its title, its number, or the first whose name holds the text.
-
-    Raises InputError if there is none. titles: ``label: name`` of each class in learning order.
-    """
+    """The class that a search text means: its title (``label: name``), its number, or the first whose name holds the
+    text. Raises InputError if there is none."""
     wanted = text.strip().casefold()
     if text in titles:
         return titles.index(text)
@@ -264,7 +241,11 @@ def find_class(text: str, titles: Sequence[str]) -> int:
     raise InputError(f"no class is called {text!r}: type a part of a name, or a number up to {len(titles) - 1}.")
 
 
-def _left_out_html(left_out: Mapping[str, str]) -> str:
+def _left_out_html(all_outcomes: Sequence[RunOutcomes]) -> str:
+    """The methods that some run can't give, each with the first such run's reason."""
+    left_out = {}
+    for outcomes in reversed(all_outcomes):
+        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
     if not left_out:
         return ""
     items = "".join(f"<li>{html.escape(method)}: {html.escape(why)}</li>" for method, why in left_out.items())

@@ -1,7 +1,5 @@
 """The images themselves: exemplars of a class, and what a rectification mended or broke."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from il2m.data.dataset import Dataset
 from il2m.data.image_files import ImageFiles, open_image, scoring_view
 from il2m.errors import InputError
 from il2m.explorer.outcomes import RunOutcomes, kind_for
-from il2m.explorer.views import Choice, Shown, class_titles
+from il2m.explorer.views import Choice, Shown
 from il2m.study.planning import load_images
 
 _KEPT, _SHOWN = 7, 3  # exemplars, and images of each kind
@@ -41,15 +39,14 @@ def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.n
 
 
 def images(outcomes: RunOutcomes, choice: Choice, data: Dataset) -> Shown:
-    """Exemplars of the class, and images that the method mended or broke, with their top-5 before and after.
-
-    data: the run's images in learning order (planning.load_images).
-    """
+    """The class's first exemplars at this state, or its training images where it is new; and images that the method
+    mended or broke, with their top-5 before and after.
+    data: the run's images in learning order (planning.load_images)."""
     kind, methods = kind_for(choice.method, choice.score_kind), ("FT", choice.method)
-    titles = np.array(class_titles(outcomes), dtype=object)
+    stored, titles = outcomes.run.state(choice.state), np.array(outcomes.titles, dtype=object)
     was, now = (outcomes.outcome(choice.state, method, kind).ranks < choice.top for method in methods)
     changed = {"mended": np.flatnonzero(~was & now), "broken": np.flatnonzero(was & ~now)}
-    labels, places = outcomes.labels(choice.state), outcomes.run.state(choice.state).array("val_indices")
+    labels, places = outcomes.labels(choice.state), stored.array("val_indices")
     rows, columns = [], {}
     for what, changed_rows in changed.items():
         some = changed_rows[np.linspace(0, len(changed_rows) - 1, min(_SHOWN, len(changed_rows))).astype(int)]
@@ -60,17 +57,10 @@ def images(outcomes: RunOutcomes, choice: Choice, data: Dataset) -> Shown:
         for place, image, title, *best in zip(places[some].tolist(), pixels, true, *top_5, strict=True):
             entries.append((image, f"true: {title}", *best))
             rows.append((place, what, title, *map(" | ".join, best)))
-    counts = [len(changed_rows) for changed_rows in changed.values()]
-    finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *counts, choice.top)
+    finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *map(len, changed.values()), choice.top)
     numbers = pd.DataFrame(rows, columns=["image", "what", "true", "top-5 before", "top-5 after"]).set_index("image")
-    kept = pixels_of(data.train_images, _kept_images(outcomes, choice))
-    draw = partial(plots.plot_changed_images, kept, columns, heading=f"in memory: {titles[choice.label]}")
-    return Shown(numbers, finding, draw, height=5.6)
-
-
-def _kept_images(outcomes: RunOutcomes, choice: Choice) -> np.ndarray:
-    """Indices of the class's first exemplars at this state, or of its training images where it is new."""
-    stored = outcomes.run.state(choice.state)
     group = "exemplar" if choice.label < outcomes.run.states.num_past(choice.state) else "new"
     own = np.flatnonzero(stored.array(f"{group}_labels") == choice.label)[:_KEPT]
-    return np.asarray(stored.array(f"{group}_indices")[own])
+    kept = pixels_of(data.train_images, stored.array(f"{group}_indices")[own])
+    draw = partial(plots.plot_changed_images, kept, columns, heading=f"in memory: {titles[choice.label]}")
+    return Shown(numbers, finding, draw, height=5.6)

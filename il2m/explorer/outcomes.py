@@ -1,13 +1,10 @@
 """What a method made of each validation image, kept small: a place, a guess and a score per image.
 
-All views of the explorer are made of these outcomes, so that a run of 50,000 images and 1,000 classes needs its scores
-read once per method and state, in blocks.
+All views are made of these outcomes, so that the scores of a large run are read once per method and state, in blocks.
 """
 
-from __future__ import annotations
-
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import softmax
@@ -17,7 +14,7 @@ from il2m.memory.statistics import ClassStatistics
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
 from il2m.methods.registry import METHODS, missing_for
-from il2m.results.metrics import predictions, ranks
+from il2m.results.metrics import predictions, ranks, top_k
 from il2m.study.runs import Run
 
 _ROWS = 8192  # images scored at a time
@@ -52,14 +49,17 @@ class RunOutcomes:
     """A run and the outcomes of every method on it, each computed once when it is first asked for."""
 
     def __init__(self, run: Run, label: str = "") -> None:
-        self.run, self.label = run, label or run.name
-        self.left_out = {method: why for method in METHODS if (why := missing_for(run, method))}
+        self.run, self.label, self.num_states = run, label or run.name, run.states.num_states
+        problems = {method: missing_for(run, method) for method in METHODS}
+        self.methods = [method for method, why in problems.items() if not why]
+        self.left_out = {method: why for method, why in problems.items() if why}
         self._kept: dict[tuple[int, str, str], Outcome] = {}
         self._lock = threading.Lock()
 
     @property
-    def num_states(self) -> int:
-        return self.run.states.num_states
+    def titles(self) -> list[str]:
+        """``label: name`` of each class in learning order, so that equal names stay apart."""
+        return [f"{label}: {name}" for label, name in enumerate(self.run.class_names)]
 
     def labels(self, state: int) -> np.ndarray:
         """True classes of the state's validation images, (n,)."""
@@ -73,10 +73,8 @@ class RunOutcomes:
         return len(self.labels(state)) * self.run.states.num_seen(state)
 
     def outcome(self, state: int, method: str, score_kind: str = "raw") -> Outcome:
-        """What ``method`` (a name in METHODS) makes of the state's images. Raises InputError if it can't.
-
-        A method without softmax scores is taken on raw ones.
-        """
+        """What ``method`` (a name in METHODS) makes of the state's images; one without softmax scores is taken on raw
+        ones. Raises InputError if it can't be computed."""
         if why := self.left_out.get(method):
             raise InputError(f"{self.run.folder}: {method} can't be computed: {why}.")
         key = (state, method, kind_for(method, score_kind))
@@ -104,11 +102,8 @@ class RunOutcomes:
         self, state: int, exponents: Exponents, score_kind: str = "raw", rows: slice = slice(None)
     ) -> np.ndarray:
         """Ranks of the true class, (m,), had Eq. 1 these exponents: those of IL2M at 1, of fine-tuning at 0.
-
-        rows: which of the state's validation images. Undefined ratios leave a class's score alone (policy ``keep``).
-        """
-        raw = self.run.state(state).array("val_scores")[rows]
-        labels = self.labels(state)[rows]
+        rows: which of the state's validation images."""
+        raw, labels = self.run.state(state).array("val_scores")[rows], self.labels(state)[rows]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
         num_past = self.run.states.num_past(state)
         image_ranks = np.empty(len(raw), dtype=np.int64)
@@ -127,26 +122,22 @@ def kind_for(method: str, score_kind: str) -> str:
 
 
 def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.ndarray:
-    """(2, C): what each class's score is multiplied by in images predicted as past (row 0) and as new (row 1)."""
-    opened = 1 - exponents.gate
-    powers = ((exponents.means * opened, exponents.confidence * opened), (exponents.means, exponents.confidence))
-    return np.stack([_powered_factors(statistics, *power) for power in powers])
-
-
-def _powered_factors(statistics: ClassStatistics, means: float, confidence: float) -> np.ndarray:
-    """A power of a ratio is the ratio of powers: Eq. 1 itself on powered statistics. An exponent of 0 is off."""
-    with np.errstate(invalid="ignore"):  # a power of a mean that is not positive is as undefined as its ratio
-        powered = replace(
-            statistics,
-            initial_means=np.where(statistics.initial_means > 0, statistics.initial_means, np.nan) ** means,
-            current_means=np.where(statistics.current_means > 0, statistics.current_means, np.nan) ** means,
-            confidences=np.where(statistics.confidences > 0, statistics.confidences, np.nan) ** confidence,
-        )
-    return rectification_factors(powered, use_means=means > 0, use_confidence=confidence > 0).values
+    """(2, C): what each class's score is multiplied by in images predicted as past (row 0) and as new (row 1).
+    An undefined ratio leaves its class's score alone (policy ``keep``), unless its exponent is 0: then it is off."""
+    by_means = rectification_factors(statistics, use_confidence=False)
+    by_confidence = rectification_factors(statistics, use_means=False)
+    factors = np.ones((2, len(by_means.values)))
+    for row, opened in enumerate((1 - exponents.gate, 1)):
+        left_alone = np.zeros(factors.shape[1], dtype=bool)
+        for ratios, exponent in ((by_means, exponents.means * opened), (by_confidence, exponents.confidence * opened)):
+            if exponent > 0:
+                factors[row] *= ratios.values**exponent
+                left_alone |= ratios.undefined
+        factors[row, left_alone] = 1
+    return factors
 
 
 def accuracies(image_ranks: np.ndarray, labels: np.ndarray, num_past: int, k: int) -> dict[str, float]:
     """Top-k accuracy on images of ``past`` classes, of ``new`` ones, and of ``all``; NaN where there are none."""
-    hits, past = image_ranks < k, labels < num_past
-    groups = {"past": past, "new": ~past, "all": past | ~past}
-    return {name: float(hits[chosen].mean()) if chosen.any() else float("nan") for name, chosen in groups.items()}
+    groups = {"past": labels < num_past, "new": labels >= num_past, "all": slice(None)}
+    return {name: top_k(image_ranks[rows], k) for name, rows in groups.items()}

@@ -1,14 +1,12 @@
 """What is shown, as it lies on a page: figures as SVG or PNG, numbers as HTML or CSV. Saves and displays nothing."""
 
-from __future__ import annotations
-
 import base64
-import contextlib
 import gc
 import html
 import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
@@ -18,14 +16,7 @@ from il2m import plots
 from il2m.explorer.views import Shown
 
 _INK = "#20303c"  # of lines and text in saved figures; on a page they take the theme's colour
-STYLE = (
-    "<style>.il2m { color: var(--jp-ui-font-color1, #20303c); font-size: 13px; line-height: 1.4 }"
-    ".il2m svg { width: 100%; height: auto }"
-    ".il2m table { border-collapse: collapse; font-variant-numeric: tabular-nums; color: inherit; font-size: inherit }"
-    ".il2m td, .il2m th { padding: 1px 10px 1px 0; text-align: right; border: 0 } .il2m th { font-weight: 600 }"
-    ".il2m a { color: var(--jp-content-link-color, #0072B2); margin-right: 1em }"
-    "@media print { .il2m { color: #000 } }</style>"
-)
+STYLE = f"<style>{(Path(__file__).parent / 'page.css').read_text()}</style>"
 
 
 def make_figure(shown: Mapping[str, Shown]) -> Figure:
@@ -39,8 +30,7 @@ def make_figure(shown: Mapping[str, Shown]) -> Figure:
         what.draw(ax=ax)
         finding = "\n".join(textwrap.wrap(what.finding, letters)[:2])
         ax.set_title(f"{label}\n{finding}", loc="left", pad=10, parse_math=False)  # names may hold dollar signs
-        legend = ax.get_legend()
-        if legend is not None and len(legend.get_texts()) > 6:
+        if (legend := ax.get_legend()) and len(legend.get_texts()) > 6:
             many = ax.get_legend_handles_labels()
             legend.remove()
     right = 1.65 if many else 0.15
@@ -57,30 +47,21 @@ def page_svg(shown: Mapping[str, Shown]) -> str:
 
 
 def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "none", dpi: int = 100) -> bytes:
-    """The figure as a file, ``svg`` or ``png``."""
-    with mpl.rc_context(plots.page_style(_INK)), _collected_young():
-        figure, file = make_figure(shown), io.BytesIO()
-        figure.savefig(file, format=kind, facecolor=background, dpi=dpi, metadata={"Date": None})
-    return file.getvalue()
+    """The figure as a file, ``svg`` or ``png``.
 
-
-@contextlib.contextmanager
-def _collected_young() -> Iterator[None]:
-    """Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that
-    a kernel holds, which would take several times as long as the figure itself."""
-    enabled = gc.isenabled()
+    Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that a
+    kernel holds, which would take several times as long as the figure itself.
+    """
+    file, enabled = io.BytesIO(), gc.isenabled()
     gc.disable()
     try:
-        yield
+        with mpl.rc_context(plots.page_style(_INK)):  # the figure gets no name, which would keep it until we return
+            make_figure(shown).savefig(file, format=kind, facecolor=background, dpi=dpi, metadata={"Date": None})
     finally:
         if enabled:
             gc.enable()
             gc.collect(1)
-
-
-def numbers_csv(shown: Mapping[str, Shown]) -> str:
-    """All numbers behind what is shown, unrounded; the first column says of which run."""
-    return pd.concat({label: what.numbers for label, what in shown.items()}, names=["run"]).to_csv()
+    return file.getvalue()
 
 
 def numbers_html(shown: Mapping[str, Shown]) -> str:
@@ -96,11 +77,12 @@ def numbers_html(shown: Mapping[str, Shown]) -> str:
 
 def save_links(shown: Mapping[str, Shown], name: str) -> str:
     """Links that save the view as SVG, PNG and CSV, each file inside its link: nothing is written to disk here."""
+    numbers = pd.concat({label: what.numbers for label, what in shown.items()}, names=["run"])  # unrounded
     links = ""
     for kind, mime, data in (
         ("svg", "image/svg+xml", figure_bytes(shown, "svg", background="white")),
         ("png", "image/png", figure_bytes(shown, "png", background="white", dpi=200)),
-        ("csv", "text/csv", numbers_csv(shown).encode()),
+        ("csv", "text/csv", numbers.to_csv().encode()),
     ):
         address = f"data:{mime};base64,{base64.b64encode(data).decode()}"
         links += f'<a download="{html.escape(name)}.{kind}" href="{address}">{kind.upper()}</a>'

@@ -1,9 +1,5 @@
-"""What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of one run.
-
-A view is a function of a run's outcomes and of what was chosen; nothing here knows of controls.
-"""
-
-from __future__ import annotations
+"""What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of a run's outcomes
+and of what was chosen. Nothing here knows of controls."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +16,7 @@ from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, accuracies, 
 from il2m.methods.registry import METHODS
 from il2m.results.metrics import error_breakdown, share_new, state_confusion
 
-EXPONENTS = np.array([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2])  # where the curves of the what-if view are computed
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
 _CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
 _NO_PAST = "no past classes yet"
 
@@ -56,19 +52,11 @@ class Shown:
     height: float = 3.9
 
 
-def _chosen(outcomes: RunOutcomes, choice: Choice) -> Outcome:
-    return outcomes.outcome(choice.state, choice.method, choice.score_kind)
-
-
 def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> Iterator[tuple[int, Outcome]]:
     """(state, the method's outcome there), without those that aren't to be waited for."""
     for state in range(1, outcomes.num_states + 1):
         if choice.wait or outcomes.is_ready(state, method, choice.score_kind):
             yield state, outcomes.outcome(state, method, choice.score_kind)
-
-
-def _from_1(last: int, name: str) -> pd.Index:
-    return pd.RangeIndex(1, last + 1, name=name)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -86,10 +74,10 @@ def true_class_scores(outcomes: RunOutcomes, choice: Choice) -> Shown:
         columns["new"][state] = _mean(outcome.own[origin == state])
         for past in range(1, state):
             columns.setdefault(f"from state {past}", {})[state] = _mean(outcome.own[origin == past])
-    numbers = pd.DataFrame(columns, index=_from_1(outcomes.num_states, "state"), dtype=float)
+    numbers = pd.DataFrame(columns, index=pd.RangeIndex(1, outcomes.num_states + 1, name="state"), dtype=float)
     past, new = numbers.loc[choice.state, ["past", "new"]]
-    finding = f"past classes score {abs(new - past):.2f} {'below' if past < new else 'above'} new ones"
-    finding, ylabel = finding if choice.state > 1 else _NO_PAST, f"mean true-class {choice.unit}"
+    gap = f"past classes score {abs(new - past):.2f} {'below' if past < new else 'above'} new ones"
+    finding, ylabel = gap if choice.state > 1 else _NO_PAST, f"mean true-class {choice.unit}"
     if not choice.by_origin:
         draw = partial(plots.plot_past_and_new, numbers["past"], numbers["new"], ylabel=ylabel)
         return Shown(numbers, finding, draw, numbers[["past", "new"]])
@@ -102,22 +90,22 @@ def true_class_scores(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Where predictions go, by the state in which the class was new, against where they should."""
-    outcome, of_class = _chosen(outcomes, choice), outcomes.run.states.of_class
+    outcome = outcomes.outcome(choice.state, choice.method, choice.score_kind)
     shares = {
-        name: np.bincount(of_class[classes], minlength=choice.state + 1)[1:] / len(classes)
+        name: np.bincount(outcomes.run.states.of_class[classes], minlength=choice.state + 1)[1:] / len(classes)
         for name, classes in (("predicted", outcome.predicted), ("truth", outcome.labels))
     }
-    numbers = pd.DataFrame(shares, index=_from_1(choice.state, "state of class"))
+    numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class"))
     finding = "{predicted:.0%} of images are taken for new classes, {truth:.0%} are".format(**numbers.iloc[-1])
     return Shown(numbers, finding, partial(plots.plot_origins, numbers["predicted"], numbers["truth"]))
 
 
 def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """State x state confusion in learning order."""
-    outcome, states = _chosen(outcomes, choice), outcomes.run.states
+    states, outcome = outcomes.run.states, outcomes.outcome(choice.state, choice.method, choice.score_kind)
     num_past = states.num_past(choice.state)
     shares = state_confusion(outcome.predicted, outcome.labels, states.of_class[: states.num_seen(choice.state)])
-    index = _from_1(choice.state, "true state")
+    index = pd.RangeIndex(1, choice.state + 1, name="true state")
     numbers = pd.DataFrame(shares, index=index, columns=[f"predicted {state}" for state in index])
     finding = _NO_PAST
     if num_past:
@@ -128,26 +116,24 @@ def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Class x class confusion in learning order; the table holds the commonest confusions."""
-    outcome, states = _chosen(outcomes, choice), outcomes.run.states
+    states, outcome = outcomes.run.states, outcomes.outcome(choice.state, choice.method, choice.score_kind)
     num_seen = states.num_seen(choice.state)
     shares = state_confusion(outcome.predicted, outcome.labels, np.arange(1, num_seen + 1))
-    names = np.array(class_titles(outcomes)[:num_seen], dtype=object)
+    names = np.array(outcomes.titles[:num_seen], dtype=object)
     wrong = outcome.predicted != outcome.labels
     pairs, counts = np.unique(outcome.labels[wrong] * num_seen + outcome.predicted[wrong], return_counts=True)
     true, predicted = np.divmod(pairs[np.argsort(-counts, kind="stable")[:10]], num_seen)
-    common = pd.DataFrame(
-        {"predicted": names[predicted], "share": shares[true, predicted]}, index=pd.Index(names[true], name="true")
-    )
+    common = {"true": names[true], "predicted": names[predicted], "share": shares[true, predicted]}
     taken = np.bincount(outcome.predicted[wrong], minlength=num_seen)
     finding = f"{taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
     draw = partial(plots.plot_class_confusion, shares, states.of_class[:num_seen])
-    return Shown(numbers, finding, draw, common, height=4.8)
+    return Shown(numbers, finding, draw, pd.DataFrame(common).set_index("true"), height=4.8)
 
 
 def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Own-class scores of one class's validation images when it was new and now, with what the second memory kept."""
-    origin, title = int(outcomes.run.states.of_class[choice.label]), class_titles(outcomes)[choice.label]
+    origin, title = int(outcomes.run.states.of_class[choice.label]), outcomes.titles[choice.label]
     if origin > choice.state:
         raise InputError(f"class {title} is learned at state {origin}, after state {choice.state}.")
     kind = kind_for(choice.method, choice.score_kind)
@@ -159,13 +145,9 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     if "IL2M" not in outcomes.left_out:
         memory = outcomes.run.statistics(choice.state, kind)
         kept = memory.initial_means[choice.label], memory.current_means[choice.label]
-    columns = {
-        "images": [len(own) for own in scores.values()],
-        "mean": [_mean(own) for own in scores.values()],
-        "standard deviation": [float(own.std()) if len(own) else np.nan for own in scores.values()],
-        "second memory (training images, exemplars)": kept,
-    }
-    numbers = pd.DataFrame(columns, index=list(scores))
+    measures = {"images": len, "mean": _mean, "standard deviation": lambda own: own.std() if len(own) else np.nan}
+    numbers = pd.DataFrame({name: [measure(own) for own in scores.values()] for name, measure in measures.items()})
+    numbers = numbers.set_axis(scores).assign(**{"second memory (training images, exemplars)": kept})
     finding = "class {}: mean {} {:.2f} when new, {:.2f} now".format(title, choice.unit, *numbers["mean"])
     draw = partial(plots.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
     return Shown(numbers, finding, draw)
@@ -187,10 +169,9 @@ def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy on all classes seen so far, by state: the chosen method against all others."""
     columns = {
         method: {state: np.mean(outcome.ranks < choice.top) for state, outcome in _by_state(outcomes, choice, method)}
-        for method in METHODS
-        if method not in outcomes.left_out
+        for method in outcomes.methods
     }
-    numbers = pd.DataFrame(columns, index=_from_1(outcomes.num_states, "state"), dtype=float)
+    numbers = pd.DataFrame(columns, index=pd.RangeIndex(1, outcomes.num_states + 1, name="state"), dtype=float)
     now = numbers.loc[choice.state]
     finding = f"{choice.method} {now[choice.method]:.1%}, {100 * (now[choice.method] - now['FT']):+.1f} points on FT"
     look = {"strong": (choice.method, "FT", "IL2M"), "colours": METHODS.colours, "dashes": METHODS.dashes}
@@ -237,16 +218,11 @@ def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[
     rows = slice(None, None, step)
     labels, num_past = outcomes.labels(choice.state)[rows], outcomes.run.states.num_past(choice.state)
     points = []
-    for exponent in EXPONENTS.tolist():
+    for exponent in EXPONENTS:
         exponents = replace(choice.exponents, **{factor: exponent})
         ranks = outcomes.what_if(choice.state, exponents, choice.score_kind, rows)
         points.append(accuracies(ranks, labels, num_past, choice.top))
-    return {group: [point[group] for point in points] for group in ("past", "new", "all")}, 1 / step
-
-
-def class_titles(outcomes: RunOutcomes) -> list[str]:
-    """``label: name`` of each class in learning order, so that equal names stay apart."""
-    return [f"{label}: {name}" for label, name in enumerate(outcomes.run.class_names)]
+    return pd.DataFrame(points).to_dict("list"), 1 / step
 
 
 @dataclass(frozen=True)
@@ -265,7 +241,7 @@ class View:
         if self.show is one_class:
             states.append(min(choice.state, int(outcomes.run.states.of_class[choice.label])))
         methods = [choice.method] if self.chosen else []
-        methods += [method for method in self.also if method not in outcomes.left_out]
+        methods += [method for method in self.also if method in outcomes.methods]
         return list(dict.fromkeys((state, method) for method in methods for state in states))
 
 

@@ -1,21 +1,17 @@
 """The study's notebooks: where they are, and what their parameter cells say."""
 
-from __future__ import annotations
-
 import ast
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
-from il2m.errors import InputError
+from il2m.errors import InputError, nearest
 from il2m.system.files import write_atomically
 from il2m.system.machine import SHIPPED
 
-BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS = (
-    "01_base_training",
-    "02_fine_tuning",
-    "03_dual_memory_analysis",
-    "04_rectification_ablation",
-)
+NOTEBOOKS = ("01_base_training", "02_fine_tuning", "03_dual_memory_analysis", "04_rectification_ablation")
+BASE, FINE_TUNING, ANALYSIS, ABLATION = NOTEBOOKS
 
 
 def find_notebooks() -> Path:
@@ -26,6 +22,16 @@ def find_notebooks() -> Path:
 def find_grids() -> dict[str, Path]:
     """The grids that come with the notebooks: name -> file."""
     return {path.stem: path for path in sorted((find_notebooks() / "grids").glob("*.yaml"))}
+
+
+def find_grid(text: str) -> Path:
+    """The grid file at a path, or the grid of that name that comes with il2m."""
+    path, grids = Path(text), find_grids()
+    if path.is_file() or path.name != text:
+        return path
+    if text not in grids:
+        raise InputError(f"{text}: no such file, and no grid of that name: {nearest(text, grids)}")
+    return grids[text]
 
 
 def copy_notebooks(folder: Path) -> list[Path]:
@@ -40,14 +46,26 @@ def copy_notebooks(folder: Path) -> list[Path]:
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values in a notebook's parameters cell.
+    """Names and default values in the cell of a notebook that is tagged ``parameters``: literals, each given to a name.
 
-    papermill only warns when the tag is missing, and then ignores what it is given: here that is an InputError.
+    Raises InputError for anything else in it, which could not be told without running it; and where no cell is tagged,
+    as papermill would ignore what it is given.
     """
-    import nbformat  # these take a second, and only planning needs them
-    from papermill.inspection import inspect_notebook
-
-    cells = nbformat.read(path, as_version=4).cells
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
+    try:
+        cells = json.loads(path.read_bytes())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        statements = ast.parse("".join(sources[:1]), "its parameters").body  # papermill too takes the first
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError) as error:
+        raise InputError(f"{path} can't be read as a notebook: {type(error).__name__}: {error}") from None
+    if not sources:
         raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")
-    return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(path)).items()}
+    parameters = {}
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name), value=ast.expr()):
+                with contextlib.suppress(ValueError, TypeError):  # no literal
+                    parameters[name] = ast.literal_eval(statement.value)
+                    continue
+        code = ast.unparse(statement).splitlines()[0]
+        raise InputError(f"{path}: line {statement.lineno} of the parameters: expected name = literal, found {code}")
+    return parameters

@@ -1,14 +1,10 @@
 """Executed notebooks as pages that need no network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from il2m.system.files import write_atomically
 
 _TEMPLATES = Path(__file__).parent / "templates"
-
-
 # of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
 _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
 
@@ -18,6 +14,7 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     MathML, pictures inside. A reader sees the old page or the new one, never a part."""
     import nbformat
     from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
     from traitlets.config import Config
 
     exporter = HTMLExporter(
@@ -30,19 +27,12 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    resources = {"page_title": title, "page_style": _style()}
+    styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))
+    light, dark = (style.get_style_defs(".highlight") for style in styles)
+    css = f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    resources = {"page_title": title, "page_style": css}
     text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
     write_atomically(page, text)
-
-
-def _style() -> str:
-    from pygments.formatters import HtmlFormatter
-
-    light, dark = (
-        HtmlFormatter(style=style, nobackground=True).get_style_defs(".highlight")
-        for style in ("default", "github-dark")
-    )
-    return f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
 def _markdown_with_mathml(source: str) -> str:
@@ -51,14 +41,11 @@ def _markdown_with_mathml(source: str) -> str:
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return _without_namespace(convert(body))
+        def inline_math(self, body: str, display: str = "inline") -> str:
+            mathml = convert(body, display=display)
+            return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML needs none
 
         def block_math(self, body: str) -> str:
-            return _without_namespace(convert(body, display="block"))
+            return self.inline_math(body, "block")
 
     return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
-
-
-def _without_namespace(mathml: str) -> str:
-    return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows it, and it looks like a link

@@ -1,6 +1,4 @@
-"""Plots over seeds and settings."""
-
-from __future__ import annotations
+"""Plots over seeds and settings; see plots for what they have in common."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,21 +6,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from il2m.plots.style import NONE_GIVEN, TRUTH, UNNAMED, new_axes
+from il2m.plots.style import NONE_GIVEN, TRUTH, UNNAMED, Looks, Series, set_up
 
 
 def plot_means(
-    means: Mapping[str, Mapping[str, float]],
-    *,
-    xlabel: str,
-    colours: Mapping[str, str] = NONE_GIVEN,
-    ax: Axes | None = None,
+    means: Mapping[str, Mapping[str, float]], *, xlabel: str, colours: Looks = NONE_GIVEN, ax: Axes | None = None
 ) -> Axes:
     """Horizontal bars, each with its value. means: method -> (group -> value); groups go from full to pale."""
-    ax = new_axes(ax)
+    ax = set_up(ax, xlabel=xlabel, percent="x", plain="y")
     groups = list(next(iter(means.values())))
-    height = 0.8 / len(groups)
-    places = np.arange(len(means))[::-1]
+    height, places = 0.8 / len(groups), np.arange(len(means))[::-1]
     full = [colours.get(method, UNNAMED) for method in means]
     patches = []
     for i, group in enumerate(groups):
@@ -30,30 +23,26 @@ def plot_means(
         hatch, offset = "//" if i else "", (len(groups) - 1) / 2 - i
         look = {"color": full, "alpha": 1 - 0.55 * i / len(groups), "hatch": hatch}
         bars = ax.barh(places + offset * height, values, height * 0.92, **look)
-        ax.bar_label(bars, labels=[f"{value:.1%}" for value in values], padding=3, fontsize="small")
+        ax.bar_label(bars, fmt="{:.1%}", padding=3, fontsize="small")
         patches.append(Patch(facecolor="#AAAAAA", hatch=hatch, label=group))
-    ax.set(yticks=places, yticklabels=list(means), xlabel=xlabel)
-    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.set(yticks=places, yticklabels=list(means))
     ax.margins(x=0.12)
-    ax.grid(axis="y", visible=False)
     if len(groups) > 1:
         ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
 def plot_differences(
-    points: Mapping[str, Sequence[float]],
+    points: Series,
     intervals: Mapping[str, tuple[float, float]],
     *,
     xlabel: str = "difference in mean top-1, points",
-    colours: Mapping[str, str] = NONE_GIVEN,
+    colours: Looks = NONE_GIVEN,
     ax: Axes | None = None,
 ) -> Axes:
     """Paired differences by label: every pair as a point, their mean as a bar across, its interval as a line.
-
-    points: label -> differences (fractions), one of each pair. intervals: label -> (low, high), NaN if there is none.
-    """
-    ax = new_axes(ax)
+    points: label -> differences (fractions), one of each pair. intervals: label -> (low, high), or NaN."""
+    ax = set_up(ax, xlabel=xlabel, plain="y")
     places = np.arange(len(points))[::-1]
     for place, (label, values) in zip(places, points.items(), strict=True):
         colour, percent = colours.get(label, UNNAMED), 100 * np.asarray(values)
@@ -62,8 +51,7 @@ def plot_differences(
         ax.plot(100 * np.asarray(intervals[label]), [place, place], color=colour, linewidth=2.5)
         ax.plot(percent.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2.5)
     ax.axvline(0, color=TRUTH, linewidth=1)
-    ax.set(yticks=places, yticklabels=list(points), xlabel=xlabel)
-    ax.grid(axis="y", visible=False)
+    ax.set(yticks=places, yticklabels=list(points))
     return ax
 
 
@@ -73,15 +61,13 @@ def plot_over_seeds(
     *,
     xlabel: str,
     ylabel: str = "mean top-1 over states 2..S",
-    colours: Mapping[str, str] = NONE_GIVEN,
+    colours: Looks = NONE_GIVEN,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
     mean on a line, its interval upright.
-
-    values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high).
-    """
-    ax = new_axes(ax)
+    values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high)."""
+    ax = set_up(ax, xlabel=xlabel, ylabel=ylabel, percent="y", plain="x")
     settings = sorted({setting for by_setting in values.values() for setting in by_setting})
     for i, (method, by_setting) in enumerate(values.items()):
         places = np.array([settings.index(setting) for setting in by_setting]) + 0.07 * (i - (len(values) - 1) / 2)
@@ -93,8 +79,5 @@ def plot_over_seeds(
             ax.plot([place, place], intervals[method][setting], color=colour, linewidth=2)
             ax.plot(place, mean, "_", color=colour, markersize=12, markeredgewidth=2)
     ax.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.yaxis.set_major_formatter("{x:.0%}")
-    ax.grid(axis="x", visible=False)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(values), columnspacing=1, handlelength=1.4)
     return ax

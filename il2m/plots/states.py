@@ -1,10 +1,4 @@
-"""Plots: values in, Axes out. They compute nothing and save nothing; pass ``ax`` to draw into a figure of your own.
-
-One colour has one meaning in all notebooks (Okabe and Ito's palette, safe for colour-blind readers): past classes blue,
-new classes vermilion, truth grey, and each method its own.
-"""
-
-from __future__ import annotations
+"""Plots of a study state by state: quantities, memories, confusion, images; see plots for what they have in common."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,26 +7,23 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from il2m.plots.style import NEW, NONE_GIVEN, PAST, TRUTH, new_axes, nothing_to_draw, stack_errors, states_axis
+from il2m.plots.style import NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
 
 
 def plot_by_state(
-    values: Mapping[str, Sequence[float]],
+    values: Series,
     *,
     first_state: int = 1,
     ylabel: str = "top-1 accuracy",
     percent: bool = True,
-    colours: Mapping[str, str] = NONE_GIVEN,
-    dashes: Mapping[str, str] = NONE_GIVEN,
+    colours: Looks = NONE_GIVEN,
+    dashes: Looks = NONE_GIVEN,
     strong: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One line per entry of ``values`` (label -> value by state, from ``first_state`` on).
-
-    colours, dashes: of the labels that have their own. strong: labels whose lines stand out, the first most; None draws
-    all alike.
-    """
-    ax = new_axes(ax)
+    strong: labels whose lines stand out, the first most; None draws all alike."""
+    ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", percent="y" if percent else "")
     for label, series in values.items():
         states = np.arange(first_state, first_state + len(series))
         look = {"color": colours.get(label), "linestyle": dashes.get(label, "-")}
@@ -40,10 +31,6 @@ def plot_by_state(
             look |= {"linewidth": 1, "alpha": 0.6} if label not in strong else {"linewidth": 2, "zorder": 3}
             look |= {"linewidth": 3.5, "zorder": 4} if label == strong[0] else {}
         ax.plot(states, series, marker="o", markersize=4, label=label, **look)
-    states_axis(ax)
-    ax.set_ylabel(ylabel)
-    if percent:
-        ax.yaxis.set_major_formatter("{x:.0%}")
     if len(values) > 1:
         ax.legend()
     return ax
@@ -59,96 +46,67 @@ def plot_past_and_new(
 
 def plot_prediction_share(predicted_new: Sequence[float], true_new: Sequence[float], *, ax: Axes | None = None) -> Axes:
     """Share of images predicted as a new class against the share that truly is new, by state from 2 on."""
-    return plot_by_state(
-        {"predicted as new": predicted_new, "truly new": true_new},
-        first_state=2,
-        ylabel="share of validation images",
-        colours={"predicted as new": NEW, "truly new": TRUTH},
-        ax=ax,
-    )
+    lines = {"predicted as new": predicted_new, "truly new": true_new}
+    colours = {"predicted as new": NEW, "truly new": TRUTH}
+    return plot_by_state(lines, first_state=2, ylabel="share of validation images", colours=colours, ax=ax)
 
 
 def plot_class_means(
-    initial: np.ndarray,
-    current: np.ndarray,
-    state_of_class: np.ndarray,
-    *,
-    unit: str = "raw score",
-    ax: Axes | None = None,
+    initial: np.ndarray, current: np.ndarray, origin: np.ndarray, *, unit: str = "raw score", ax: Axes | None = None
 ) -> Axes:
     """Each past class as a point: its mean score when it was new against now; below the diagonal it has faded.
-
-    initial, current, state_of_class: (past classes,).
-    """
-    ax = new_axes(ax)
+    initial, current: the means; origin: the state in which the class was new; all (past classes,)."""
+    ax = set_up(ax)
     if len(initial) == 0:
         return nothing_to_draw(ax, "past classes")
-    points = ax.scatter(initial, current, c=state_of_class, cmap="viridis", s=22, zorder=3)
-    low = min(np.nanmin(initial), np.nanmin(current), 0)
-    high = max(np.nanmax(initial), np.nanmax(current))
-    ax.plot([low, high], [low, high], color=TRUTH, linewidth=1, linestyle="--")
+    points = ax.scatter(initial, current, c=origin, cmap="viridis", s=22, zorder=3)
+    ends = min(np.nanmin([initial, current]), 0), np.nanmax([initial, current])
+    ax.plot(ends, ends, color=TRUTH, linewidth=1, linestyle="--")
     ax.set(xlabel=f"mean {unit} when new, $\\mu_P(C_i)$", ylabel=f"mean {unit} now, $\\mu_N(C_i)$")
-    bar = ax.figure.colorbar(points, ax=ax, label="state in which the class was new")
-    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.figure.colorbar(points, ax=ax, label="state in which the class was new", ticks=MaxNLocator(integer=True))
     return ax
 
 
 def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes | None = None) -> Axes:
     """Where images of each state's classes (rows) are predicted (columns), as shares of the row. shares: (N, N)."""
-    ax = new_axes(ax)
+    ax = set_up(ax, xlabel="predicted: state of the class", ylabel="true: state of the class", plain="xy")
     image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    states = np.arange(1, len(shares) + 1)
     if len(shares) <= 12:
+        states = np.arange(1, len(shares) + 1)
         ax.set(xticks=states - 1, xticklabels=states, yticks=states - 1, yticklabels=states)
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize="small", color=colour)
-    ax.grid(visible=False)
-    ax.set(xlabel="predicted: state of the class", ylabel="true: state of the class")
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label="share of the row's images", format="{x:.0%}")
     return ax
 
 
-def plot_error_breakdown(errors: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+def plot_error_breakdown(errors: Series, *, ax: Axes | None = None) -> Axes:
     """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
-    ax = new_axes(ax)
-    states = range(2, 2 + len(errors["past as new"]))
-    stack_errors(ax, states, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
-    states_axis(ax)
+    ax = set_up(ax, xlabel="state", whole="x")
+    places = range(2, 2 + len(errors["past as new"]))
+    stack_errors(ax, places, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
 def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Top-1 on the classes of each state (rows) by the model of each state (columns), NaN blank. matrix: (S, S)."""
-    ax = new_axes(ax)
+    ax = set_up(ax, plain="xy")
     states = np.arange(1, len(matrix) + 1)
-    sns.heatmap(
-        matrix,
-        vmin=0,
-        vmax=1,
-        cmap="viridis",
-        annot=len(matrix) <= 12,
-        fmt=".0%",
-        annot_kws={"size": "small"},
-        square=True,
-        xticklabels=states,
-        yticklabels=states,
-        cbar_kws={"label": "top-1 accuracy", "format": "{x:.0%}"},
-        ax=ax,
-    )
-    ax.grid(visible=False)
+    bar = {"label": "top-1 accuracy", "format": "{x:.0%}"}
+    cells = {"annot": len(matrix) <= 12, "fmt": ".0%", "annot_kws": {"size": "small"}, "square": True}
+    look = {"vmin": 0, "vmax": 1, "cmap": "viridis", "cbar_kws": bar} | cells
+    sns.heatmap(matrix, xticklabels=states, yticklabels=states, ax=ax, **look)
     ax.set(xlabel="state of the model", ylabel="state of the classes")
     return ax
 
 
-def plot_history(losses: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
     """Training loss by epoch, one line per label (label -> loss by epoch), the first pale and the last dark."""
-    ax = new_axes(ax)
+    ax = set_up(ax, xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", whole="x")
     for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
-    ax.set(xlabel="epoch", ylabel="training loss (nats per image)", yscale="log")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(losses) > 1:
         ax.legend()
     return ax
@@ -156,7 +114,7 @@ def plot_history(losses: Mapping[str, Sequence[float]], *, ax: Axes | None = Non
 
 def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
     """A contact sheet: label -> images (n, h, w, c) uint8, one row per label."""
-    ax = new_axes(ax)
+    ax = set_up(ax, plain="xy")
     if not rows:
         return nothing_to_draw(ax, "images")
     height, width, channels = next(iter(rows.values())).shape[1:]
@@ -167,6 +125,5 @@ def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Ax
     sheet = sheet.reshape(len(rows) * tall, most * wide, channels)
     ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set(yticks=np.arange(len(rows)) * tall + height / 2, yticklabels=list(rows), xticks=[])
-    ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return ax

@@ -1,11 +1,9 @@
-"""The look of all plots: one colour has one meaning everywhere (Okabe and Ito's palette)."""
-
-from __future__ import annotations
+"""The look of all plots. One colour has one meaning in all notebooks (Okabe and Ito's palette, safe for colour-blind
+readers): past classes blue, new classes vermilion, truth grey, and each method its own."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -13,9 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator
 
+Series = Mapping[str, Sequence[float]]  # label -> values
+Looks = Mapping[str, str]  # label -> colour, or dashes
+
 PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 UNNAMED = "#444444"  # bars and points of a label that was given no colour; lines take matplotlib's next
-NONE_GIVEN: Mapping[str, str] = MappingProxyType({})  # label -> colour, or dashes
+NONE_GIVEN: Looks = MappingProxyType({})
 ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
 _STYLE = {
     "figure.figsize": (6.4, 4.0),
@@ -32,8 +33,7 @@ _STYLE = {
 
 def use_style() -> None:
     """Set the look of all figures of a notebook: calm, readable on paper and on screen."""
-    sns.set_theme(context="notebook", style="whitegrid")
-    mpl.rcParams.update(_STYLE)
+    sns.set_theme(context="notebook", style="whitegrid", rc=_STYLE)
 
 
 def page_style(ink: str) -> dict[str, object]:
@@ -47,8 +47,18 @@ def page_style(ink: str) -> dict[str, object]:
     return style | fixed | {"grid.alpha": 0.15, "svg.fonttype": "none"}
 
 
-def new_axes(ax: Axes | None) -> Axes:
-    return plt.subplots()[1] if ax is None else ax
+def set_up(ax: Axes | None, *, percent: str = "", whole: str = "", plain: str = "", **settings: object) -> Axes:
+    """``ax``, or a new figure's, with the ``settings`` of Axes.set. ``x``, ``y`` or ``xy`` say which axis shows shares
+    in ``percent``, which has ticks at ``whole`` numbers only, and which is ``plain``, without grid lines."""
+    ax = plt.subplots()[1] if ax is None else ax
+    ax.set(**settings)
+    for name in percent:
+        getattr(ax, f"{name}axis").set_major_formatter("{x:.0%}")
+    for name in whole:
+        getattr(ax, f"{name}axis").set_major_locator(MaxNLocator(integer=True))
+    for name in plain:
+        ax.grid(axis=name, visible=False)
+    return ax
 
 
 def nothing_to_draw(ax: Axes, what: str) -> Axes:
@@ -58,20 +68,14 @@ def nothing_to_draw(ax: Axes, what: str) -> Axes:
     return ax
 
 
-def states_axis(ax: Axes) -> None:
-    ax.set_xlabel("state")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 def stack_errors(
-    ax: Axes, places: Sequence[object], errors: Mapping[str, Sequence[float]], width: float, **legend: object
+    ax: Axes, places: Sequence[object], errors: Series, width: float, **legend: object
 ) -> dict[str, BarContainer]:
     """Bars of wrong images' shares, one group on the other, n of them. errors: (true, predicted) group -> (n,)."""
+    set_up(ax, ylabel="share of validation images, wrong", percent="y")
     bars, bottom = {}, np.zeros(len(places))
     for group, colour in ERROR_COLOURS.items():
         bars[group] = ax.bar(places, errors[group], width, bottom=bottom, color=colour, label=group)
         bottom = bottom + np.asarray(errors[group])
-    ax.set_ylabel("share of validation images, wrong")
-    ax.yaxis.set_major_formatter("{x:.0%}")
     ax.legend(title="true as predicted", reverse=True, **legend)
     return bars

@@ -1,15 +1,19 @@
 """Executed notebooks as pages that need no network, and the report over a whole study's folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from il2m.batch.records import read_plans
 from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
+from il2m.notebook.catalogue import find_notebooks
+from il2m.notebook.execute import execute_notebook, failed_copy, process_context
 from il2m.notebook.pages import write_page
 from il2m.system.locks import locked
+from il2m.system.plugins import load_plugin
 
 REPORT = "05_report"
 PAGE = "index.html"
@@ -28,20 +32,42 @@ def build_report(out_dir: str | Path) -> Path:
 
     Raises InputError if the folder is no study, or if the report's notebook fails.
     """
-    from il2m.notebook.catalogue import find_notebooks
-    from il2m.notebook.execute import execute_notebook, failed_copy
-
     folder = Path(out_dir).absolute()
     check_study(folder)
     notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
     with locked(folder / ".report.lock", waiting_for="making this report"):
         write_missing_pages(report.parent)
         options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "hide_code": True}
+        options["plugins"] = _loadable_plugins(folder)
         failure = execute_notebook(notebook, report, {"out_dir": str(folder)}, **options)
         if failure:
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
     return folder / PAGE
+
+
+def _loadable_plugins(folder: Path) -> list[str]:
+    """The plugins of all plans of a study, without those that can't be loaded here: a warning is printed of each.
+
+    They are tried in a process of their own, which is gone with them.
+    """
+    plugins = list(dict.fromkeys(name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins))
+    if not plugins:
+        return []
+    with ProcessPoolExecutor(1, mp_context=process_context(PRELOAD)) as child:
+        problems = dict(zip(plugins, child.map(_problem, plugins), strict=True))
+    for problem in filter(None, problems.values()):
+        print(f"warning: the report is made without {problem}", file=sys.stderr)
+    return [name for name, problem in problems.items() if not problem]
+
+
+def _problem(plugin: str) -> str:
+    """Why a plugin can't be loaded, "" if it can."""
+    try:
+        load_plugin(plugin)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def refresh_report(out_dir: Path, *, anew: bool) -> Path:

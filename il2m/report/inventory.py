@@ -1,7 +1,5 @@
 """What lies in a study's folder, as tables for its report: what was asked and how far it is, all runs, environments."""
 
-from __future__ import annotations
-
 import shlex
 import urllib.parse
 from collections.abc import Mapping
@@ -26,12 +24,11 @@ _MOST_ROWS = 60  # beyond them a page is not read any more
 
 def plans_table(study: Study) -> pd.DataFrame:
     """One row per grid that was run into the folder."""
-    rows = [
+    return pd.DataFrame(
         {"grid": plan["grid"], "asks for": plan["description"], "made": plan["made"], "jobs": len(plan["jobs"])}
         | {"command": shlex.join(plan["command"])}
         for plan in study.plans
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def stages_table(study: Study) -> pd.DataFrame:
@@ -39,11 +36,9 @@ def stages_table(study: Study) -> pd.DataFrame:
     rows = []
     for stage, notebook in STAGES.items():
         jobs = study.jobs[study.jobs["notebook"] == notebook]
-        counts = jobs["status"].value_counts()
-        row = {"stage": stage, "planned": len(jobs)} | {name: int(counts.get(name, 0)) for name in STATUSES}
-        rows.append(
-            row | {"seconds, median": f"{jobs['seconds'].median():.0f}" if jobs["seconds"].notna().any() else ""}
-        )
+        row = {"stage": stage, "planned": len(jobs)} | {s: int((jobs["status"] == s).sum()) for s in STATUSES}
+        median = jobs["seconds"].median()
+        rows.append(row | {"seconds, median": "" if np.isnan(median) else f"{median:.0f}"})
     return pd.DataFrame(rows)
 
 
@@ -57,7 +52,7 @@ def unfinished_table(study: Study, *statuses: str) -> pd.DataFrame:
     ]
     if len(jobs) > _MOST_ROWS:
         rows.append({"job": f"... and {len(jobs) - _MOST_ROWS} more: il2m status {shlex.quote(str(study.folder))}"})
-    return pd.DataFrame(rows).dropna(axis="columns", how="all").replace({np.nan: ""})
+    return pd.DataFrame(rows).fillna("")
 
 
 def progress_in_words(study: Study) -> str:
@@ -70,7 +65,7 @@ def progress_in_words(study: Study) -> str:
         )
     counts = study.jobs["status"].value_counts()
     others = [f"{counts[name]} {name}" for name in STATUSES if name != DONE and counts.get(name, 0)]
-    done = f"{counts.get('done', 0)} of {count(len(study.jobs), 'planned notebook')} done"
+    done = f"{counts.get(DONE, 0)} of {count(len(study.jobs), 'planned notebook')} done"
     again = " The commands below, given again, do only what is not done." if others else ""
     return f"{', '.join([done, *others])}.{again}"
 
@@ -99,27 +94,24 @@ def runs_table(study: Study) -> pd.DataFrame:
     rows = []
     for run in study.runs:
         about = run_description(run)
-        others = {
-            name: about[name] for name in ("recipe", "dataset", "exemplar_selection", "held_out", "balanced_epochs")
-        }
-        row = {"run": in_words(others, study.recipes), "S": about["num_states"], "K": about["memory_size"]}
-        row |= {"distillation": "on" if about["distillation"] else "off"}
-        row |= {name.replace("_", " "): "" if about[name] is None else about[name] for name in comparison.SEEDS}
+        columns = {"S": about.pop("num_states"), "K": about.pop("memory_size")}
+        columns |= {"distillation": "on" if about.pop("distillation") else "off"}
+        columns |= {name.replace("_", " "): "" if about[name] is None else about[name] for name in comparison.SEEDS}
         for method in ("FT", "IL2M"):
-            found = means.get((run.name, method), {})
-            row |= {f"{method} top-1": found.get("top1", np.nan), f"{method} top-5": found.get("top5", np.nan)}
-        missing = ", ".join(map(str, run.missing_states))
+            mean = means.get((run.name, method), {"top1": np.nan, "top5": np.nan})
+            columns |= {f"{method} top-1": mean["top1"], f"{method} top-5": mean["top5"]}
         pages = [
             _page_link(study, f"{notebook}-{run.base.name if notebook == BASE else run.name}", text=stage)
             for stage, notebook in STAGES.items()
         ]
-        row["notebooks"] = [page for page in pages if isinstance(page, Link)]
-        row["note"] = f"states {missing} not finished" if missing else ""
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    if rows:
-        table = table.sort_values(list(table.columns[:6]), ignore_index=True)
-    return table.drop(columns=[name for name in ("notebooks", "note") if rows and not table[name].map(len).any()])
+        columns["notebooks"] = [page for page in pages if isinstance(page, Link)]
+        missing = ", ".join(map(str, run.missing_states))
+        columns["note"] = f"states {missing} not finished" if missing else ""
+        rows.append({"run": in_words(about, study.recipes)} | columns)
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows).sort_values(list(rows[0])[:6], ignore_index=True)
+    return table.drop(columns=[name for name in ("notebooks", "note") if not table[name].map(len).any()])
 
 
 # where it was made

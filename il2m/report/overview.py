@@ -1,6 +1,4 @@
-"""A study's folder as its report shows it: how far it is, which runs belong together, all runs with their pages."""
-
-from __future__ import annotations
+"""A study's folder, and what its report says of the results: which runs belong together, findings, titles."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,17 +14,18 @@ from il2m.batch.records import FAILED, jobs_table, read_plans
 from il2m.report.build import check_study
 from il2m.results import comparison
 from il2m.results.collect import collect_results
-from il2m.results.comparison import FINDINGS
 from il2m.results.description import run_recipe
 from il2m.results.pairs import FEWEST_PAIRS, VERDICTS, mean_interval
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
-_APART = [  # what tells groups of runs apart, beside their seeds
-    "dataset", "recipe", "num_states", "memory_size", "exemplar_selection", "held_out", "balanced_epochs",
-    "distillation",
-]  # fmt: skip
+_WORDS = {  # column of the results table -> its value, for a person
+    "num_states": "S = {}", "memory_size": "K = {}", "exemplar_selection": "{}",
+    "held_out": "{:.0%} of exemplars held out", "balanced_epochs": "{} balanced epochs",
+}  # fmt: skip
+_APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
+_NAMES = {"memory_size": "K", "num_states": "S"}
 _MOST_GROUPS = 8  # beyond them a page is not read any more
 
 
@@ -70,26 +69,16 @@ def open_study(out_dir: str | Path) -> Study:
 def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
     """Recipes in words: the data set, and what of a recipe is not the same in all these runs."""
     recipes = {short_hash(run_recipe(run)): (run.config["dataset"], run_recipe(run)) for run in runs}
-    of_dataset: dict[str, list[dict[str, Any]]] = {}
-    for dataset, recipe in recipes.values():
-        of_dataset.setdefault(dataset, []).append(recipe)
     names = {}
     for key, (dataset, recipe) in recipes.items():
-        others = of_dataset[dataset]
-        differing = [name for name in recipe if any(other.get(name) != recipe[name] for other in others)]
-        differing = [name for name in differing if not _is_said(name, recipe)]
-        names[key] = ", ".join([dataset, *(f"{name} {_short(recipe[name])}" for name in differing)])
+        others = [other for other_dataset, other in recipes.values() if other_dataset == dataset]
+        words = [dataset]
+        for name, value in recipe.items():
+            said_already = name.startswith("base_") and recipe.get(name.removeprefix("base_")) == value
+            if any(other.get(name) != value for other in others) and not said_already:
+                words.append(f"{name} {value if len(str(value)) <= 30 else short_hash(value)}")
+        names[key] = ", ".join(words)
     return names
-
-
-def _is_said(name: str, recipe: Mapping[str, Any]) -> bool:
-    """Whether a setting of the base is that of the fine-tuning too, which is named."""
-    return name.startswith("base_") and recipe.get(name.removeprefix("base_")) == recipe[name]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 30 else short_hash(value)
 
 
 # groups of runs
@@ -101,42 +90,35 @@ def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[
 
     vary: a column; groups in which it has a single value are left out, as there is nothing to compare.
     """
-    found = _all_groups(study, shown)
+    all_groups = _all_groups(study, shown)
     if vary:
-        found = {words: rows for words, rows in found.items() if rows[vary].nunique() > 1}
-    if not found:
+        all_groups = {words: rows for words, rows in all_groups.items() if rows[vary].nunique() > 1}
+    if not all_groups:
         return {}, f"No finished runs differ in {_NAMES.get(vary, vary)} alone." if vary else "No run is finished yet."
-    many = len(found) > _MOST_GROUPS
-    return dict(list(found.items())[:_MOST_GROUPS]), (
-        f"The first {_MOST_GROUPS} of {len(found)} groups of runs are shown." if many else ""
-    )
+    left_out = f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."
+    return dict(list(all_groups.items())[:_MOST_GROUPS]), left_out if len(all_groups) > _MOST_GROUPS else ""
 
 
 def _all_groups(study: Study, shown: Sequence[str]) -> dict[str, pd.DataFrame]:
     if study.results is None:
         return {}
     results = study.results[(study.results["state"] > 1) & (study.results["method"] != "joint")]
-    keys = [name for name in _APART if name not in shown]
-    found = {
-        in_words(dict(zip(keys, key, strict=True)), study.recipes): rows
-        for key, rows in results.groupby(keys, dropna=False)
-    }
-    return dict(sorted(found.items(), key=lambda item: item[0].count(",")))  # the plainest first
+    groups = _by_words(results, [name for name in _APART if name not in shown], study.recipes)
+    return dict(sorted(groups.items(), key=lambda item: item[0].count(",")))  # the plainest first
 
 
-_NAMES = {"memory_size": "K", "num_states": "S"}
+def _by_words(rows: pd.DataFrame, keys: list[str], recipes: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """Rows that share the values of ``keys``, under these in words."""
+    grouped = rows.groupby(keys, dropna=False)
+    return {in_words(dict(zip(keys, key, strict=True)), recipes): group for key, group in grouped}
 
 
 def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
     """Values of columns of the results table, for a person; defaults are not mentioned."""
     words = [recipes.get(values["recipe"], str(values.get("dataset", "")))] if "recipe" in values else []
-    for name, text in (("num_states", "S = {}"), ("memory_size", "K = {}"), ("exemplar_selection", "{}")):
-        if name in values and values[name] not in ("random", ""):
-            words.append(text.format(values[name]))
-    if values.get("held_out"):
-        words.append(f"{values['held_out']:.0%} of exemplars held out")
-    if values.get("balanced_epochs"):
-        words.append(f"{values['balanced_epochs']} balanced epochs")
+    words += [
+        text.format(values[name]) for name, text in _WORDS.items() if values.get(name) not in (None, 0, "", "random")
+    ]
     if "distillation" in values:
         words.append(switch(values["distillation"]))
     return ", ".join(words)
@@ -178,32 +160,31 @@ def findings(study: Study) -> pd.DataFrame:
     tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame(columns=["finding"])
-    found = pd.concat(tables, ignore_index=True)
-    return found.sort_values("finding", key=lambda names: names.map(list(FINDINGS).index), kind="stable")
+    table, order = pd.concat(tables, ignore_index=True), list(comparison.FINDINGS)
+    return table.sort_values("finding", key=lambda names: names.map(order.index), kind="stable")
 
 
-def verdicts(found: pd.DataFrame) -> pd.DataFrame:
-    """One row per finding: in how many settings it was reproduced or not, and the range of its differences."""
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per finding: in how many settings it was reproduced or not, and the range of its differences. table: of
+    findings."""
+    return pd.DataFrame(
+        {"finding": finding, "difference, points": _span(rows["estimate"]), "settings": len(rows)}
+        | {verdict: int((rows["verdict"] == verdict).sum()) for verdict in VERDICTS}
+        for finding, rows in table.groupby("finding", sort=False)
+    )
+
+
+def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per finding and setting, for a person: each finding named once, estimate and interval in points. table:
+    of findings."""
     rows = []
-    for finding, group in found.groupby("finding", sort=False):
-        counts = group["verdict"].value_counts()
-        points = 100 * group["estimate"]
-        span = f"{points.min():+.1f}" if len(group) == 1 else f"{points.min():+.1f} to {points.max():+.1f}"
-        row = {"finding": finding, "difference, points": span, "settings": len(group)}
-        rows.append(row | {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS})
-    return pd.DataFrame(rows)
-
-
-def findings_in_words(found: pd.DataFrame) -> pd.DataFrame:
-    """One row per finding and setting, for a person: each finding named once, estimate and interval in points."""
-    rows = []
-    for row in found.itertuples():
+    for row in table.itertuples():
         interval = "" if np.isnan(row.low) else f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-        about = {"finding": row.finding, "setting": row.setting, "points (95 % interval)": f"{100 * row.estimate:+.1f}"}
-        about["points (95 % interval)"] += interval
+        about = {"finding": row.finding, "setting": row.setting}
+        about |= {"points (95 % interval)": f"{100 * row.estimate:+.1f}{interval}"}
         rows.append(about | {"p": row.p_value, "pairs": row.num_pairs, "verdict": row.verdict})
-    table = pd.DataFrame(rows)
-    return table.assign(finding=table["finding"].mask(table["finding"].duplicated(), "")) if rows else table
+    words = pd.DataFrame(rows)
+    return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), "")) if rows else words
 
 
 def systems(study: Study) -> pd.DataFrame:
@@ -212,8 +193,7 @@ def systems(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     table = comparison.systems_table(study.results)
     apart = ["recipe", "num_states", "memory_size"]
-    words = [in_words(row, study.recipes) for row in table[apart].to_dict("records")]
-    table.insert(0, "setting", words)
+    table.insert(0, "setting", [in_words(row, study.recipes) for row in table[apart].to_dict("records")])
     table = table.sort_values(apart, kind="stable", ignore_index=True)
     table = table.drop(columns=["dataset", *apart]).dropna(axis="columns", how="all")
     return table.rename(columns={"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs"})
@@ -226,22 +206,22 @@ def distillation_effects(
     sides = ({"method": method, "distillation": distillation} for distillation in (True, False))
     keys = ["num_states", "memory_size"]
     pairs = comparison.differences(rows, *sides).sort_values(keys)
-    points = {
-        in_words(dict(zip(keys, key, strict=True)), {}): group["difference"].to_numpy()
-        for key, group in pairs.groupby(keys)
-    }
-    return points, {words: mean_interval(found) for words, found in points.items()}
+    points = {words: group["difference"].to_numpy() for words, group in _by_words(pairs, keys, {}).items()}
+    return points, {words: mean_interval(differences) for words, differences in points.items()}
 
 
 # titles
 
 
+def _span(differences: Iterable[float]) -> str:
+    """Smallest and largest difference, in points."""
+    points = sorted(100 * difference for difference in differences)
+    return f"{points[0]:+.1f}" if len(points) == 1 else f"{points[0]:+.1f} to {points[-1]:+.1f}"
+
+
 def span_in_words(points: Mapping[str, np.ndarray]) -> str:
     """Smallest and largest mean of paired differences, in points."""
-    means = [100 * found.mean() for found in points.values()]
-    if not means:
-        return "no pairs"
-    return f"{means[0]:+.1f} points" if len(means) == 1 else f"{min(means):+.1f} to {max(means):+.1f} points"
+    return f"{_span(pairs.mean() for pairs in points.values())} points" if points else "no pairs"
 
 
 def best_in_words(points: Mapping[str, np.ndarray]) -> str:

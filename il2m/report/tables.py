@@ -1,7 +1,5 @@
 """Tables and sentences as HTML for a page: all text escaped, numbers rounded for a person, and links."""
 
-from __future__ import annotations
-
 import html
 from dataclasses import dataclass
 from typing import Any

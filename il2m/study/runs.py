@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from il2m.data.states import States
 from il2m.errors import InputError
@@ -95,9 +96,10 @@ class StateFolder:
 
 
 def write_state(
-    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
+    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict
 ) -> None:
-    """Write one finished state: arrays as .npy, weights as safetensors, and state.json; all or nothing.
+    """Write one finished state: arrays as .npy, weights (torch's tensors, or arrays) as safetensors, and state.json;
+    all or nothing.
 
     Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them.
     """
@@ -110,10 +112,9 @@ def write_state(
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array, allow_pickle=False)
         if weights:
-            from safetensors.torch import save_file  # imports torch
-
-            tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
-            save_file(tensors, staging / "model.safetensors")
+            on_cpu = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in weights.items()}
+            contiguous = {name: np.asarray(value, order="C") for name, value in on_cpu.items()}
+            save_file(contiguous, staging / "model.safetensors")
         hashes = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
         info = json.loads(json.dumps({**info, "files": hashes}))  # as it will be read
         (staging / "state.json").write_text(json.dumps({**info, "checksum": short_hash(info)}, indent=1))

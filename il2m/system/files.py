@@ -1,7 +1,5 @@
 """Files that a reader sees whole or not at all, and that a power cut leaves so."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator

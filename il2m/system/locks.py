@@ -2,26 +2,13 @@
 
 A lock is an empty file that stays where it is; who holds it is known to the kernel only (``flock``). It is free again
 when its holder lets go or dies, be it by SIGKILL, so there are no stale locks to remove by hand.
-
-How far this goes where several machines share a file system:
-
-- NFS 4: Linux turns ``flock`` into a lock at the server, and the same holds. Of a machine that crashed or lost its
-  network the server keeps the locks until its lease ends (often 90 seconds).
-- NFS 3 does the same through lockd, without leases: of a machine that crashed it keeps them until that one is up again.
-- Mounted so that locks stay local (NFS ``nolock`` or ``local_lock``, Lustre ``localflock``): processes of one machine
-  exclude each other, machines do not.
-- No locks at all: a warning, and the work is done unlocked. (Marker files would do instead, but outlive a machine.)
-
-Without a lock nothing is corrupted: what is finished appears in one rename. Work may only be done twice.
+How far this goes on file systems that several machines share: docs/reliability.md.
 """
 
-from __future__ import annotations
-
+import contextlib
 import errno
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,8 +27,8 @@ class WaitingStopped(Exception):
     """``stop()`` became true while a lock was waited for; it is not held."""
 
 
-@contextmanager
-def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] | None = None) -> Iterator[None]:
+@contextlib.contextmanager
+def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is made with its parents; wait while another process or thread has it.
 
     waiting_for: what the other is at, as in "waiting: another process is training base-0123456789", which is said once.
@@ -49,7 +36,12 @@ def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] | None = No
     """
     lock = FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
     try:
-        _acquire(lock, waiting_for, stop)
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=2 * POLL_SECONDS, cancel_check=stop)  # is_locked may have it for an instant
+        if not lock.is_locked:
+            if not stop():
+                print(f"waiting: another process is {waiting_for}", flush=True)
+            lock.acquire(cancel_check=stop)
     except Timeout:
         raise WaitingStopped(f"stopped waiting for {path}") from None
     except OSError as error:
@@ -63,15 +55,6 @@ def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] | None = No
         lock.release()
 
 
-def _acquire(lock: FileLock, waiting_for: str, stop: Callable[[], bool] | None) -> None:
-    try:
-        lock.acquire(timeout=2 * POLL_SECONDS, cancel_check=stop)  # is_locked may have it for an instant
-    except Timeout:
-        if not (stop and stop()):
-            print(f"waiting: another process is {waiting_for}", flush=True)
-        lock.acquire(cancel_check=stop)
-
-
 def is_locked(path: Path) -> bool:
     """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out.
 
@@ -80,15 +63,10 @@ def is_locked(path: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        file = os.open(path, os.O_RDONLY)
-    except OSError:  # there is no such lock
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with path.open("rb") as file:  # closing it lets go of the lock
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # no locks on this file system
+    except OSError:  # there is no such lock, or there are none on this file system
         return False
-    finally:
-        os.close(file)  # which lets go of it
     return False

@@ -1,7 +1,5 @@
 """Where the project's files are, and where results were made: packages, machine, state of the checkout. No torch."""
 
-from __future__ import annotations
-
 import functools
 import os
 import platform
@@ -20,21 +18,16 @@ SHIPPED = CHECKOUT or LIBRARY / "shipped"  # where notebooks/ and data/ are read
 
 
 def environment() -> dict[str, Any]:
-    """The environment of this process; what can't be found out is None, or left out of a list.
-
-    Keys: ``python``, ``platform``, ``cpu`` (model), ``cores`` (of the machine), ``usable_cores`` (that this process may
-    use), ``memory_gb`` (10^9 bytes, of the machine), ``gpus`` (each a name with its memory and driver), ``packages``
-    (this one and its requirements: name -> version) and ``git`` (``commit``; ``changed``: if files differ from it).
-    """
+    """The environment of this process; what can't be found out is None, or left out of a list."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": psutil.cpu_count(),
+        "cores": psutil.cpu_count(),  # of the machine
         "usable_cores": usable_cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),  # of the machine
         "gpus": _nvidia_smi("name,memory.total,driver_version"),
-        "packages": _packages(),
+        "packages": _packages(),  # this one and its requirements: name -> version
         "git": git_state(SHIPPED),
     }
 
@@ -45,7 +38,7 @@ def usable_cores() -> int | None:
 
 
 def git_state(checkout: Path) -> dict[str, Any]:
-    """``commit`` and ``changed`` of a checkout; None for both if the folder is none, or git can't tell."""
+    """``commit`` and ``changed`` (files differ from it) of a checkout; both None if it is none, or git can't tell."""
     printed = ""
     if (checkout / ".git").exists():  # not a package that only lies somewhere inside another project's checkout
         git = ("git", "--no-optional-locks", "-C", str(checkout))  # reads only: others may be at work there

@@ -15,7 +15,7 @@ DEFAULTS = {"memory_size": 200, "epochs": 20, "distillation": [False, True], "st
 
 
 def chosen(grid: Grid) -> list[dict[str, Any]]:
-    return [setting.values for setting in all_settings(grid, DEFAULTS)]
+    return [values for values, _ in all_settings(grid, DEFAULTS)]
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -53,7 +53,7 @@ def test_combinations_are_swept_beside_each_other():
         parameters={"memory_size": [100, 50], "distillation": False},
         combinations={"plain": {}, "long": {"epochs": [30, 40], "memory_size": 10}},
     )
-    found = [(s.combination, s.values["memory_size"], s.values.get("epochs")) for s in all_settings(grid, DEFAULTS)]
+    found = [(name, values["memory_size"], values.get("epochs")) for values, name in all_settings(grid, DEFAULTS)]
     assert found == [("plain", 100, None), ("plain", 50, None), ("long", 10, 30), ("long", 10, 40)]
     assert swept_names(grid, DEFAULTS) == ["memory_size", "epochs"]
 
@@ -94,6 +94,14 @@ def test_overrides_hold_in_combinations_too_and_drop_exclusions_of_what_is_gone(
     assert {values["memory_size"] for values in short} == {100}
     kept = chosen(grid.overridden({"distillation": True}))
     assert {values["memory_size"] for values in kept} == {100}
+
+
+def test_an_override_that_can_not_be_is_told_and_not_tripped_over():
+    grid = Grid("g", parameters={"memory_size": [100, 50]}, exclude=[{"memory_size": 50, "distillation": True}])
+    with pytest.raises(InputError, match="memory_size = 'many': expected a whole number"):
+        chosen(grid.overridden({"memory_size": "many"}))
+    with pytest.raises(InputError, match="unknown parameter 'memory'"):
+        chosen(grid.overridden({"memory": 3}))
 
 
 def test_too_many_settings_are_told_and_not_planned():
@@ -149,7 +157,11 @@ def test_a_grid_that_extends_itself_is_refused(tmp_path: Path):
         ("exclude: [{}]", "expected 'exclude' as a list of {parameter: value, ...}"),
         ("extends: [a, b]", "'extends' names one other grid file"),
         ("parameters: {a: [}", "not valid YAML"),
-        ("parameters: {epochs: 3, epochs: 4}", "not valid YAML: 'epochs' is given twice"),
+        ("parameters: {epochs: 3, epochs: 4}", "not valid YAML: line 1: 'epochs' is given twice"),
+        ("parameters:\n  epochs: 3\n  epochs: {}", "not valid YAML: line 3: 'epochs' is given twice"),
+        ("combinations: {a: &s {epochs: 3}, b: {<<: *s, epochs: 7, epochs: 8}}", "'epochs' is given twice"),
+        ("combinations: {a: &s {epochs: 3}, b: {<<: *s, <<: *s}}", "'<<' is given twice"),
+        ('extends: "a\\0b"', "not valid YAML: ValueError: embedded null byte"),
         ("parameters: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("parameters: {epochs: !!python/name:os.system }", "not valid YAML"),
     ],
@@ -159,9 +171,40 @@ def test_files_that_are_no_grid_are_refused(tmp_path: Path, text: str, expected:
         read_grid(write(tmp_path, grid=text))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2001-99-99", "2001-01-01T25:99:00", "!!int abc", "!!int ''", "!!bool x", "!!timestamp x", "!foo x", "=", "<<",
+        "{<<: 3}", "*nope", "[1", "a: b: c", "\t- a", "9" * 5000, "[" * 5000, "{a: " * 5000, "x\0", "? {a: 1}\n: 3",
+        "&a [*a]", "2001-01-01", "!!binary eA==", "yes", "1e4000",
+    ],
+)  # fmt: skip
+def test_whatever_yaml_says_wrong_is_told_in_one_line(tmp_path: Path, value: str):
+    """What YAML can't read, and what it can but no parameter may be."""
+    for read in (
+        lambda: read_grid(write(tmp_path, grid=f"parameters:\n  epochs: {value}")),
+        lambda: Grid("g", parameters=read_overrides([f"epochs={value}"])),
+    ):
+        with pytest.raises(InputError) as error:
+            chosen(read())
+        assert str(error.value).strip()
+        assert "\n" not in str(error.value)
+
+
+def test_a_grid_that_is_no_text_is_told(tmp_path: Path):
+    (tmp_path / "grid.yaml").write_bytes(b"parameters: {dataset: \xff}")
+    with pytest.raises(
+        InputError,
+        match=r"grid\.yaml is not valid YAML: ReaderError: unacceptable character #x00ff: invalid start byte",
+    ):
+        read_grid(tmp_path / "grid.yaml")
+
+
 def test_yaml_anchors_and_merges_are_allowed(tmp_path: Path):
     text = "combinations: {a: &short {epochs: 3}, b: {<<: *short, memory_size: 7}}"
     assert read_grid(write(tmp_path, grid=text)).combinations["b"] == {"epochs": 3, "memory_size": 7}
+    text = "combinations: {a: &short {epochs: 3}, b: &long {<<: *short, epochs: 9}, c: {flip: true, <<: *long}}"
+    assert read_grid(write(tmp_path, grid=text)).combinations["c"] == {"epochs": 9, "flip": True}
 
 
 def test_a_missing_grid_is_named(tmp_path: Path):
@@ -182,4 +225,9 @@ def test_numbers_with_an_exponent_are_numbers():
     assert read_overrides(["weight_decay=1e-4", "learning_rate=2.5E-1"]) == {
         "weight_decay": 1e-4,
         "learning_rate": 0.25,
+    }
+    assert read_overrides(["epochs=010", "network=off", "class_order=[0o10, 0x10]"]) == {  # as YAML 1.2 has it
+        "epochs": 10,
+        "network": "off",
+        "class_order": [8, 16],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 from tiny import PROJECT
@@ -20,6 +20,11 @@ from il2m.errors import InputError
 from il2m.notebook.catalogue import NOTEBOOKS, find_notebooks, notebook_parameters
 
 GRIDS = sorted((PROJECT / "notebooks" / "grids").glob("*.yaml"))
+
+
+VALUES = (
+    st.text(max_size=20) | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
+)
 
 
 @pytest.fixture
@@ -134,11 +139,10 @@ def test_stages_that_cannot_work_are_refused(tiny_grid: dict, tmp_path: Path, gi
         plan(tiny_grid | given, tmp_path)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
-        st.sampled_from(["dataset", "mean_std", "state_sizes", "epochs", "momentum", "flip"]),
-        st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none())
-        | st.lists(st.text() | st.integers()),
+        st.sampled_from(["dataset", "mean_std", "state_sizes", "epochs", "momentum", "flip"]), VALUES | st.lists(VALUES)
     )
 )
 def test_parameters_of_a_notebook_are_data_and_never_code(parameters: dict[str, Any]):

@@ -10,7 +10,7 @@ import torchvision
 import il2m
 from il2m.data import sources
 from il2m.data.glyphs import render_glyphs
-from il2m.data.sources import dataset_from_arrays, load_dataset
+from il2m.data.sources import absolute_source, dataset_from_arrays, load_dataset
 from il2m.errors import InputError
 
 DIFFERING = np.array([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], dtype=object)
@@ -254,6 +254,13 @@ def test_cifar_without_local_files_nor_network(tmp_path, monkeypatch, name, arch
     assert "the download failed (the host does not answer)" in message
     assert f"{archive}.tar.gz" in message
     assert "dataset=PATH.npz" in message
+
+
+def test_a_source_is_made_absolute(tmp_path):
+    assert absolute_source("folder:a/../b", tmp_path) == f"folder:{tmp_path / 'b'}"
+    assert absolute_source("lists:/x/S~2", tmp_path) == "lists:/x/S~2"
+    assert absolute_source("my.npz", tmp_path) == str(tmp_path / "my.npz")
+    assert absolute_source("cifar100", tmp_path) == "cifar100"
 
 
 # data sets that users register

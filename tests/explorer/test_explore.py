@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import re
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny import TinyStudy, rewrite_checked
 
+import il2m
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
@@ -27,6 +31,7 @@ from il2m.explorer.background import Part, Worker
 from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
 from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, what_if_factors
 from il2m.explorer.views import VIEWS, Choice, true_class_scores
+from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
 from il2m.methods.registry import METHODS, method_scores
 from il2m.results.metrics import error_breakdown, ranks, state_confusion
@@ -281,6 +286,17 @@ def test_figures_take_the_colour_of_the_page(explorer: BiasExplorer):
     assert page._INK in saved
 
 
+def test_a_drawn_figure_is_not_kept(explorer: BiasExplorer):
+    def alive() -> int:
+        return sum(type(each) is Figure for each in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    page.figure_bytes(explorer.shown, "svg")
+    assert alive() == before
+    assert gc.isenabled()
+
+
 def test_a_click_on_a_class_that_is_not_there_is_answered(explorer: BiasExplorer):
     explorer.controls.class_name.value = "walrus"
     assert "no class is called &#x27;walrus&#x27;" in explorer.status.value
@@ -361,6 +377,40 @@ def test_what_fails_beside_the_page_is_told(outcomes: RunOutcomes):
 def test_methods_that_a_run_cannot_give_are_named(explorer: BiasExplorer):
     assert "BiC" not in explorer.controls.method.options
     assert any("BiC: distillation off: state 2 held no" in getattr(part, "value", "") for part in explorer.children)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """What is registered in a test is forgotten after it."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_method_registered_later_is_in_an_explorer_opened_afterwards(explorer: BiasExplorer, tiny_study: TinyStudy):
+    @il2m.method("halved-past", label="past halved")
+    def halved_past(state: Frozen) -> np.ndarray:
+        scores = state.scores.copy()
+        scores[:, : state.num_past] /= 2
+        return scores
+
+    @il2m.method("of-held-out", needs="held_out")
+    def of_held_out(state: Frozen) -> np.ndarray:
+        return state.scores
+
+    explorer.controls.view.value = "accuracy"  # one that was open before shows what it showed
+    assert not {"halved-past", "of-held-out"} & set(explorer.shown["distillation off"].numbers)
+    opened = BiasExplorer(open_outcomes([tiny_study.off]))
+    assert ("past halved", "halved-past") in opened.controls.method.options
+    assert "of-held-out: distillation off: state 2 held no" in opened.children[-1].value
+    opened.controls.view.value, opened.controls.method.value = "accuracy", "halved-past"
+    opened.settle()
+    own, labels = method_scores(tiny_study.off, 3, "halved-past"), opened.all_outcomes[0].labels(3)
+    numbers = opened.shown["distillation off"].numbers
+    assert numbers.loc[3, "halved-past"] == np.mean(own.argmax(axis=1) == labels)
+    assert "of-held-out" not in numbers
 
 
 # what may be given

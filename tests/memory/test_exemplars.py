@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import arrays
 
 from il2m.data.states import States
 from il2m.errors import InputError
-from il2m.memory.exemplars import check_memory, exemplars_per_past_class, herding_ranking, rank_classes
+from il2m.memory.exemplars import (
+    check_memory,
+    exemplars_per_past_class,
+    held_out_places,
+    herding_ranking,
+    num_held_out,
+    rank_classes,
+)
 
 
 def herding_by_loops(features: np.ndarray, num_kept: int) -> list[int]:
@@ -146,3 +153,19 @@ def test_random_choice_follows_the_seed_and_shrinks_by_prefix():
 def test_more_kept_than_there_are(features, labels):
     assert len(herding_ranking(features, 100)) == 7
     assert {len(p) for p in rank_classes("random", features, labels, 100, seed=0).values()} == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("num_ranked", "share", "held_out"),
+    [(0, 0.1, 0), (9, 0.1, 0), (10, 0.1, 1), (100, 0.29, 29), (100, 0.57, 57), (50, 0.58, 29), (99, 0.29, 28)],
+)
+def test_held_out_is_the_whole_part_of_the_share(num_ranked, share, held_out):
+    """Of the exact share: 0.29 * 100 comes out as 28.999999999999996."""
+    assert num_held_out(np.array(num_ranked), share) == held_out
+    assert len(held_out_places(num_ranked, share)) == held_out
+
+
+def test_what_is_held_out_stays_so_as_the_memory_shrinks():
+    places = held_out_places(100, 0.29)
+    for kept in range(101):
+        assert (places < kept).sum() == len(held_out_places(kept, 0.29)) == 29 * kept // 100

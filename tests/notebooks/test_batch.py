@@ -13,10 +13,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from il2m.batch import records, worker
 from il2m.batch import run as batch
-from il2m.batch.cluster import Workers
-from il2m.batch.dispatch import execute_jobs
-from il2m.batch.estimates import Estimates
+from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.jobs import Job
+from il2m.batch.status import Estimates
 from il2m.errors import InputError
 from il2m.notebook.execute import is_warm
 from il2m.system.locks import is_locked, locked
@@ -50,8 +49,8 @@ def make_job(tmp_path: Path, notebook: str, run: str, **about: tuple[str, ...]) 
     return Job(notebook, run, {"value": "thing", "out_dir": str(tmp_path / "out")}, **about)
 
 
-def run_one(job: Job, notebooks: Path) -> worker.Outcome:
-    code = records.code_hash(notebooks / f"{job.notebook}.ipynb")
+def run_one(job: Job, notebooks: Path) -> worker.JobEnd:
+    code = records.code_hash(notebooks / f"{job.notebook}.ipynb", job.plugins)
     lease = job.out_dir / "jobs" / "x.lease"
     lease.parent.mkdir(parents=True, exist_ok=True)
     lease.touch()
@@ -82,7 +81,7 @@ def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Pa
     assert "no such thing" in (out / "fails-bad.failed.html").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("[4/4] ") for line in lines)
-    records.write_plan(tmp_path / "out", batch.Grid("g"), (), jobs, ["il2m"], {})
+    records.write_plan(tmp_path / "out", batch.Grid("g"), (), jobs, ["il2m"])
     table = records.jobs_table(tmp_path / "out").set_index("run")
     assert table["status"].to_dict() == {
         "bad": "failed", "needs-bad": "blocked", "needs-that": "blocked", "shows-bad-too": "done",
@@ -98,8 +97,8 @@ def test_a_failure_is_forgotten_when_the_job_works(notebooks: Path, tmp_path: Pa
     nbformat.write(works, notebooks / "fails.ipynb")
     assert run_one(job, notebooks).failure == ""
     assert sorted(path.name for path in job.output.parent.iterdir()) == ["fails-x.html", "fails-x.ipynb"]
-    assert records.read_record(records.record_path(job))["status"] == "done"
-    assert not records.record_path(job).with_suffix(".log").exists()
+    assert records.read_record(job.file(".json"))["status"] == "done"
+    assert not job.file(".log").exists()
 
 
 def test_parameters_reach_the_notebook(notebooks: Path, tmp_path: Path):
@@ -112,7 +111,7 @@ def test_a_job_that_another_process_did_is_not_done_again(notebooks: Path, tmp_p
     job = make_job(tmp_path, "works", "good")
     assert run_one(job, notebooks).seconds > 0
     before = job.output.stat().st_mtime_ns
-    assert run_one(job, notebooks) == worker.Outcome()
+    assert run_one(job, notebooks) == worker.JobEnd()
     assert job.output.stat().st_mtime_ns == before
     assert run_one(replace(job, parameters=job.parameters | {"value": "other"}), notebooks).seconds > 0
 
@@ -120,7 +119,7 @@ def test_a_job_that_another_process_did_is_not_done_again(notebooks: Path, tmp_p
 def test_a_job_is_done_again_when_there_is_more_to_show_beside_it(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "good")
     run_one(job, notebooks)
-    record, code = records.read_record(records.record_path(job)), records.code_hash(notebooks / "works.ipynb")
+    record, code = records.read_record(job.file(".json")), records.code_hash(notebooks / "works.ipynb", ())
     assert records.is_done(job, record, code, ())
     assert not records.is_done(job, record, code, ["its twin"])
     assert not records.is_done(job, record, "other code", ())
@@ -150,18 +149,18 @@ def test_a_kernel_that_dies_is_told(notebooks: Path, tmp_path: Path):
 
 def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "lasts", "x")
-    found: list[worker.Outcome] = []
+    found: list[worker.JobEnd] = []
     thread = threading.Thread(target=lambda: found.append(run_one(job, notebooks)))
     thread.start()
     while not (job.out_dir / "started").exists():
         thread.join(0.05)
         assert thread.is_alive()
-    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
     (job.out_dir / "jobs" / "x.lease").unlink()
     thread.join(60)
-    assert found == [worker.Outcome(failure="stopped")]
-    assert not is_locked(records.lock_path(job))
+    assert found == [worker.JobEnd(failure="stopped")]
+    assert not is_locked(job.file(".lock"))
     assert not list(job.output.parent.iterdir())
     row = records.jobs_table(job.out_dir).iloc[0]
     assert (row["status"], row["reason"]) == ("missing", "was interrupted")
@@ -169,7 +168,7 @@ def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, 
 
 def test_a_job_waits_for_the_one_who_is_at_it(notebooks: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
     job = make_job(tmp_path, "works", "x")
-    with locked(records.lock_path(job), waiting_for="the test"):
+    with locked(job.file(".lock"), waiting_for="the test"):
         thread = threading.Thread(target=run_one, args=(job, notebooks))
         thread.start()
         thread.join(2)
@@ -186,6 +185,46 @@ def test_another_version_of_the_code_is_refused(notebooks: Path, tmp_path: Path)
     assert "has another version of il2m" in outcome.failure
 
 
+def test_another_version_of_a_plugin_is_refused_and_what_an_older_one_did_is_done_again(
+    notebooks: Path, tmp_path: Path
+):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import builtins\nbuiltins.word = 'one'")
+    source = nbformat.read(notebooks / "works.ipynb", as_version=4)
+    source.cells[-1].source = "print(word)"
+    nbformat.write(source, notebooks / "works.ipynb")
+    job = make_job(tmp_path, "works", "x", plugins=(str(plugin),))
+    assert run_one(job, notebooks).failure == ""
+    code = records.code_hash(notebooks / "works.ipynb", job.plugins)
+    assert records.jobs_to_do([job], records.read_records(job.out_dir), notebooks) == []
+    plugin.write_text("import builtins\nbuiltins.word = 'two'")
+    assert records.jobs_to_do([job], records.read_records(job.out_dir), notebooks) == [job]
+    refused = worker.run_job(job, code, job.out_dir / "jobs" / "x.lease")
+    assert "has another version of il2m or of a plugin, or their files changed meanwhile" in refused.failure
+    assert run_one(job, notebooks).failure == ""
+    assert nbformat.read(job.output, as_version=4).cells[-1].outputs[0].text == "two\n"
+    plugin.unlink()
+    gone = worker.run_job(job, code, job.out_dir / "jobs" / "x.lease")
+    assert "has another version of il2m or of a plugin, or their files changed meanwhile" in gone.failure
+
+
+def test_a_job_whose_plugin_fails_says_so_and_names_no_notebook(notebooks: Path, tmp_path: Path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("\n1 / 0")
+    end = run_one(make_job(tmp_path, "works", "x", plugins=(str(plugin),)), notebooks)
+    assert end.failure == f"failed: plugin {plugin}, line 2: ZeroDivisionError: division by zero"
+
+
+def test_plans_of_before_there_were_plugins_are_read(tmp_path: Path):
+    job = make_job(tmp_path, "works", "x")
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
+    path = job.out_dir / "plans" / "g.json"
+    plan = json.loads(path.read_text())
+    del plan["jobs"][0]["plugins"]
+    path.write_text(json.dumps(plan))
+    assert [plan["jobs"] for plan in records.read_plans(job.out_dir)] == [[job]]
+
+
 def test_a_worker_that_does_not_see_the_study_makes_no_folder_of_its_own(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "x")
     outcome = worker.run_job(job, "any", job.out_dir / "jobs" / "x.lease")
@@ -199,12 +238,12 @@ def test_what_can_not_be_written_fails_that_job_alone(notebooks: Path, tmp_path:
         make_job(tmp_path, "works", "b"),
         make_job(tmp_path, "works", "c", beside=("works-a", "works-b")),
     ]
-    records.lock_path(jobs[0]).mkdir(parents=True)  # where a file has to be
+    jobs[0].file(".lock").mkdir(parents=True)  # where a file has to be
     failed = run_all(jobs, notebooks)
     assert list(failed) == ["works-a"]
-    assert str(records.lock_path(jobs[0])) in failed["works-a"]
-    assert records.read_record(records.record_path(jobs[0]))["status"] == "failed"
-    assert records.read_record(records.record_path(jobs[2]))["beside"] == ["works-b"]
+    assert str(jobs[0].file(".lock")) in failed["works-a"]
+    assert records.read_record(jobs[0].file(".json"))["status"] == "failed"
+    assert records.read_record(jobs[2].file(".json"))["beside"] == ["works-b"]
 
 
 def test_with_a_twin_that_keeps_failing_the_good_one_is_done_once(notebooks: Path, tmp_path: Path):
@@ -235,8 +274,8 @@ def test_devices_that_are_not_there_are_refused_before_the_first_job(
 def test_damaged_plans_and_records_are_as_none(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "x")
     run_one(job, notebooks)
-    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"], {})
-    records.record_path(job).write_text("{")
+    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
+    job.file(".json").write_text("{")
     (job.out_dir / "plans" / "other.json").write_text(json.dumps({"jobs": 3}))
     assert records.jobs_table(job.out_dir)["status"].tolist() == ["missing"]
 

@@ -22,15 +22,14 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from tiny import PROJECT
 
-from il2m.batch.cluster import Workers, connected, dashboard, make_workers
-from il2m.batch.dispatch import execute_jobs
-from il2m.batch.estimates import Estimates
+from il2m.batch.dispatch import Workers, connected, dashboard, execute_jobs
 from il2m.batch.jobs import Job
-from il2m.batch.records import jobs_table, read_record, record_path
+from il2m.batch.records import jobs_table, read_record
+from il2m.batch.status import Estimates
 from il2m.batch.worker import leased_gpu
 from il2m.cli import main
 from il2m.errors import InputError
-from il2m.notebook.catalogue import BASE
+from il2m.notebook.catalogue import BASE, find_notebooks
 from il2m.study.find import find_runs
 from il2m.study.progress import read_progress
 from il2m.system.machine import visible_gpus
@@ -220,6 +219,7 @@ def test_a_scheduler_that_goes_away_is_told_and_its_jobs_end(grid: Path, tmp_pat
 def test_a_job_that_kills_its_workers_fails_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out, checkout = tmp_path / "study", tmp_path / "checkout"
     shutil.copytree(PROJECT / "il2m", checkout / "il2m")
+    shutil.copy(PROJECT / "pyproject.toml", checkout)  # by which it is known as one
     notebooks = checkout / "notebooks"
     notebooks.mkdir()
     for name, source in (("kills", KILLS_ITS_WORKER), ("works", "print('well')"), (BASE, "")):
@@ -235,8 +235,24 @@ def test_a_job_that_kills_its_workers_fails_and_no_other(tmp_path: Path, monkeyp
         failed = execute_jobs(jobs, notebooks, Workers(scheduler=address), Estimates(out, {}))
     assert list(failed) == ["kills-a"]
     assert "its workers died one after another, and it got no further" in failed["kills-a"]
-    assert read_record(record_path(jobs[0]))["status"] == "failed"
-    assert read_record(record_path(jobs[1]))["beside"] == []
+    assert read_record(jobs[0].file(".json"))["status"] == "failed"
+    assert read_record(jobs[1].file(".json"))["beside"] == []
+
+
+def test_a_worker_with_another_version_of_a_plugin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "study"
+    for folder, word in (("theirs", "one"), ("ours", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "il2m_test_versions.py").write_text(f"word = {word!r}")
+    path = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path / "theirs"), path])))
+    monkeypatch.syspath_prepend(tmp_path / "ours")
+    job = Job(BASE, "a", {"out_dir": str(out)}, plugins=("il2m_test_versions",))
+    with dask_cluster(tmp_path, 1) as address:
+        expected = r"^worker tcp://127\.0\.0\.1:\d+ on .* has another version of il2m or of a plugin: use the same"
+        with pytest.raises(InputError, match=expected):
+            execute_jobs([job], find_notebooks(), Workers(scheduler=address), Estimates(out, {}))
+    assert not job.file(".json").exists()
 
 
 KILLS_ITS_WORKER = """
@@ -247,7 +263,7 @@ os.kill(worker.pid, signal.SIGKILL)
 
 
 def test_what_can_not_be_reached_is_told(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
-    monkeypatch.setattr("il2m.batch.cluster._SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr("il2m.batch.dispatch._PATIENCE", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -255,19 +271,11 @@ def test_what_can_not_be_reached_is_told(grid: Path, tmp_path: Path, capsys: pyt
     assert f"no dask scheduler answers at {address}" in capsys.readouterr().err
 
 
-def test_workers_and_certificates_that_do_not_go_together_are_refused(tmp_path: Path):
-    files = [tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")]
+def test_workers_here_and_a_scheduler_do_not_go_together(grid: Path, capsys: pytest.CaptureFixture):
     with pytest.raises(InputError, match="--workers are jobs on this machine"):
-        make_workers(2, 1, "tcp://x:1", None, None, None)
-    with pytest.raises(InputError, match=r"--tls-ca-file: no file .*ca\.pem"):
-        make_workers(None, 1, "tls://x:1", *files)
-    for path in files:
-        path.touch()
-    with pytest.raises(InputError, match="--tls-key: a tls:// scheduler needs all three files"):
-        make_workers(None, 1, "tls://x:1", files[0], files[1], None)
-    with pytest.raises(InputError, match="certificates are for an address that begins with tls://"):
-        make_workers(None, 1, "tcp://x:1", *files)
-    assert make_workers(None, 1, "tls://x:1", *files).tls.require_encryption
+        Workers(2, scheduler="tcp://x:1")
+    assert main(["run", str(grid), "--workers", "2", "--scheduler", "tcp://x:1"]) == 2
+    assert "--workers are jobs on this machine" in capsys.readouterr().err
 
 
 def test_the_dashboards_address_is_one_that_answers(monkeypatch: pytest.MonkeyPatch):
@@ -282,36 +290,46 @@ def test_the_dashboards_address_is_one_that_answers(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> list[str]:
-    """dask's options for a certificate that vouches for itself."""
+def certificate(tmp_path: Path) -> Path:
+    """A certificate that vouches for itself, and its key, in one file."""
     if not shutil.which("openssl"):
         pytest.skip("needs openssl")
+    path = tmp_path / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=il2m -addext subjectAltName=IP:127.0.0.1"
-    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run([*command.split(), *files], check=True, capture_output=True)
-    paths = {name: str(tmp_path / file) for name, file in TLS_FILES.items()}
-    return [word for name, path in paths.items() for word in (f"--tls-{name}", path)]
+    key = subprocess.run([*command.split(), "-keyout", "-", "-out", str(path)], check=True, capture_output=True).stdout
+    path.write_bytes(key + path.read_bytes())
+    return path
 
 
-TLS_FILES = {"ca-file": "cert.pem", "cert": "cert.pem", "key": "key.pem"}
+CONNECT = """
+import sys
+from il2m.batch.dispatch import Workers, connected
+
+with connected(Workers(scheduler=sys.argv[1])) as client:
+    print(client.scheduler_info()["address"])
+"""
 
 
-def test_a_scheduler_with_tls_answers_only_with_its_certificates(tmp_path: Path, certificate: list[str]):
+def test_a_scheduler_with_tls_answers_only_with_its_certificates(tmp_path: Path, certificate: Path):
     file = tmp_path / "scheduler.json"
     here = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
-    command = ("dask", "scheduler", "--protocol", "tls", *certificate, *here)
-    with started(*command, log=tmp_path / "scheduler.log"):
+    tls = [word for option in ("ca-file", "cert", "key") for word in (f"--tls-{option}", str(certificate))]
+    with started("dask", "scheduler", "--protocol", "tls", *tls, *here, log=tmp_path / "scheduler.log"):
         wait_until(file.exists)
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://127.0.0.1")
-        workers = make_workers(None, 1, address, *(tmp_path / name for name in TLS_FILES.values()))
-        with connected(workers) as client:
-            assert client.scheduler_info()["address"] == address
+        variables = [f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")]
+        command, environment = [sys.executable, "-c", CONNECT, address], dict.fromkeys(variables, str(certificate))
+        options = {"capture_output": True, "text": True, "timeout": PATIENCE}
+        with_certificates = subprocess.run(command, env=os.environ | environment, **options)
+        assert with_certificates.stdout == f"{address}\n", with_certificates.stderr
         with (
-            pytest.raises(InputError, match="no dask scheduler answers at tls://"),
+            pytest.raises(InputError, match="no dask scheduler answers at tls://") as error,
             connected(Workers(scheduler=address)),
         ):
             pass
+        assert "\n" not in str(error.value)
+        assert all(name in str(error.value) for name in variables)
 
 
 def test_jobs_share_the_gpus_evenly(monkeypatch: pytest.MonkeyPatch):
@@ -322,7 +340,7 @@ def test_jobs_share_the_gpus_evenly(monkeypatch: pytest.MonkeyPatch):
             given = [environment["CUDA_VISIBLE_DEVICES"] for environment in (one, two, three)]
             assert sorted(given[:2]) == ["4", "7"]
             assert given[2] in ("4", "7")
-        assert Workers().here == 2
+        assert Workers().slots == 2
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         visible_gpus.cache_clear()
         with leased_gpu() as none:

@@ -229,6 +229,18 @@ def test_known_systems_are_their_combinations():
     assert table.loc["BiC", "made of"] == "distillation + held-out exemplars + BiC"
 
 
+def test_a_system_is_of_its_own_choice_of_exemplars():
+    """Nearest means of random exemplars are not iCaRL, and what was trained on herded ones is none of the others."""
+    parts = {selection: make_results(exemplar_selection=selection) for selection in ("random", "herding")}
+    parts["random"].loc[parts["random"]["method"] == "IL2M-means", "method"] = "NEM"
+    parts["herding"]["top1"] = 0.1
+    runs = pd.concat([part.assign(run=part["run"] + selection) for selection, part in parts.items()])
+    table = systems_table(runs).set_index("system")
+    assert set(table.index) == {"fine-tuning", "IL2M", "WA"}
+    assert (table["num_runs"] == 6).all()
+    assert (table["top1"] > 0.3).all()
+
+
 def test_known_systems_without_joint_training_have_no_gap():
     table = systems_table(make_results())
     assert table["gap"].isna().all()

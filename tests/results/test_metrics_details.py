@@ -53,6 +53,12 @@ def test_calibration_error_agrees_with_a_loop_over_bins(num_bins):
     )
 
 
+def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower_one():
+    """Of two bins, (0, 1/2] holds a hit at 1/2, (1/2, 1] a miss at 3/4: in one bin their gaps would partly cancel."""
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75]])
+    assert calibration_error(probabilities, np.array([0, 0]), num_bins=2) == pytest.approx((0.5 + 0.75) / 2)
+
+
 def test_calibration_error_of_certain_predictions_is_the_error_rate():
     probabilities = np.eye(4)[[0, 1, 2, 3]]
     assert calibration_error(probabilities, np.array([0, 1, 2, 0])) == pytest.approx(0.25)

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import TinyStudy, rewrite_checked
 
 from il2m.errors import InputError
+from il2m.learning.networks import build_network
 from il2m.study.find import find_runs, labelled, open_run, twin_run
 from il2m.study.runs import Run, StateFolder, write_state
 from il2m.system.files import write_atomically
@@ -260,6 +262,22 @@ def test_write_state_is_read_back_equal(tmp_path):
         np.testing.assert_array_equal(state.array(name), array)
     assert torch.equal(state.model_weights()["head.weight"], weights["head.weight"])
     assert Run.create(tmp_path, "base", identity, dataset="another note").config["dataset"] == "tiny"
+
+
+@pytest.mark.parametrize("as_arrays", [False, True], ids=["tensors", "numpy arrays"])
+def test_weights_are_stored_byte_for_byte_as_safetensors_does_for_torch(tmp_path, as_arrays):
+    """Of a network with float32 parameters, integer buffers and convolutions that do not lie row after row."""
+    model = build_network("small", 3, num_classes=5, seed=1).to(memory_format=torch.channels_last)
+    model(torch.rand(4, 3, 16, 16))  # in training mode: the buffers count
+    weights = model.state_dict()
+    assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
+    assert not all(value.is_contiguous() for value in weights.values())
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "expected")
+    given = {name: value.numpy() for name, value in weights.items()} if as_arrays else weights
+    write_state(tmp_path, 1, {}, given, {})
+    assert (tmp_path / "state_01" / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+    stored = StateFolder(tmp_path / "state_01").model_weights()
+    assert all(torch.equal(stored[name], value) for name, value in weights.items())
 
 
 def test_a_state_without_a_model(tmp_path):

@@ -1,0 +1,215 @@
+"""Folders and lists of image files as data, and a short study of real JPEG and PNG files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from il2m.authors.formats import read_image_list, read_mean_std, write_image_list
+from il2m.authors.layout import ListLayout
+from il2m.cli import main
+from il2m.data.lists import given_exemplars, load_folder
+from il2m.data.sources import load_dataset
+from il2m.data.states import States
+from il2m.errors import InputError
+from il2m.exchange.exporting import export_scores
+from il2m.exchange.prepare import make_lists
+from il2m.exchange.score_files import rectify_files
+from il2m.results.table import results_table, series
+from il2m.study.planning import plan_base, plan_fine_tuning
+from il2m.study.stages import fine_tune, train_base
+
+CLASSES = ["apple", "bear", "bus", "camel", "clock", "wolf"]
+TRAIN, VAL = 8, 3  # images per class
+
+
+def test_a_folder_of_class_folders_is_split_the_same_way_each_time(tree: Path):
+    data, again = (load_folder(tree / "train") for _ in range(2))
+    assert data.class_names == tuple(CLASSES)
+    assert np.bincount(data.val_labels).tolist() == [2] * 6
+    assert not set(data.train_images.paths.tolist()) & set(data.val_images.paths.tolist())
+    assert data.fingerprint == again.fingerprint != load_folder(tree).fingerprint
+    assert data.train_images.shape == (36, 224, 224, 3)
+
+
+def test_a_fingerprint_is_of_the_images_and_not_of_their_place(tree: Path, damaged: Path):
+    before = load_folder(damaged).fingerprint
+    assert before == load_folder(tree).fingerprint
+    with (damaged / "val" / "bus" / "bus 08.JPEG").open("ab") as file:
+        file.write(b"!")
+    assert load_folder(damaged).fingerprint != before
+
+
+def test_what_is_wrong_with_a_folder_is_named(damaged: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"no folder .*nowhere"):
+        load_dataset(f"folder:{tmp_path / 'nowhere'}", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no class folders; expected one folder per class"):
+        load_dataset(f"folder:{tmp_path / 'empty'}", tmp_path)
+    shutil.rmtree(damaged / "val" / "wolf")
+    with pytest.raises(InputError, match=r"train/ and val/ differ in 1 class folders, first \['wolf'\]"):
+        load_dataset(f"folder:{damaged}", tmp_path)
+    (damaged / "val" / "wolf").mkdir()
+    with pytest.raises(InputError, match=r"no image in the class folder\(s\) \['wolf'\]"):
+        load_dataset(f"folder:{damaged}", tmp_path)
+
+
+def test_lists_of_a_folder(tree: Path, lists: Path):
+    assert lists.name == "S~3"
+    names = (lists / "classes.txt").read_text().split()
+    assert sorted(names) == CLASSES
+    assert names != CLASSES  # the class order is a shuffle
+    layout = ListLayout(lists)
+    for state in (1, 2, 3):
+        new, val = read_image_list(layout.new(state, 8)), read_image_list(layout.accumulated_val(state))
+        assert set(new.labels) == {2 * state - 2, 2 * state - 1}
+        assert len(new) == 2 * TRAIN
+        assert len(val) == 2 * VAL * state
+        assert set(read_image_list(layout.separated_val(state)).images) <= set(val.images)
+        for image, label in zip(new.images, new.labels, strict=True):
+            assert Path(image).parent == tree / "train" / names[label]
+    kept = {k: [read_image_list(layout.old(b, k)) for b in (2, 3)] for k in (8, 4)}
+    assert [np.bincount(old.labels).tolist() for old in kept[8]] == [[4, 4], [2, 2, 2, 2]]
+    assert [np.bincount(old.labels).tolist() for old in kept[4]] == [[2, 2], [1, 1, 1, 1]]
+    assert set(kept[8][1].images[:4]) <= set(kept[8][0].images)  # what is kept later is a part of what was kept
+
+
+def test_lists_of_plain_lists_and_of_arrays(lists: Path, tree: Path, tiny_npz: Path, tmp_path: Path):
+    images = load_folder(tree)
+    for part, files, labels in (
+        ("train", images.train_images, images.train_labels),
+        ("val", images.val_images, images.val_labels),
+    ):
+        write_image_list(tmp_path / part, [str(Path(p).relative_to(tree)) for p in files.paths.tolist()], labels)
+    options = {"name": "tree", "num_states": 3, "memory_sizes": [8], "order_seed": 1, "root": tree}
+    same = make_lists([str(tmp_path / "train"), str(tmp_path / "val")], tmp_path / "plain", **options)
+    for path in (p for p in lists.rglob("*") if p.is_file() and "K~4" not in str(p) and p.name != "classes.txt"):
+        assert (same / path.relative_to(lists)).read_text() == path.read_text()
+    write_image_list(tmp_path / "val", ["a.png"], [7])
+    with pytest.raises(InputError, match=r"expected images of each of the classes 0\.\.5"):
+        make_lists([str(tmp_path / "train"), str(tmp_path / "val")], tmp_path / "plain", **options)
+
+    options = {"name": "tiny", "state_sizes": [4, 2], "memory_sizes": [8], "exemplar_selection": "first"}
+    folder = make_lists([str(tiny_npz)], tmp_path / "out", relative_to=tmp_path, class_order=range(6), **options)
+    data = load_dataset(f"lists:{folder}", tmp_path)
+    assert data.files.state_sizes == (4, 2)
+    new, old = (read_image_list(path) for path in (ListLayout(folder).new(1, 8), ListLayout(folder).old(2, 8)))
+    for label in range(4):  # the first 8 // 4 of each
+        assert old.images[old.labels == label].tolist() == new.images[new.labels == label][:2].tolist()
+    assert data.class_names[0] == "class 0"
+    with np.load(tiny_npz) as arrays:
+        for part, images, labels in (
+            ("train", data.train_images, data.train_labels),
+            ("test", data.val_images, data.val_labels),
+        ):
+            for path, label in zip(images.paths[:20].tolist(), labels[:20], strict=True):
+                same = (arrays[f"x_{part}"] == np.asarray(Image.open(path))).all(axis=(1, 2))
+                assert arrays[f"y_{part}"][same].tolist() == [label]
+
+
+def test_exemplars_that_need_a_model_are_refused(tree: Path, tmp_path: Path):
+    options = {"name": "tree", "num_states": 3, "memory_sizes": [8], "exemplar_selection": "herding"}
+    with pytest.raises(InputError, match="exemplar_selection = 'herding': expected random or first"):
+        make_lists([str(tree)], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_with_lists_is_named(lists: Path, copied_lists: Path, tmp_path: Path):
+    def load():
+        return load_dataset(f"lists:{copied_lists}", tmp_path)
+
+    layout = ListLayout(copied_lists)
+    train = read_image_list(layout.new(1, 4))
+    write_image_list(layout.new(1, 4), [f"gone/{i}.png" for i in range(len(train))], train.labels)
+    with pytest.raises(InputError, match="16 images are missing on disk") as error:
+        load()
+    assert str(tmp_path / "gone/9.png") in str(error.value)
+    assert "gone/10.png" not in str(error.value)
+    assert "... and 6 more" in str(error.value)
+    write_image_list(layout.new(1, 4), [train.images[0], *train.images[:-1]], train.labels)
+    with pytest.warns(UserWarning, match="1 images occur more than once"):
+        load()
+    write_image_list(layout.new(1, 4), train.images, train.labels + 1)
+    with pytest.raises(InputError, match="the labels of its 2 classes run from 1 to 2; expected 0 to 1"):
+        load()
+    write_image_list(layout.new(1, 4), train.images, train.labels)
+    val = read_image_list(layout.separated_val(2))
+    write_image_list(layout.separated_val(2), val.images, val.labels * 0)
+    with pytest.raises(InputError, match=r"other classes than the training lists' 0\.\.5: see class\(es\) \[2, 3\]"):
+        load()
+    layout.new(1, 4).unlink()
+    with pytest.raises(InputError, match=r"1 lists are missing:\n  .*train\.lst"):
+        load()
+    shutil.rmtree(copied_lists / "unbalanced")
+    with pytest.raises(InputError, match=r"no unbalanced/train/K~<K> folder in it; expected lists"):
+        load()
+
+
+def test_what_is_wrong_with_given_exemplars_is_named(copied_lists: Path, tmp_path: Path):
+    data, states, layout = load_dataset(f"lists:{copied_lists}", tmp_path), States((2, 2, 2)), ListLayout(copied_lists)
+    assert len(given_exemplars(data, 8, states)[3]) == 8
+    with pytest.raises(InputError, match=r"exemplars are missing for memory_size = 6(.|\n)*lists for memory_size 4, 8"):
+        given_exemplars(data, 6, states)
+    old = read_image_list(layout.old(3, 8))
+    write_image_list(layout.old(3, 8), ["x y.png", *old.images[1:]], old.labels)
+    with pytest.raises(InputError, match=r"3_old are not training images of their class:\n  x y.png 0"):
+        given_exemplars(data, 8, states)
+    write_image_list(layout.old(3, 8), old.images, old.labels[::-1])
+    with pytest.raises(InputError, match=r"8 images of .* are not training images of their class"):
+        given_exemplars(data, 8, states)
+    write_image_list(layout.old(3, 8), old.images[old.labels != 2], old.labels[old.labels != 2])
+    with pytest.raises(InputError, match=r"expected exemplars of the past classes 0\.\.3 and no others; see .*\[2\]"):
+        given_exemplars(data, 8, states)
+    write_image_list(layout.old(3, 8), old.images, old.labels)
+    new = read_image_list(layout.new(2, 8))
+    write_image_list(layout.new(2, 8), new.images[1:], new.labels[1:])
+    with pytest.raises(InputError, match="lists other images than"):
+        given_exemplars(data, 8, states)
+
+
+def test_lists_bring_their_states(lists: Path, tmp_path: Path):
+    for parameters in ({}, {"num_states": 3, "class_order": [0, 1, 2, 3, 4, 5]}, {"state_sizes": [4, 2]}):
+        with pytest.raises(InputError, match=r"the lists give 3 states of \[2, 2, 2\] classes and their order"):
+            plan_base(dataset=f"lists:{lists}", data_dir=str(tmp_path), **parameters)
+
+
+def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out, data_dir, study = str(tmp_path / "lists"), tmp_path / "data", str(tmp_path / "study")
+    assert (
+        main(["lists", str(tree), "--out", out, "--name", "tree", "-S", "3", "-K", "8", "--relative-to", str(tree)])
+        == 0
+    )
+    lists = tmp_path / "lists" / "tree" / "S~3"
+    assert f"-p dataset=lists:{lists} -p num_states=3" in capsys.readouterr().out
+    train, file, near = str(lists / "batch1" / "train.lst"), data_dir / "datasets_mean_std.txt", ["--root", str(tree)]
+    assert main(["mean-std", train, "--name", "mine", "--file", str(file), *near, "--workers", "0"]) == 0
+    assert main(["mean-std", train, "--name", "mine", "--file", str(file), *near]) == 2
+    assert main(["check", f"lists:{lists}", *near, "--workers", "0"]) == 0
+    assert "66 images, all of them can be read" in capsys.readouterr().out
+    assert main(["check", train, "--workers", "0"]) == 2  # without their root
+    assert "16 images are missing on disk" in capsys.readouterr().err
+
+    training = {"batch_size": 4, "summed_batches": 2, "learning_rate": 0.02, "flip": True, "device": "cpu"}
+    training |= {"num_workers": 0, "data_dir": str(tree), "out_dir": study}
+    parameters = {"dataset": f"lists:{lists}", "num_states": 3, "network": "resnet18", "image_size": 64}
+    with pytest.raises(InputError, match="no mean and std for 'mine'"):
+        plan_base(**parameters, data_dir=str(tree), mean_std="mine")
+    base = train_base(**parameters, **training, base_epochs=1)
+    mean, std = read_mean_std(file, "mine")
+    np.testing.assert_allclose(base.state(1).info["normalisation"]["mean"], mean)
+    np.testing.assert_allclose(base.state(1).info["normalisation"]["std"], std)
+    run = fine_tune(**training, memory_size=8, epochs=1, score_all_past=False)
+    layout, paths = ListLayout(lists), load_dataset(f"lists:{lists}", tree).train_images.paths
+    for state in (2, 3):
+        for part, listed in (("exemplar", layout.old(state, 8)), ("new", layout.new(state, 8))):
+            used = paths[run.state(state).array(f"{part}_indices")].tolist()
+            assert used == [str(tree / image) for image in read_image_list(listed).images]
+    assert run.identity["exemplar_selection"] == "lists"
+    assert plan_fine_tuning(memory_size=8, out_dir=study, data_dir=str(tree)).exemplars.keys() == {2, 3}
+    chosen = plan_fine_tuning(exemplars_per_class=2, out_dir=study, data_dir=str(tree))
+    assert chosen.exemplars == {}
+    assert rectify_files(export_scores(run, tmp_path / "exported")).top1["IL2M"] == series(results_table(run), "IL2M")

@@ -8,7 +8,6 @@ cell repeats name, default and meaning for its reader; a test keeps the two equa
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Self
 
 from il2m.errors import InputError, nearest
@@ -84,10 +83,10 @@ class Settings:
         return {one.name: one.metadata["parameter"] for one in fields(cls)}
 
     @classmethod
-    def given(cls, settings: Self | None = None, values: Mapping[str, Any] = MappingProxyType({})) -> Self:
+    def given(cls, settings: Self | None = None, values: Mapping[str, Any] | None = None) -> Self:
         """``settings`` (or the defaults) with these values. Raises InputError that lists every problem at once."""
         known = cls.parameters()
-        return cls(**check_parameters({**vars(settings or cls()), **values}, known, known))
+        return cls(**check_parameters(vars(settings or cls()) | dict(values or {}), known, known))
 
     @classmethod
     def read(cls, cell: Mapping[str, Any], **changed: Any) -> Self:

@@ -15,8 +15,6 @@ import torch
 from il2m.system.files import write_atomically
 from il2m.system.hashes import short_hash
 
-_HASH_BYTES = hashlib.sha256().digest_size
-
 
 def write_checkpoint(path: Path, training: dict[str, Any], state: dict[str, Any]) -> None:
     """Store ``state`` (tensors, numbers, text, and lists and dicts of them), so that a reader sees all of it or none.
@@ -34,7 +32,7 @@ def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | No
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    content_hash, content = content[:_HASH_BYTES], content[_HASH_BYTES:]
+    content_hash, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != content_hash:
         problem = "is damaged"
     else:

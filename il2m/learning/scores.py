@@ -30,18 +30,15 @@ def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, 
     features = np.empty((len(batches), model.head.in_features), dtype=np.float32)
     done = 0
     for batch_scores, batch_features, _ in score_batches(model, batches):
-        scores[done : done + len(batch_scores)] = batch_scores
-        features[done : done + len(batch_scores)] = batch_features
-        done += len(batch_scores)
+        rows = slice(done, done + len(batch_scores))
+        scores[rows], features[rows], done = batch_scores, batch_features, rows.stop
     return scores, features
 
 
 def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str, np.ndarray]:
     """What the second memory needs of training images, reduced batch by batch: never images x classes at once.
-
     Returns ``own_scores, top_scores`` (raw) and ``own_probabilities, top_probabilities`` (after softmax), all (n,)
-    float32, and ``features`` (n, d) float32.
-    """
+    float32, and ``features`` (n, d) float32."""
     parts: dict[str, list[np.ndarray]] = {}
     for scores, features, labels in score_batches(model, batches):
         for name, values in (reduce_scores(scores, labels) | {"features": features}).items():

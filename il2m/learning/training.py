@@ -168,11 +168,8 @@ class _Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on."""
-        return {
-            "history": [vars(epoch) for epoch in self.history],
-            "generator": self.generator.get_state(),
-            **{name: part.state_dict() for name, part in self._parts.items()},
-        }
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        return parts | {"history": [vars(epoch) for epoch in self.history], "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = [Epoch(**epoch) for epoch in state["history"]]

@@ -48,9 +48,7 @@ def num_held_out(num_ranked: np.ndarray, share: float) -> np.ndarray:
 def herding_ranking(features: np.ndarray, num_kept: int) -> np.ndarray:
     """iCaRL's herding (Rebuffi et al., CVPR 2017, Alg. 4): positions of the kept images, (min(num_kept, n),), best
     first. Each pick brings the mean of the picked closest to the class mean, on l2-normalised features.
-
-    features: (n, d), one class's training images under the model of the state where the class was new.
-    """
+    features: (n, d), one class's training images under the model of the state where the class was new."""
     unit = unit_features(features.astype(np.float64))
     mean = unit.mean(axis=0)
     picked_sum = np.zeros_like(mean)

@@ -73,10 +73,8 @@ def state_statistics(
 ) -> dict[str, dict[str, Any]]:
     """What one state contributes to the second memory: kind of score -> ``initial_means`` of its new classes,
     ``confidence``, and ``current_means`` of past classes. NaN where there are no images.
-
-    new, exemplars: reduced scores (see reduce_scores) of the new classes' training images and of the exemplars; empty
-    if there are none. new_labels (n,), exemplar_labels (m,).
-    """
+    new, exemplars: what reduce_scores gives of the new classes' training images, labels (n,), and of the exemplars,
+    labels (m,); empty if there are none."""
     memory = {}
     for kind, quantity in QUANTITIES.items():
         own, top, kept = new.get(f"own_{quantity}"), new.get(f"top_{quantity}"), exemplars.get(f"own_{quantity}")
@@ -92,9 +90,7 @@ def state_statistics(
 
 def statistics_of_states(memories: Sequence[Mapping[str, Any]], state_of_class: np.ndarray) -> ClassStatistics:
     """The second memory as it stands at the last of these states.
-
-    memories: of states 1..N, of one kind of score, each as state_statistics gives it. state_of_class: (C,) from 1.
-    """
+    memories: of states 1..N, of one kind of score, as state_statistics gives them. state_of_class: (C,) from 1."""
     initial = np.concatenate([memory["initial_means"] for memory in memories], dtype=np.float64)
     current_past = memories[-1]["current_means"]
     current = np.concatenate([current_past, initial[len(current_past) :]], dtype=np.float64)

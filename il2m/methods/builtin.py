@@ -35,8 +35,7 @@ for _name, _what, _colour, _means, _confidences in (
 
     _rectified.__doc__ = _what
     _cost = lambda size, a=_means, b=_confidences: (a * size.classes + b * size.states, size.linear + size.past)  # noqa: E731
-    _about = ("Belouadah and Popescu, ICCV 2019", "statistics", _cost, _colour)
-    method(_name, *_about, score_kinds=SCORE_KINDS)(_rectified)
+    method(_name, "Belouadah and Popescu, ICCV 2019", "statistics", _cost, _colour, score_kinds=SCORE_KINDS)(_rectified)
 
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")

@@ -81,7 +81,6 @@ def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) 
     ``sum |b| / norm(b)`` of the current head to the initial one. (The published script differs: it looks the factor up
     by ``argsort(-w)[dimension]``, which is not a rank, and normalises each bias by itself, so that its bias ratio is
     that of the two heads' numbers of classes.)
-
     initial: the head at the end of the past state, over all classes it knew. current: the current state's head.
     """
     weight, bias = initial[0][own], initial[1][own]

@@ -30,7 +30,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # what a method may say that it needs -> 
     "all_past": ("past_class_features",),
     "val_labels": ("val_labels",),
 }
-ORACLES = {"all_past", "val_labels"}  # more than a memory holds, or than anybody knows
+ORACLES = ("all_past", "val_labels")  # more than a memory holds, or than anybody knows
 _LACKS = {
     "head": "has no weights of the head",
     "held_out": "held no exemplars out of training (held_out is 0)",

@@ -42,10 +42,8 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method; called with a frozen state it gives scores (n, C), checked. See ``method`` for the fields.
-
-    code: hash of its source, ``""`` for the study's own.
-    """
+    """A registered method; called with a frozen state it gives scores (n, C), checked.
+    code: hash of its source, ``""`` for the study's own. See ``method`` for the other fields."""
 
     name: str
     function: Function
@@ -151,14 +149,14 @@ def method(
     defined on. distances: its scores are no logits, so that no probabilities can be had of them.
 
     The function must see each image by itself, change nothing that it is given, and give numbers (-inf takes a class
-    out of play): what does not is refused when it is used, by name and state.
-    Raises InputError for a name that is taken, or needs that are unknown.
+    out of play): what does not is refused when it is used, by name and state. State 1 has no past classes, and so no
+    exemplars to ask for. Raises InputError for a name that is taken, or needs that are unknown.
     """
     needed = None if needs is None else (needs,) if isinstance(needs, str) else tuple(needs)
     for need in needed or ():
         if need not in NEEDS:
             raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
-    is_oracle = bool(ORACLES & set(needed or ()))
+    is_oracle = not {*ORACLES}.isdisjoint(needed or ())
     if is_oracle:
         name = name.removesuffix("-oracle") + "-oracle"
     elif name.endswith("oracle"):
@@ -177,10 +175,8 @@ def method(
 
 
 def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:
-    """Validation scores of ``state`` as ``method`` (a name in METHODS) gives them, (n, C).
-
-    undefined: IL2M's policy, see rectify.rectification_factors. Raises InputError for a method that the run can't give.
-    """
+    """Validation scores of ``state`` as ``method`` (a name in METHODS) gives them, (n, C). Raises InputError if the run
+    can't give them. undefined: IL2M's policy, see rectify.rectification_factors."""
     one = METHODS[method]
     if score_kind not in one.score_kinds:
         raise InputError(f"{method} is defined on {one.score_kinds[0]} scores, not on {score_kind}.")
@@ -207,10 +203,9 @@ def missing_for(run: Run, method: str) -> str:
 def costs_table(run: Run) -> pd.DataFrame:
     """Costs at the run's last state, one row per method: counted from its classes and features, not timed.
 
-    Columns: ``floats_stored``, numbers that must be kept from state to state or for scoring, beyond the model in use
-    and the exemplar images; ``operations``, multiplications per image from the features on (the linear head is one of C
-    x d); both NaN where the method does not say; ``needs``, what else. Without stored weights the number of features is
-    not known: an empty table.
+    ``floats_stored``: numbers that must be kept from state to state or for scoring, beyond the model in use and the
+    exemplar images; ``operations``: multiplications per image from the features on (the linear head is one of C x d);
+    both NaN where the method does not say; ``needs``: what else. Empty if no weights are stored to count from.
     """
     columns = ["method", "floats_stored", "operations", "needs"]
     last, rows = Frozen.of_run(run, run.states.num_states), []

@@ -47,9 +47,7 @@ FINDINGS: dict[str, tuple[tuple[str, bool], tuple[str, bool], int]] = {
 
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds.
-
-    results: rows of results.parquet. Runs of one state have none.
-    """
+    results: rows of results.parquet. Runs of one state have none."""
     keys = ["run", *_settings(results), *SEEDS, "method", "score_kind"] + ["recipe"] * ("recipe" in results.columns)
     incremental = results[results["state"] > 1]
     return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
@@ -123,10 +121,8 @@ def differences(
 def compare_methods(
     results: pd.DataFrame, reference: str = "FT", *, column: str = "top1", score_kind: str = "raw"
 ) -> pd.DataFrame:
-    """Every method against ``reference`` on the same models: one row per setting and method.
-
-    Columns: the settings, ``method``, ``mean`` (of the method over seeds), and those of PairedDifference and its note.
-    """
+    """Every method against ``reference`` on the same models: one row per setting and method. Columns: the settings,
+    ``method``, ``mean`` (of the method over seeds), and those of PairedDifference and its note."""
     rows, settings = [], _settings(results)
     for method in results["method"].unique():
         pairs = differences(results, {"method": method}, {"method": reference}, column=column, score_kind=score_kind)
@@ -136,10 +132,8 @@ def compare_methods(
 
 
 def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFrame:
-    """The paper's findings against this study: one row per finding and setting that has pairs for it.
-
-    Columns: ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``.
-    """
+    """The paper's findings against this study: one row per finding and setting that has pairs for it. Columns:
+    ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``."""
     rows, settings = [], [name for name in _settings(results) if name != "distillation"]
     for finding, (*sides, sign) in FINDINGS.items():
         a, b = ({"method": method, "distillation": distillation} for method, distillation in sides)
@@ -175,12 +169,11 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
 
 def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     """The field's known systems as this study's combinations (SYSTEMS): one row per system that has runs, apart by data
-    set, recipe (network, epochs, ...), S and K.
+    set, recipe (network, epochs, ...), S and K. They share this study's network, head and schedule, so that they differ
+    in method alone; figures of the original papers had others.
 
     Columns: these (as far as ``results`` has them), ``system``, what it is made of, mean over seeds and states 2..S of
-    ``top1`` and ``top5``, ``gap`` (mean G_IL over the runs that have a joint training) and ``num_runs``. They share
-    this study's network, head and schedule, so that they differ in method alone; figures of the original papers had
-    others.
+    ``top1`` and ``top5``, ``gap`` (mean G_IL over the runs that have a joint training) and ``num_runs``.
     """
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")

@@ -30,8 +30,7 @@ def factorial_table(run: Run) -> pd.DataFrame:
     for score_kind in SCORE_KINDS:
         by_state = [_factorial_at(run, state, score_kind) for state in range(2, run.states.num_states + 1)]
         for key in by_state[0] if by_state else ():
-            columns = zip(*(values[key] for values in by_state), strict=True)
-            top1, top5, classes, images = (np.array(column) for column in columns)
+            top1, top5, classes, images = np.array([values[key] for values in by_state]).T
             row = {"score_kind": score_kind, **dict(zip(_FACTORS, key, strict=True))}
             row |= {"top1": mean_over_states(top1, 1), "top5": mean_over_states(top5, 1)}
             rows.append(row | {"undefined_classes": int(classes.sum()), "undefined_images": int(images.sum())})
@@ -49,9 +48,7 @@ def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[fl
     labels = run.state(state).array("val_labels")
     predicted_new = scores.argmax(axis=1) >= run.states.num_past(state)
     plain = ranks(scores, labels)
-    result: dict[tuple, tuple[float, float, int, int]] = {
-        ("exemplars", "keep", True, False, False): (top_k(plain, 1), top_k(plain, 5), 0, 0)
-    }
+    result = {("exemplars", "keep", True, False, False): (top_k(plain, 1), top_k(plain, 5), 0, 0)}
     for source, statistics in _statistics_by_source(run, state, score_kind).items():
         for means, confidence, undefined in itertools.product((True, False), (True, False), ("keep", "as-published")):
             if not means and (not confidence or source == "all"):
@@ -79,11 +76,9 @@ def _statistics_by_source(run: Run, state: int, score_kind: str) -> dict[str, Cl
 
 
 def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
-    """What each of IL2M's factors adds to mean top-1, one row per score kind and factor, from factorial_table's rows.
-
-    ``alone``: the factor added to fine-tuning (the gate alone changes nothing: it has nothing to gate). ``last``: the
-    factor added to the other two. Policy ``keep``, statistics of the exemplars.
-    """
+    """What each of IL2M's factors adds to mean top-1, one row per score kind and factor, from factorial_table's
+    rows. ``alone``: the factor added to fine-tuning (the gate alone changes nothing: it has nothing to gate).
+    ``last``: the factor added to the other two. Policy ``keep``, statistics of the exemplars."""
     names = _FACTORS[2:]
     used = table[(table["statistics"] == "exemplars") & (table["undefined"] == "keep")]
     rows = []

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from il2m.memory.statistics import own_and_top
+from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS
 from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS
@@ -35,9 +36,10 @@ def results_table(
     for state in range(1, run.states.num_states + 1):
         labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
         class_states.append(run.states.of_class[labels])
-        plain = metrics.ranks(run.state(state).array("val_scores"), labels) if details else None
+        frozen = {kind: Frozen.of_run(run, state, score_kind=kind, undefined=undefined) for kind in SCORE_KINDS}
+        plain = metrics.ranks(frozen["raw"].scores, labels) if details else None
         for method, kind in kinds:
-            scores = method_scores(run, state, method, score_kind=kind, undefined=undefined)
+            scores = METHODS[method](frozen[kind])
             image_ranks = metrics.ranks(scores, labels)
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "method": method}
             row |= {"score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)

@@ -86,10 +86,8 @@ def twin_run(run: Run) -> Run | None:
 
 
 def labelled(runs: Iterable[Run]) -> dict[str, Run]:
-    """Runs under what tells them apart in a figure: their setting of distillation, off before on, or else their names.
-
-    Raises InputError if the same run is given twice.
-    """
+    """Runs under what tells them apart in a figure: their setting of distillation, off before on, or else their
+    names. Raises InputError if the same run is given twice."""
     runs = sorted(runs, key=lambda run: run.label)
     for labels in ([run.label for run in runs], [run.name for run in runs]):
         if len(set(labels)) == len(runs):

@@ -18,8 +18,7 @@ def train_joint(settings: JointTraining | None = None, **parameters: Any) -> Run
     """Train a network from scratch on all images of states 1..b, for each b >= 2, as the base was trained on state 1.
 
     parameters: of parameters.JointTraining, over ``settings``; ``base`` may be a Run. Network, optimiser and seed are
-    the base's; state 1 is the base itself.
-    Stores validation scores only, in a run of its own (``joint-<hash>``). Finished states are kept.
+    the base's; state 1 is the base itself. Stores validation scores only, in a run of its own. Finished states stay.
     """
     settings = JointTraining.given(settings, parameters)
     base = open_base(Path(settings.out_dir), settings.base)

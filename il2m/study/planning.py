@@ -70,11 +70,9 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
 
 
 def _identity(settings: Training, kind: str, images: Dataset, states: States, resolved: dict) -> dict[str, Any]:
-    """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings themselves.
-
-    Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them: where the run
-    is stored under that identity, that one.
-    """
+    """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings
+    themselves. Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them:
+    where the run is stored under that identity, that one."""
     identity = settings.shaping(image_files=images.files is not None) | resolved
     identity |= {"state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
     former = {"max_shift": settings.max_shift, **identity}

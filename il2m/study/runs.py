@@ -133,10 +133,8 @@ def state_path(run_folder: Path, state: int) -> Path:
 
 
 class Run:
-    """A run folder: its configuration, and its states as far as they are finished.
-
-    A fine-tuning run's state 1 is that of its base. Imported scores have no base: all states are the run's own.
-    """
+    """A run folder: its configuration, and its states as far as they are finished. A fine-tuning run's state 1 is
+    that of its base. Imported scores have no base: all states are the run's own."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self._opened = Path(folder), {}
@@ -160,10 +158,8 @@ class Run:
 
     @classmethod
     def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
-        """Open the run of that identity in ``folder``, making it if it is new. Raises InputError if it holds another.
-
-        identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash.
-        """
+        """Open the run of that identity in ``folder``, or make it. Raises InputError if the folder holds another run.
+        identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash."""
         if not (folder / "config.json").exists():
             config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
             config = json.loads(json.dumps(config))  # as it will be read

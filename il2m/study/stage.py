@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ import torch
 from il2m.data.batches import ImageBatches, Normalisation
 from il2m.data.dataset import Dataset
 from il2m.data.image_files import image_batches
-from il2m.data.states import States
 from il2m.errors import InputError
 from il2m.learning.networks import Classifier, build_network
 from il2m.learning.scores import score_images
@@ -47,13 +47,9 @@ class Stage:
     normalisation: Normalisation
     progress: Progress
 
-    @property
-    def states(self) -> States:
-        return self.run.states
-
     def new_images(self, state: int) -> np.ndarray:
         """Indices of the training images of the classes that ``state`` brings."""
-        return np.flatnonzero(np.isin(self.data.train_labels, self.states.new_classes(state)))
+        return np.flatnonzero(np.isin(self.data.train_labels, self.run.states.new_classes(state)))
 
     def batches(self, indices: np.ndarray) -> ImageBatches:
         """The training images at ``indices``."""
@@ -77,7 +73,7 @@ class Stage:
     ) -> list[Epoch]:
         """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed. Goes on
         after the last checkpoint if this training was interrupted before."""
-        where = state, self.states.num_states, epochs, len(indices)
+        where = state, self.run.states.num_states, epochs, len(indices)
         asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": self.seed(state, purpose)}
         checkpoint = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
         told = {
@@ -92,7 +88,7 @@ class Stage:
         """A network for the images, over all classes seen at ``state``."""
         height, width, channels = self.data.train_images.shape[1:]
         network = self.run.base.identity["network"]
-        return build_network(network, channels, self.states.num_seen(state), seed, (height, width))
+        return build_network(network, channels, self.run.states.num_seen(state), seed, (height, width))
 
     def load_model(self, state: int) -> Classifier:
         """The model as it was at the end of ``state``."""
@@ -102,14 +98,12 @@ class Stage:
 
     def score_validation(self, model: Classifier, state: int) -> dict[str, np.ndarray]:
         """The arrays to store of the validation images of all classes seen at ``state``."""
-        val = np.flatnonzero(self.data.val_labels < self.states.num_seen(state))
+        val = np.flatnonzero(self.data.val_labels < self.run.states.num_seen(state))
         labels = self.data.val_labels[val]
         scores, features = score_images(model, image_batches(self.data.val_images[val], labels, self.normalisation))
         return {"val_indices": val, "val_labels": labels, "val_scores": scores, "val_features": features}
 
-    def store(
-        self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, torch.Tensor], info: dict
-    ) -> None:
+    def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
         """Write the finished state, and remove the checkpoints of its trainings."""
         write_state(self.run.folder, state, arrays, weights, info)
         for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):

@@ -74,14 +74,14 @@ def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
     settings, labels = stage.settings, stage.data.train_labels
     same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
     model = stage.load_model(state - 1)
-    model = with_head(model, stage.states.num_seen(state), settings.head, stage.seed(state, "head"))
+    model = with_head(model, stage.run.states.num_seen(state), settings.head, stage.seed(state, "head"))
     new, rate = stage.new_images(state), settings.learning_rate / state
     held_out = _hold_out(stage, state, new, kept)
     trained_on = np.concatenate([new, kept])
     trained_on = trained_on[~np.isin(trained_on, held_out)]
     trainings = [(stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, **same), trained_on)]
     if epochs := settings.balanced_epochs:
-        selection, num_kept = settings.exemplar_selection, kept_per_class(settings, stage.states.num_past(state))
+        selection, num_kept = settings.exemplar_selection, kept_per_class(settings, stage.run.states.num_past(state))
         features = score_images(model, stage.batches(new))[1] if selection == "herding" else None
         ranking = rank_classes(selection, features, labels[new], num_kept, settings.train_seed)
         balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
@@ -94,7 +94,7 @@ def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
 def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
     """Training-image indices of the first memory at ``state``, class by class, best first: the previous state's classes
     are ranked now, on the features of the model of that state; older ones keep a prefix of what they had."""
-    settings, states, previous = stage.settings, stage.states, stage.run.state(state - 1)
+    settings, states, previous = stage.settings, stage.run.states, stage.run.state(state - 1)
     kept, chosen = kept_per_class(settings, states.num_past(state)), []
     if "exemplar_indices" in previous.array_names:
         indices, labels = previous.array("exemplar_indices"), previous.array("exemplar_labels")
@@ -106,11 +106,9 @@ def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
 
 def _hold_out(stage: Stage, state: int, new: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class.
-
-    Classes of state 1 were trained on whole in the base; with herding, new classes hold out random images, which need
-    not be those that the ranking holds out later.
-    """
-    settings, labels, num_past = stage.settings, stage.data.train_labels, stage.states.num_past(state)
+    Classes of state 1 were trained on whole in the base; with herding, new classes hold out random images, which
+    need not be those that the ranking holds out later."""
+    settings, labels, num_past = stage.settings, stage.data.train_labels, stage.run.states.num_past(state)
     if not settings.held_out:
         return kept[:0]
     ranked = [kept[labels[kept] == label] for label in range(num_past)]
@@ -131,10 +129,9 @@ def _score_and_store(
     stage: Stage, state: int, model: Classifier, new: np.ndarray, kept: np.ndarray, held_out: np.ndarray, trained: dict
 ) -> None:
     """Score all that later stages need, reduce it to the second memory, and store the state.
-
-    new, kept, held_out: indices of the new classes' training images, the exemplars, and those not trained on.
-    """
-    labels, num_past, num_seen = stage.data.train_labels, stage.states.num_past(state), stage.states.num_seen(state)
+    new, kept, held_out: indices of the new classes' training images, the exemplars, and those not trained on."""
+    labels, states = stage.data.train_labels, stage.run.states
+    num_past, num_seen = states.num_past(state), states.num_seen(state)
     arrays = stage.score_validation(model, state)
     training = score_training_images(model, stage.batches(new))
     arrays |= {"new_indices": new, "new_labels": labels[new]}

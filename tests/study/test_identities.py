@@ -1,0 +1,119 @@
+"""Hashes of what shapes a run: those that version 0.1 gave, so that its runs are found, and paired with new ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from il2m.data.dataset import Dataset, FileSource
+from il2m.data.sources import load_dataset
+from il2m.results.description import run_description
+from il2m.study.find import but_distillation
+from il2m.study.planning import Plan, plan_base, plan_fine_tuning
+from il2m.study.runs import Run
+from il2m.system.hashes import short_hash
+
+# settings of base and fine-tuning -> hashes of version 0.1 for tiny arrays: base, fine-tuning, setting, recipe, twins
+CASES = {
+    "defaults": ({}, {}, ("aa057cfccc", "7f547ddf34", "e505ccc687", "5596905ffe", "42c052027e")),
+    "no effect": (
+        {"patience": 3, "summed_batches": 1, "image_size": 64, "num_workers": 0},
+        {"temperature": 5.0, "held_out": 0, "balanced_epochs": 0, "patience": 1},
+        ("aa057cfccc", "7f547ddf34", "e505ccc687", "5596905ffe", "42c052027e"),
+    ),
+    "states": (
+        {"state_sizes": [3, 1, 2], "class_order": [5, 4, 3, 2, 1, 0], "network": "resnet8"},
+        {"memory_size": 6, "exemplar_selection": "herding", "head": "extended"},
+        ("9f0baa5226", "ab54483f4c", "589468b7b8", "12aaa9fae3", "1a7b54de25"),
+    ),
+    "schedule": (
+        {"schedule": "plateau", "patience": 4, "summed_batches": 8, "learning_rate": 1, "momentum": 0, "flip": True}
+        | {"order_seed": 3},
+        {"schedule": "plateau", "weight_decay": 0, "precision": "bf16", "train_seed": 2},
+        ("0f10c344df", "81d7999a56", "e7eb488f05", "2fcb81fb7c", "798c67bc4b"),
+    ),
+    "distillation": (
+        {"max_shift": 1, "base_epochs": 2},
+        {"distillation": True, "temperature": 3, "epochs": 2},
+        ("53b4b2e717", "2674d54619", "48213b6e83", "40bc24dc06", "16c710cd25"),
+    ),
+    "defaults of distillation": (
+        {},
+        {"distillation": True},
+        ("aa057cfccc", "32ad0bbe83", "e505ccc687", "5596905ffe", "42c052027e"),
+    ),
+    "per class": (
+        {"train_seed": 1},
+        {"exemplars_per_class": 3, "held_out": 0.25, "balanced_epochs": 5, "score_all_past": False},
+        ("f4e6bcb443", "f4119683b5", "ff1c8a78d2", "3e585fe543", "278a17faa8"),
+    ),
+}
+
+
+@pytest.fixture
+def images(tiny_npz: Path) -> Dataset:
+    return load_dataset(str(tiny_npz), ".")
+
+
+@pytest.fixture
+def image_files(images: Dataset) -> Dataset:
+    """The same images, said to be in files: enough to plan by."""
+    return replace(images, files=FileSource(Path(".")))
+
+
+def plans(out_dir: Path, images: Dataset, of_base: dict, of_fine_tuning: dict) -> tuple[Plan, Plan]:
+    base = plan_base(out_dir=str(out_dir), images=images, **{"num_states": 3} | of_base)
+    return base, plan_fine_tuning(out_dir=str(out_dir), base_plan=base, **of_fine_tuning)
+
+
+def created(plan: Plan) -> Run:
+    return Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hashes_of_arrays_are_those_of_version_01(images, tmp_path, case):
+    of_base, of_fine_tuning, expected = CASES[case]
+    base, tuning = plans(tmp_path, images, of_base, of_fine_tuning)
+    assert [base.folder.name, tuning.folder.name] == [f"base-{expected[0]}", f"fine_tuning-{expected[1]}"]
+    created(base)
+    about = run_description(created(tuning))
+    assert (about["setting"], about["recipe"]) == expected[2:4]
+    assert short_hash(but_distillation(tuning.identity)) == expected[4]
+
+
+# the same images said to be in files, of which max_shift was part then: base, fine-tuning
+OF_FILES = {
+    "defaults": ("6efac3a9f1", "5f53b1a91f"),
+    "no effect": ("1f3808cbd8", "f89633e7c6"),
+    "states": ("75dc8ad182", "7025b4257b"),
+    "schedule": ("d1ed022b88", "612fdc8fa5"),
+    "distillation": ("f52c766eb3", "a1d37b4909"),
+    "per class": ("914c9bd818", "3ac2f8fadb"),
+}
+
+
+@pytest.mark.parametrize("case", OF_FILES)
+def test_a_run_of_image_files_that_version_01_left_is_found_and_repeats_a_new_one(image_files, tmp_path, case):
+    (of_base, of_fine_tuning, _), expected = CASES[case], OF_FILES[case]
+    base, tuning = plans(tmp_path, image_files, of_base, of_fine_tuning)
+    assert "max_shift" not in base.identity | tuning.identity
+    created(base)
+    now = run_description(created(tuning))
+    former = tmp_path / "former"
+    base_identity = {"max_shift": base.settings.max_shift, **base.identity}
+    Run.create(former, "base", base_identity, **base.notes)
+    base, tuning = plans(former, image_files, of_base, of_fine_tuning)
+    assert (base.folder.name, base.identity) == (f"base-{expected[0]}", base_identity)
+    identity = {"max_shift": tuning.settings.max_shift, **tuning.identity}
+    Run.create(former, "fine_tuning", identity, **tuning.notes)
+    _, tuning = plans(former, image_files, of_base, of_fine_tuning)
+    assert (tuning.folder.name, tuning.identity) == (f"fine_tuning-{expected[1]}", identity)
+    before = run_description(Run(tuning.folder))
+    assert (before["setting"], before["recipe"]) == (now["setting"], now["recipe"])
+
+
+def test_runs_of_image_files_that_differ_in_max_shift_alone_are_one(image_files, tmp_path):
+    names = {plans(tmp_path, image_files, {"max_shift": n}, {"max_shift": n + 1})[1].folder.name for n in (0, 2)}
+    assert len(names) == 1
+    sizes = {plans(tmp_path, image_files, {"image_size": n}, {})[1].folder.name for n in (64, 224)}
+    assert len(sizes) == 2

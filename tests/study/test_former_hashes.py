@@ -42,7 +42,9 @@ def test_a_run_under_its_former_hash_is_found(images, tmp_path):
     assert base_plan(images, tmp_path, max_shift=3).folder == plan.folder, "the former run was asked for with 2"
 
     def tuning(**changed):
-        return plan_fine_tuning(base_plan=again, out_dir=str(tmp_path / "study"), memory_size=4, num_workers=0, **changed)
+        return plan_fine_tuning(
+            base_plan=again, out_dir=str(tmp_path / "study"), memory_size=4, num_workers=0, **changed
+        )
 
     new = tuning()
     assert "max_shift" not in new.identity

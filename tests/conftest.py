@@ -14,11 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny import TinyStudy, make_tiny_arrays
 
 from il2m.study.stages import fine_tune, train_base
 
 torch.set_num_threads(1)
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # no test depends on speed: a busy machine is none that fails
 
 
 STALLING = """

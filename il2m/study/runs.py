@@ -188,7 +188,10 @@ class Run:
         about = [f"{stage}: {dataset}", f"{self.states.num_states} states"]
         about += [f"K = {self.memory_size}, {self.label}"] if self.kind == "fine_tuning" else []
         about += [f"{name} {seed}" for name, seed in seeds.items() if seed is not None]
-        about += [f"states {self.missing_states} not finished"] if self.missing_states else []
+        try:
+            about += [f"states {self.missing_states} not finished"] if self.missing_states else []
+        except InputError:  # a run must be told by name in the very error that says what is wrong with it
+            about += ["its base can't be opened"]
         return f"<{', '.join(about)}; {self.folder}>"
 
     @property

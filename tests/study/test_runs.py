@@ -178,6 +178,7 @@ def test_a_config_that_names_another_base(tiny_study, copied, off):
 
 def test_a_base_that_is_gone(tiny_study, copied, off):
     shutil.rmtree(copied / tiny_study.base.name)
+    assert repr(Run(off)).endswith(f"its base can't be opened; {off}>")
     with pytest.raises(InputError, match=r"its base .* is gone; run base training again"):
         Run(off).state(1)
 

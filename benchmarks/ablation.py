@@ -26,7 +26,7 @@ from il2m.memory.statistics import class_means, own_and_top
 from il2m.methods.registry import METHODS, missing_for
 from il2m.results.factorial import factor_effects, factorial_table
 from il2m.results.table import results_table, state_accuracies
-from il2m.study.runs import Run, write_state
+from il2m.study.runs import Run
 
 STATE_SIZES, NUM_FEATURES, VAL_PER_CLASS, NEW_PER_CLASS, MEMORY_SIZE = (500, 500), 512, 50, 100, 20_000
 
@@ -101,7 +101,7 @@ def make_state(run: Run, state: int) -> None:
         arrays |= {name: held_out[name] for name in ("held_out_labels", "held_out_scores")}
         arrays["past_class_features"] = centres[:num_past]
     head = {"head.weight": torch.from_numpy(weight), "head.bias": torch.from_numpy(bias)}
-    write_state(run.folder, state, arrays, head, {"second_memory": memory})
+    run.store(state, arrays, head, {"second_memory": memory})
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
     from il2m.report.build import refresh_report
 
     try:
-        print(f"report: {refresh_report(study.folder, anew=study.is_new)}")
+        print(f"report: {refresh_report(study.folder)}")
     except InputError as error:  # it does not undo what was done
         print(error, file=sys.stderr)
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from il2m.learning.networks import Classifier
 from il2m.learning.training import Epoch, train
 from il2m.parameters import FineTuning
 from il2m.study.runs import Run
-from il2m.system.hashes import short_hash
+from il2m.system.hashes import write_sealed
 
 PROJECT = Path(__file__).parents[1]
 
@@ -47,9 +46,9 @@ class TinyStudy:
 
 
 def rewrite_checked(path: Path, info: dict[str, Any]) -> None:
-    """Write a ``state.json`` or ``config.json`` as if the library had: for runs that hold other things than these."""
-    info = {name: value for name, value in info.items() if name != "checksum"}
-    path.write_text(json.dumps({**info, "checksum": short_hash(info)}))
+    """Write a ``state.json`` or ``config.json`` as if the library had: for runs that hold other things than these. A
+    state then does not say whose it is, as before version 0.2: all states of a run and its base have to be so."""
+    write_sealed(path, {name: value for name, value in info.items() if name not in ("checksum", "origin")})
 
 
 def kill_when_stalled(process: subprocess.Popen) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import logging
 import signal
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,8 @@ from il2m.batch.records import FAILED, RUNNING
 from il2m.batch.status import Estimates, Live
 from il2m.batch.worker import JobEnd, run_job, why_not_here
 from il2m.errors import InputError
+from il2m.system.files import modified
+from il2m.system.locks import is_locked, locked, sweep
 from il2m.system.machine import usable_cores, visible_gpus
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
@@ -95,22 +96,26 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
         # SIGTERM, as batch systems send it, ends a study as Ctrl-C does
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         # a file that is there as long as the jobs may run, wherever they are
-        lease = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".lease", dir=folder))
+        lease = folder / f"{uuid.uuid4().hex}.lease"
+        stack.enter_context(locked(lease, waiting_for=""))
+        stack.callback(lease.unlink, missing_ok=True)
+        others = [path for path in folder.glob("*.lease") if time.time() - modified(path) > _PATIENCE]
+        sweep(lease, [path for path in others if not is_locked(path)])  # of processes that were killed
         client = stack.enter_context(connected(workers))
         if workers.scheduler:
             if not client.nthreads():
                 print("waiting for the scheduler's first worker", flush=True)
                 client.wait_for_workers(1)
-            for address, problem in client.run(why_not_here, Path(lease.name), jobs[0], codes[jobs[0].name]).items():
+            for address, problem in client.run(why_not_here, lease, jobs[0], codes[jobs[0].name]).items():
                 if problem:
                     raise InputError(f"worker {address} {problem}")
         if address := dashboard(client):
             print(f"dashboard: {address}", flush=True)
-        dispatch = _Dispatch(client, codes, Path(lease.name), estimates)
+        dispatch = _Dispatch(client, codes, lease, estimates)
         try:
             return dispatch.run(jobs)
         except BaseException as error:
-            lease.close()  # which removes it
+            lease.unlink(missing_ok=True)
             if isinstance(error, KeyboardInterrupt):
                 print("\nstopping ...", flush=True)
             dispatch.wait_for_those_under_way()

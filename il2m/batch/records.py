@@ -9,7 +9,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,40 +21,50 @@ import pandas as pd
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
 from il2m.errors import InputError
-from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
+from il2m.notebook.catalogue import ABLATION, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import failed_copy
-from il2m.study.runs import RESULTS_FILE
-from il2m.system.files import write_atomically
-from il2m.system.hashes import short_hash
+from il2m.study.runs import RESULTS_FILE, Run
+from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash, write_sealed
 from il2m.system.locks import is_locked
-from il2m.system.machine import LIBRARY, environment
+from il2m.system.machine import environment, library_hash
 from il2m.system.plugins import plugin_hash
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 
 
-def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence[Job], command: Sequence[str]) -> bool:
+def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence[Job], command: Sequence[str]) -> None:
     """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
-    for before. Returns True if there was none."""
+    for before, if that was anything else."""
     name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
     path = out_dir / "plans" / f"{name}.json"
-    is_new = not path.exists()
     plan = {"grid": grid.name, "description": grid.description, "command": command, "folder": str(Path.cwd())}
-    plan |= {"made": _now(), "environment": environment(), "jobs": [vars(job) for job in jobs]}
-    write_atomically(path, json.dumps(plan))
-    return is_new
+    plan |= {"environment": environment(), "jobs": [vars(job) for job in jobs], "file": path.name}
+    with contextlib.suppress(OSError, ValueError):
+        known = read_sealed(path)
+        if sealed(plan | {"made": known["made"]}) == sealed(known):
+            return
+    write_sealed(path, plan | {"made": _now()})
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
-    """The plans of a study's folder, oldest first; ``jobs`` are Jobs. Damaged ones are left out."""
+    """The plans of a study's folder, oldest first; ``jobs`` are Jobs. Warns of damaged ones, and leaves them out: the
+    same command writes them again."""
     plans = []
-    for path in (out_dir / "plans").glob("*.json"):
+    for path in sorted((out_dir / "plans").glob("*.json")):
         try:
-            plan = json.loads(path.read_text())
-            plans.append(plan | {"file": path.name, "jobs": [_job(entry, out_dir) for entry in plan["jobs"]]})
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # the same command writes it again
+            plan = read_sealed(path)
+            jobs = [_job(entry, out_dir) for entry in plan["jobs"]]
+            if plan["file"] != path.name:
+                raise ValueError(f"is that of {plan['file']}")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            warnings.warn(f"left out the plan {path.name}: it {_reason(error)}", stacklevel=2)
+            continue
+        plans.append(plan | {"jobs": jobs})
     return sorted(plans, key=lambda plan: plan["made"])
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else f"can't be read ({type(error).__name__}: {error})"
 
 
 def _job(entry: dict[str, Any], out_dir: Path) -> Job:
@@ -64,13 +75,18 @@ def _job(entry: dict[str, Any], out_dir: Path) -> Job:
 
 def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **details: Any) -> None:
     """Keep how a job stands. code: see code_hash; shown: the jobs whose results it could show."""
-    record = {"status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown), **details}
-    if status == DONE:  # the files by which one can tell that its results are there
-        run = job.out_dir / job.run
-        files = [job.output] + [run / RESULTS_FILE] * (job.notebook == ABLATION)
-        files += sorted(run.glob("state_[0-9][0-9]/state.json")) if job.notebook in (BASE, FINE_TUNING) else []
-        record["files"] = {str(path.relative_to(job.out_dir)): path.stat().st_size for path in files}
-    write_atomically(job.file(".json"), json.dumps(record | {"time": _now()}))
+    record = {"job": job.name, "status": status, "key": job.key, "code": code, "kind": job.kind, "beside": list(shown)}
+    if status == DONE:  # by which one can tell that its results are there, and of what they were made
+        files = [job.output] + [job.out_dir / job.run / RESULTS_FILE] * (job.notebook == ABLATION)
+        record["files"] = {str(path.relative_to(job.out_dir)): file_hash(path) for path in files}
+        runs = [job.run, *(name.removeprefix(f"{FINE_TUNING}-") for name in shown)]
+        record["states"] = {name: states_of(job.out_dir / name) for name in runs}
+    write_sealed(job.file(".json"), {**record, **details, "time": _now()})
+
+
+def states_of(run: Path) -> dict[str, str]:
+    """The digest of each state of a run. Raises InputError if they don't belong together."""
+    return {str(state): digest for state, digest in Run(run).digests.items()}
 
 
 def _now() -> str:
@@ -78,38 +94,59 @@ def _now() -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """One record; empty if there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
-        if isinstance(record := json.loads(path.read_text()), dict):
-            return record
-    return {}
+    """One record; empty if there is none, and ``damaged`` alone, with the reason, if it is not as it was written."""
+    try:
+        record = read_sealed(path)
+        if record["job"] != path.stem:
+            raise ValueError(f"is that of {record['job']}")
+        return record
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError) as error:
+        return {"damaged": f"its record {_reason(error)}"}
 
 
 def read_records(out_dir: Path) -> dict[str, dict[str, Any]]:
     """All records of a study's folder: name of the job -> record."""
-    return {path.stem: read_record(path) for path in (out_dir / "jobs").glob("*.json")}
+    return {path.stem: read_record(path) for path in sorted((out_dir / "jobs").glob("*.json"))}
 
 
-def standing(job: Job, record: Mapping[str, Any]) -> tuple[str, str]:
+def standing(
+    job: Job, record: Mapping[str, Any], states: Callable[[Path], Mapping[str, str]] = states_of
+) -> tuple[str, str]:
     """How a job stands by its record, one of STATUSES, and why it is not done, where the record tells."""
     status = record.get("status", MISSING)
     if status == MISSING:
-        return MISSING, ""
+        return MISSING, record.get("damaged", "")
     if status == RUNNING:
         return (RUNNING, "") if is_locked(job.file(".lock")) else (MISSING, "was interrupted")
-    if record.get("key") != job.key:
+    if record["key"] != job.key:
         return MISSING, "was done with other parameters"
-    if status == DONE:
+    if status != DONE:
+        return status, record.get("reason", "")
+    for name, content in record["files"].items():
         with contextlib.suppress(OSError):
-            if all((job.out_dir / name).stat().st_size == size for name, size in record["files"].items()):
-                return DONE, ""
-        return MISSING, "its files are not as it left them"
-    return status, record.get("reason", "")
+            if file_hash(job.out_dir / name) == content:
+                continue
+        return MISSING, f"{name} is not as it left it"
+    for run, read in record["states"].items():
+        with contextlib.suppress(InputError, OSError):
+            if states(job.out_dir / run) == read:
+                continue
+        return MISSING, f"the states of {run} are not those that it left or read"
+    return DONE, ""
 
 
-def is_done(job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[str]) -> bool:
+def is_done(
+    job: Job,
+    record: Mapping[str, Any],
+    code: str,
+    to_show: Iterable[str],
+    states: Callable[[Path], Mapping[str, str]] = states_of,
+) -> bool:
     """Whether a job is done as it is asked for, by this code, showing the jobs ``to_show`` at least, and stands so."""
-    return record.get("code") == code and set(to_show) <= set(record["beside"]) and standing(job, record)[0] == DONE
+    asked = record.get("code") == code and set(to_show) <= set(record["beside"])
+    return asked and standing(job, record, states)[0] == DONE
 
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
@@ -122,14 +159,6 @@ def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
     return short_hash([library_hash(), *hashes])
 
 
-@cache
-def library_hash() -> str:
-    """Hash of the library as this process has it: read once, as it is imported once."""
-    files = [path for path in LIBRARY.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    files = sorted(path for path in files if LIBRARY / "shipped" not in path.parents)  # a wheel's is a checkout's
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
 def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
     """Name of each job -> its code_hash in this process."""
     hash_once = cache(code_hash)
@@ -138,10 +167,11 @@ def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
 
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
     """Those that are not done, and those that need one of them; ``jobs`` come in an order in which they can be done."""
-    codes = codes_of(jobs, notebooks)
+    codes, states = codes_of(jobs, notebooks), cache(states_of)
     waiting: dict[str, Job] = {}
     for job in jobs:
-        if waiting.keys() & job.after or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside):
+        record = records.get(job.name, {})
+        if waiting.keys() & job.after or not is_done(job, record, codes[job.name], job.beside, states):
             waiting[job.name] = job
     return list(waiting.values())
 
@@ -160,10 +190,10 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
             jobs[job.name] = job
             grids.setdefault(job.name, {})[plan["grid"]] = None
     records, codes = read_records(out_dir), codes_of(jobs.values(), find_notebooks())
-    rows, status_of = [], {}
+    rows, status_of, states = [], {}, cache(states_of)
     for job in jobs.values():
         record = records.get(job.name, {})
-        status, reason = standing(job, record)
+        status, reason = standing(job, record, states)
         culprit = next((name for name in job.after if status_of.get(name) in (FAILED, BLOCKED)), None)
         if status == MISSING and culprit:
             status, reason = BLOCKED, f"needs {culprit}, which {'failed' if status_of[culprit] == FAILED else 'waits'}"

@@ -4,12 +4,11 @@ import multiprocessing
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-
-import pandas as pd
 
 from il2m.batch import records
 from il2m.batch.dispatch import Workers, execute_jobs
@@ -20,8 +19,8 @@ from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
+from il2m.results.collect import collect_results
 from il2m.results.table import save_results, summary
-from il2m.study.runs import RESULTS_FILE
 from il2m.system.machine import CHECKOUT, visible_gpus
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
@@ -31,7 +30,6 @@ class StudyRun(NamedTuple):
     """What run_study did."""
 
     folder: Path
-    is_new: bool  # whether the plan is new there
     failed: Mapping[str, str]  # job -> reason
 
 
@@ -65,8 +63,8 @@ def run_study(
     estimates = Estimates(out, known)
     print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
     if dry_run:
-        return StudyRun(out, False, {})
-    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
+        return StudyRun(out, {})
+    records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
@@ -74,7 +72,7 @@ def run_study(
         print(f"{name}: {reason}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
-    return StudyRun(out, is_new, failed)
+    return StudyRun(out, failed)
 
 
 def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
@@ -125,12 +123,18 @@ def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
 
 def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
     """Print a summary of each run of a small study; collect the results of all runs in the study's folder."""
-    ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
-    if len(ablated) <= _MOST_SUMMARIES:
-        for run in ablated:
-            print(f"\n{summary(pd.read_parquet(out / run / RESULTS_FILE))}")
-        print()
     print(f"executed notebooks: {out / 'notebooks'}")
-    tables = [pd.read_parquet(path) for path in sorted(out.glob(f"*/{RESULTS_FILE}"))]  # other grids' runs as well
-    if tables:
-        print(f"results: {save_results(pd.concat(tables, ignore_index=True), out)}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            results = collect_results(out)  # other grids' runs as well
+        except InputError as error:
+            print(error)
+            return
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
+    ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
+    for run in ablated if len(ablated) <= _MOST_SUMMARIES else ():
+        if len(rows := results[results["run"] == run]):
+            print(f"\n{summary(rows)}")
+    print(f"\nresults: {save_results(results, out)}")

@@ -18,6 +18,7 @@ from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, jobs_table, read
 from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
+from il2m.system.files import modified
 
 _START_UP = 1.0  # seconds of a job that do not grow with its work
 _FEW = 500  # records of other studies that are read to tell how long a job may take
@@ -34,7 +35,7 @@ class Estimates:
         self._medians: dict[str, float] = {}
         self._kept = {name: record.get("key") for name, record in records.items() if record.get("status") == DONE}
         others = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
-        others = sorted(others, key=lambda path: path.stat().st_mtime)[-_FEW:]
+        others = sorted(others, key=modified)[-_FEW:]
         for record in [*map(read_record, others), *records.values()]:
             if record.get("status") == DONE:
                 self.add(record.get("kind", ""), record.get("seconds", 0), record.get("work", 0))

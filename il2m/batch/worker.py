@@ -14,9 +14,10 @@ from il2m.batch import records
 from il2m.batch.jobs import Job
 from il2m.batch.records import DONE, FAILED, RUNNING
 from il2m.errors import InputError
-from il2m.notebook.catalogue import BASE, FINE_TUNING, find_notebooks
+from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import Stopped, execute_notebook, failed_copy
-from il2m.system.locks import WaitingStopped, locked
+from il2m.study.runs import RESULTS_FILE
+from il2m.system.locks import WaitingStopped, locked, sweep
 from il2m.system.machine import visible_gpus
 
 PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where they are forked
@@ -59,7 +60,8 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
             raise InputError(f"{host} has another version of il2m or of a plugin, or their files changed meanwhile")
         with locked(job.file(".lock"), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
             shown = [name for name in job.beside if name not in failed]
-            if records.is_done(job, records.read_record(job.file(".json")), code, shown):
+            ran = any(earlier[name].work or earlier[name].seconds for name in job.after if name in earlier)
+            if not ran and records.is_done(job, records.read_record(job.file(".json")), code, shown):
                 return JobEnd()
             return _run_locked(job, notebook, code, shown, lease)
     except (Stopped, WaitingStopped):
@@ -72,6 +74,9 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
 
 
 def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease: Path) -> JobEnd:
+    leftovers = [*job.output.parent.glob(f".{job.name}.*"), *lease.parent.glob(f"{job.name}.*.tmp")]
+    leftovers += (job.out_dir / job.run).glob(f"{RESULTS_FILE}*.tmp") if job.notebook == ABLATION else []
+    sweep(job.file(".lock"), [*leftovers, *job.output.parent.glob(f"{job.name}.*.tmp")])
     details = {"code": code, "host": socket.gethostname(), "pid": os.getpid()}
     records.write_record(job, RUNNING, **details)
     is_begun = job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))

@@ -10,7 +10,8 @@ from il2m.authors.formats import TEXT, ImageList, write_image_list, write_scores
 from il2m.errors import InputError
 from il2m.exchange.importing import PAIRS
 from il2m.exchange.score_files import AuthorsFiles
-from il2m.study.runs import ANALYSED, Run, StateFolder
+from il2m.study.runs import ANALYSED, Run
+from il2m.study.state_folder import StateFolder
 
 _ROWS = 4096  # of scores, held at a time while exporting
 

@@ -14,7 +14,7 @@ from il2m.data.states import States
 from il2m.errors import InputError, nearest
 from il2m.exchange.score_files import AuthorsFiles, check_labels
 from il2m.memory.statistics import reduce_scores, state_statistics
-from il2m.study.runs import Run, write_state
+from il2m.study.runs import Run
 from il2m.system.hashes import file_hash
 
 Arrays = dict[str, np.ndarray]  # by name
@@ -209,4 +209,4 @@ def _store(run: Run, state: int, arrays: Arrays, new: Arrays, weights: Arrays) -
     exemplars = reduce_scores(arrays["exemplar_scores"], labels) if has_exemplars else {}
     statistics = state_statistics(new, new_labels, exemplars, labels, num_past, num_seen)
     arrays |= {f"new_{name}": values for name, values in new.items()}
-    write_state(run.folder, state, arrays, weights, {"second_memory": statistics})
+    run.store(state, arrays, weights, {"second_memory": statistics})

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from il2m.system.files import write_atomically
+from il2m.system.hashes import file_hash, short_hash
 
+_SEAL = "<!-- il2m: "
 _TEMPLATES = Path(__file__).parent / "templates"
 # of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
 _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
@@ -32,7 +34,19 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     css = f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
     resources = {"page_title": title, "page_style": css}
     text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
-    write_atomically(page, text)
+    write_atomically(page, f"{text}{_seal(text, notebook)}")
+
+
+def page_is_current(page: Path, notebook: Path) -> bool:
+    """Whether a page is as write_page made it, of this notebook as it is now. Raises OSError if either can't be read,
+    and ValueError if the page is no text."""
+    text, start, _ = page.read_text().rpartition(_SEAL) if page.is_file() else ("", "", "")
+    return bool(start) and page.read_text() == f"{text}{_seal(text, notebook)}"
+
+
+def _seal(text: str, notebook: Path) -> str:
+    """The last line of a page: hashes of the notebook that it shows, and of itself."""
+    return f"{_SEAL}notebook {file_hash(notebook)}, page {short_hash(text)} -->\n"
 
 
 def _markdown_with_mathml(source: str) -> str:

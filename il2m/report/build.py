@@ -5,18 +5,22 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from il2m.batch.records import read_plans
 from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy, process_context
-from il2m.notebook.pages import write_page
-from il2m.system.locks import locked
+from il2m.notebook.pages import page_is_current, write_page
+from il2m.study.runs import RESULTS_FILE
+from il2m.system.hashes import file_hash, read_sealed, write_sealed
+from il2m.system.locks import locked, sweep
+from il2m.system.machine import library_hash
 from il2m.system.plugins import load_plugin
 
 REPORT = "05_report"
-PAGE = "index.html"
+PAGE, RECORD = "index.html", ".report.json"  # the page, and what it was made from
 
 
 def check_study(folder: Path) -> None:
@@ -36,6 +40,9 @@ def build_report(out_dir: str | Path) -> Path:
     check_study(folder)
     notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
     with locked(folder / ".report.lock", waiting_for="making this report"):
+        leftovers = [path for name in (PAGE, RECORD) for path in folder.glob(f"{name}*.tmp")]
+        sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
+        made_from = _made_from(folder)
         write_missing_pages(report.parent)
         options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "hide_code": True}
         options["plugins"] = _loadable_plugins(folder)
@@ -43,7 +50,28 @@ def build_report(out_dir: str | Path) -> Path:
         if failure:
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
+        write_sealed(folder / RECORD, {**made_from, "page": file_hash(folder / PAGE)})
     return folder / PAGE
+
+
+def _made_from(folder: Path) -> dict[str, Any]:
+    """What a report says depends on: plans, how jobs stand, runs and their states, tables, and the library."""
+    files = [*folder.glob("plans/*.json"), *folder.glob("jobs/*.json"), *folder.glob(f"*/{RESULTS_FILE}")]
+    files += [*folder.glob("*/config.json"), *folder.glob("*/state_[0-9][0-9]/state.json")]
+    hashes = {}
+    for path in sorted(files):
+        with contextlib.suppress(FileNotFoundError):  # a job under way has replaced or removed it
+            hashes[str(path.relative_to(folder))] = file_hash(path)
+    return {"code": library_hash(), "notebook": file_hash(find_notebooks() / f"{REPORT}.ipynb"), "files": hashes}
+
+
+def report_is_current(folder: Path) -> bool:
+    """Whether the report of a study's folder is as it was made, and would be made the same way now."""
+    try:
+        made = read_sealed(folder / RECORD)
+        return made == {**_made_from(folder), "page": file_hash(folder / PAGE)}
+    except (OSError, ValueError):
+        return False
 
 
 def _loadable_plugins(folder: Path) -> list[str]:
@@ -70,23 +98,16 @@ def _problem(plugin: str) -> str:
     return ""
 
 
-def refresh_report(out_dir: Path, *, anew: bool) -> Path:
-    """The report's page, made if there is none, if ``anew``, or if a job's record has changed since."""
-    page, jobs = out_dir / PAGE, out_dir / "jobs"
-    is_older = not page.exists() or page.stat().st_mtime < jobs.stat().st_mtime
-    return build_report(out_dir) if anew or is_older else page
+def refresh_report(out_dir: Path) -> Path:
+    """The report's page, made if there is none, or if anything that it shows has changed since."""
+    return out_dir / PAGE if report_is_current(out_dir) else build_report(out_dir)
 
 
 def write_missing_pages(folder: Path) -> None:
-    """Make the pages of executed and failed notebooks in ``folder`` that have none, or an older one. What can't be
-    read is passed over: its job will be run again."""
+    """Make the pages of executed and failed notebooks in ``folder`` that have none, or one of another notebook. What
+    can't be read is passed over: its job will be run again."""
     for notebook in sorted(folder.glob("0[1-4]_*.ipynb")):
         page = notebook.with_suffix(".html")
-        if _is_newer(page, notebook):
-            continue
         with contextlib.suppress(Exception):  # damaged, in whatever way
-            write_page(notebook, page, title=notebook.stem, hide_code=False)
-
-
-def _is_newer(page: Path, notebook: Path) -> bool:
-    return page.is_file() and page.stat().st_mtime_ns >= notebook.stat().st_mtime_ns
+            if not page_is_current(page, notebook):
+                write_page(notebook, page, title=notebook.stem, hide_code=False)

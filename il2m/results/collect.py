@@ -1,53 +1,73 @@
 """The results of all runs in a study's folder."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
 from il2m.errors import InputError
 from il2m.methods.registry import METHODS, missing_for
-from il2m.results.description import run_description
-from il2m.results.table import results_table
+from il2m.results.table import provenance_of, read_results, results_table
 from il2m.study.find import find_joint_runs, find_runs
 from il2m.study.runs import RESULTS_FILE, Run
 
 
-def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataFrame:
+def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
     trainings (method ``joint``, raw scores, the base's seeds).
 
-    What notebook 04 stored beside a run is read and not computed again; ``undefined`` is for the others. A copy of a
-    run counts as one with it. Raises InputError if there are no runs.
+    What notebook 04 stored beside a run is read, and computed again where it is damaged, or made from other states or
+    by other code; ``attrs["computed"]``: name of each such run -> why. A copy of a run counts as one with it. Damaged
+    runs are left out, with a warning. undefined: a policy for all; ``""``: each table's own, "keep" where none is.
+    Raises InputError if there are no runs.
     """
     runs = {run.config["hash"]: run for run in find_runs(out_dir)}
     if not runs:
         raise InputError(
             f"no finished fine-tuning run in {Path(out_dir).absolute()}: run base training and fine-tuning first."
         )
-    tables = []
+    tables, computed, policies = [], {}, {}
     for run in runs.values():
-        table = _stored_results(run)
-        tables.append(results_table(run, methods=METHODS, undefined=undefined) if table is None else table)
+        try:
+            table, why = stored_results(run, undefined)
+            if why:
+                policy = undefined or ("keep" if table is None else table.attrs["undefined"])
+                table = results_table(run, methods=METHODS, undefined=policy)
+                computed[run.name] = why
+        except InputError as error:  # of a state's files, which are read here first
+            warnings.warn(f"left out {run.name}: {error}", stacklevel=2)
+            continue
+        tables.append(table)
+        policies[run.name] = table.attrs["undefined"]
     for joint in find_joint_runs(out_dir):
         table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
         tables.append(table.assign(method="joint", train_seed=joint.base.identity["train_seed"]))
-    return pd.concat(tables, ignore_index=True)
+    if not policies:
+        raise InputError(f"every run in {Path(out_dir).absolute()} is damaged: il2m verify tells what to do.")
+    for table in tables:
+        table.attrs = {}
+    collected = pd.concat(tables, ignore_index=True)
+    collected.attrs = {"computed": computed, "undefined": policies}
+    return collected
 
 
-def _stored_results(run: Run) -> pd.DataFrame | None:
-    """The table beside the run, if it can be read, describes this run as this library does, and has every registered
-    method that the run can give, of the same source."""
+def stored_results(run: Run, undefined: str = "") -> tuple[pd.DataFrame | None, str]:
+    """The table that notebook 04 stored beside a run, and why it is not what would come out now: ``""`` if it is. None
+    for a table that is not there or damaged. undefined: a policy that it has to have, ``""`` for any."""
+    path = run.folder / RESULTS_FILE
+    if not path.exists():
+        return None, "notebook 04 was not run"
     try:
-        table = pd.read_parquet(run.folder / RESULTS_FILE)
-        about = run_description(run)
-        described = table[list(about)].drop_duplicates().to_dict("records")
-    except (OSError, ValueError, KeyError):  # ValueError: pyarrow's errors
-        return None
-    same = len(described) == 1 and all(
-        described[0][name] == value or (value is None and pd.isna(described[0][name])) for name, value in about.items()
+        table = read_results(path)
+    except InputError:
+        return None, "its table is damaged, or older than 0.2"
+    made, methods = table.attrs, table.attrs.get("methods", {})
+    expected = provenance_of(run, undefined or made.get("undefined", "keep"))
+    if any(made.get(name) != expected[name] for name in ("run", "about", "states")):
+        return table, "its table is of another run or of other states"
+    if made["undefined"] != expected["undefined"]:
+        return table, f"its table is of undefined = {made['undefined']}"
+    known = all(
+        methods[name] == code if name in methods else missing_for(run, name) for name, code in METHODS.codes.items()
     )
-    stored = table.attrs.get("methods", {})
-    current = all(
-        stored[name] == code if name in stored else missing_for(run, name) for name, code in METHODS.codes.items()
-    )
-    return table if same and current and table["state"].nunique() == run.states.num_states else None
+    return table, "" if known and made.get("code") == expected["code"] else "its table was made by other code"

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.special import softmax
 
+from il2m.errors import InputError
 from il2m.memory.statistics import own_and_top
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS
@@ -16,6 +19,8 @@ from il2m.results import metrics
 from il2m.results.description import run_description
 from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.files import replacing
+from il2m.system.hashes import short_hash
+from il2m.system.machine import library_hash
 
 
 def results_table(
@@ -49,8 +54,17 @@ def results_table(
                 row |= score_details(scores, labels, num_past, method, kind) | metrics.rank_changes(plain, image_ranks)
             rows.append(row)
     table = pd.DataFrame(rows)
+    table.attrs |= provenance_of(run, undefined)
     table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}
     return table
+
+
+def provenance_of(run: Run, undefined: str) -> dict[str, Any]:
+    """What a table of a run has to be made from and by, to be what would come out now."""
+    states = {str(state): digest for state, digest in run.digests.items()}
+    code = library_hash("memory", "methods", "results")
+    about = short_hash(run_description(run))
+    return {"run": run.config["hash"], "about": about, "states": states, "undefined": undefined, "code": code}
 
 
 def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
@@ -140,11 +154,32 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str
 
 
 def save_results(table: pd.DataFrame, folder: Path) -> Path:
-    """Write ``results.parquet`` into ``folder``, all or nothing; returns its path."""
+    """Write ``results.parquet`` into ``folder`` with a checksum in its ``attrs``, all or nothing; returns its path."""
     target = folder / RESULTS_FILE
+    stored = table.copy(deep=False)
+    stored.attrs = {**table.attrs, "checksum": _checksum(table)}
     with replacing(target, "wb") as file:
-        table.to_parquet(file, index=False)
+        stored.to_parquet(file, index=False)
     return target
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """A table that save_results wrote. Raises InputError if it can't be read, or is not as it was written."""
+    try:
+        table = pd.read_parquet(path)
+        intact = table.attrs.pop("checksum", None) == _checksum(table)
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException, MemoryError) as error:
+        raise InputError(f"{path} can't be read ({type(error).__name__}); run notebook 04 again.") from None
+    if not intact:
+        raise InputError(f"{path} is not as it was written (or older than 0.2); run notebook 04 again.")
+    return table
+
+
+def _checksum(table: pd.DataFrame) -> str:
+    """Hash of a table's values, columns, types and attrs."""
+    values = pd.util.hash_pandas_object(table, index=False).tolist()
+    kinds = {name: str(kind) for name, kind in table.dtypes.items()}
+    return short_hash([values, kinds, {name: value for name, value in table.attrs.items() if name != "checksum"}])
 
 
 def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> np.ndarray | None:

@@ -8,15 +8,23 @@ from typing import Any
 from il2m.errors import InputError
 from il2m.parameters import NETWORKS, FineTuning
 from il2m.study.runs import ANALYSED, KINDS, Run
+from il2m.system.files import modified
 
 
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
     """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
     unless told otherwise. Warns of damaged ones, and leaves them out."""
-    configs = sorted(Path(out_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    folders = [path.parent for path in configs if not path.parent.name.startswith(("base-", "joint-"))]
-    runs = open_readable(folders)
-    return [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
+    folders = [path.parent for path in sorted(Path(out_dir).glob("*/config.json"))]
+    runs = open_readable(folder for folder in folders if not folder.name.startswith(("base-", "joint-")))
+    runs = [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
+    return sorted(runs, key=_when_made)
+
+
+def _when_made(run: Run) -> tuple[str, float]:
+    """What orders runs by the time at which they were made. Before version 0.2 they did not say: those come first, by
+    the times of their files, which a copy may have changed."""
+    made = run.config.get("made", "")
+    return made, 0.0 if made else modified(run.folder / "config.json")
 
 
 def open_readable(folders: Iterable[Path]) -> list[Run]:
@@ -25,7 +33,7 @@ def open_readable(folders: Iterable[Path]) -> list[Run]:
     for folder in folders:
         try:
             run = Run(folder)
-            run.base  # noqa: B018 - it is checked when it is read
+            run.digests  # noqa: B018 - base and states are checked for whose they are
             runs.append(run)
         except InputError as error:
             named = folder.name.startswith(tuple(f"{kind}-" for kind in KINDS))
@@ -109,10 +117,10 @@ def open_base(out_dir: Path, base: str) -> Run:
         if run.kind != "base":
             raise InputError(f"{run.folder} is not a base but a {run.kind} run.")
     else:
-        states = sorted(out_dir.glob("base-*/state_01/state.json"), key=lambda path: path.stat().st_mtime)
-        if not states:
+        bases = [path.parents[1] for path in sorted(out_dir.glob("base-*/state_01/state.json"))]
+        if not bases:
             raise InputError(f"no finished base in {out_dir.absolute()}: run base training first.")
-        run = Run(states[-1].parent.parent)
+        run = max(map(Run, bases), key=lambda base: (base.state(1).made, _when_made(base)))
     if run.missing_states:
         raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
     if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour

@@ -13,7 +13,7 @@ from tqdm.std import tqdm as terminal_tqdm
 
 from il2m.system.files import write_atomically
 
-FILE_NAME = "progress.json"
+PROGRESS_FILE = "progress.json"
 
 
 def is_headless() -> bool:
@@ -34,7 +34,7 @@ class Progress:
 
     def __init__(self, title: str, total_images: int, folder: Path) -> None:
         """folder: the run's, where progress.json is kept while the stage is under way."""
-        self._file = folder / FILE_NAME
+        self._file = folder / PROGRESS_FILE
         self._started = self._written = time.monotonic()
         bar = terminal_tqdm if is_headless() else notebook_or_terminal_tqdm
         self._bar = bar(total=total_images, unit="img", unit_scale=True, desc=title, disable=is_headless())
@@ -74,6 +74,6 @@ class Progress:
 def read_progress(folder: Path) -> dict | None:
     """The state of the stage that is under way in a run folder, or None."""
     try:
-        return json.loads((folder / FILE_NAME).read_text())
+        return json.loads((folder / PROGRESS_FILE).read_text())
     except (OSError, ValueError):
         return None

@@ -4,132 +4,32 @@
     <out_dir>/fine_tuning-<hash>/  config.json (names its base), state_02/ ... state_SS/
     <folder>/                      imported scores: config.json, state_01/ ... state_SS/
 
-``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written;
-its ``state.json`` lists each file's hash, so that a damaged or edited file is noticed. While a state is trained, its
-run holds ``.lock`` (see locks.py) and may have ``state_SS.<training>.checkpoint`` (see checkpoints.py).
+``<hash>`` is a hash of all that shapes the result, and a folder so named holds no other run. A state's folder appears
+in one rename when all of it is written; its ``state.json`` lists each file's hash and says whose state it is and which
+one it went on from, so that a file that was damaged, edited or exchanged is noticed. While a state is trained, its run
+holds ``.lock`` (see locks.py) and may have ``state_SS.<training>.checkpoint`` (see checkpoints.py).
 """
 
-from __future__ import annotations
-
-import json
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from il2m.data.states import States
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
-from il2m.system.files import sync, write_atomically
-from il2m.system.hashes import file_hash, short_hash
-
-if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is on disk
-    import torch
+from il2m.study.state_folder import StateFolder, state_path, write_state
+from il2m.system.hashes import read_sealed, short_hash, write_sealed
 
 ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
 RESULTS_FILE = "results.parquet"
 KINDS = {"base": "base training", "fine_tuning": "fine-tuning", "joint": "joint training"}  # -> the stage that makes it
-
-
-class StateFolder:
-    """One finished state of a run: its arrays (memory-mapped), second memory and model."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @cached_property
-    def info(self) -> dict[str, Any]:
-        """``state.json``: the second memory, the training history and each file's hash; checked on first use."""
-        try:
-            info = json.loads((self.path / "state.json").read_text())
-            hashes, checksum = info["files"], info.pop("checksum")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._damaged(f"state.json can't be read ({error})") from None
-        if short_hash(info) != checksum:
-            raise self._damaged("state.json is not as it was written")
-        for name, expected in hashes.items():
-            file = self.path / name
-            if not file.is_file():
-                raise self._damaged(f"{name} is missing")
-            if file_hash(file) != expected:
-                raise self._damaged(f"{name} is not as it was written")
-        return info
-
-    def _damaged(self, what: str) -> InputError:
-        return InputError(
-            f"{self.path}: {what}. This state is damaged or was edited: delete this folder and those of later states, "
-            "and run the stage that made it again (what came before is kept)."
-        )
-
-    def array(self, name: str) -> np.ndarray:
-        """A stored array, memory-mapped and read-only. Raises InputError if it isn't stored."""
-        if f"{name}.npy" not in self.info["files"]:
-            raise InputError(f"{self.path}: no {name} was stored.")
-        return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-
-    @property
-    def array_names(self) -> list[str]:
-        return [name.removesuffix(".npy") for name in self.info["files"] if name.endswith(".npy")]
-
-    def tensor(self, name: str) -> np.ndarray:
-        """One tensor of the model, for example ``head.weight``."""
-        with safe_open(self._model(), framework="numpy") as weights:
-            return weights.get_tensor(name)
-
-    def model_weights(self) -> dict[str, torch.Tensor]:
-        """The model's weights, to put into a network of the same shape."""
-        from safetensors.torch import load_file  # imports torch
-
-        return load_file(self._model())
-
-    def _model(self) -> Path:
-        if "model.safetensors" not in self.info["files"]:
-            raise InputError(f"{self.path}: no model was stored.")
-        return self.path / "model.safetensors"
-
-
-def write_state(
-    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict
-) -> None:
-    """Write one finished state: arrays as .npy, weights (torch's tensors, or arrays) as safetensors, and state.json;
-    all or nothing.
-
-    Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them.
-    """
-    for name, array in arrays.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise InputError(f"state {state}: {name} holds NaN or infinite values; lower learning_rate.")
-    target = state_path(run_folder, state)
-    staging = Path(tempfile.mkdtemp(dir=run_folder, prefix=f".{target.name}-"))
-    try:
-        for name, array in arrays.items():
-            np.save(staging / f"{name}.npy", array, allow_pickle=False)
-        if weights:
-            on_cpu = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in weights.items()}
-            contiguous = {name: np.asarray(value, order="C") for name, value in on_cpu.items()}
-            save_file(contiguous, staging / "model.safetensors")
-        hashes = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
-        info = json.loads(json.dumps({**info, "files": hashes}))  # as it will be read
-        (staging / "state.json").write_text(json.dumps({**info, "checksum": short_hash(info)}, indent=1))
-        staging.chmod(0o755)
-        sync(*staging.iterdir(), staging)
-        os.rename(staging, target)
-    except OSError:
-        if not (target / "state.json").is_file():  # else another process finished the same state first: keep its
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def state_path(run_folder: Path, state: int) -> Path:
-    return run_folder / f"state_{state:02d}"
+_TYPES = {"kind": str, "dataset": str, "source": str, "class_names": list, "order_seed": (int, type(None))}
 
 
 class Run:
@@ -138,40 +38,45 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self._opened = Path(folder), {}
+        self.name = os.path.basename(os.path.abspath(self.folder))
         path = self.folder / "config.json"
         try:
-            self.config: dict[str, Any] = json.loads(path.read_text())
-            identity, expected, checksum = self.config["identity"], self.config["hash"], self.config.pop("checksum")
+            self.config = read_sealed(path)
+            self.kind, self.identity = self.config.get("kind", ""), self.config["identity"]
+            self.states = States(tuple(self.identity["state_sizes"]))
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} can't be read ({error!r}); it was damaged or edited.") from None
-        self.kind, self.identity, self.name = self.config.get("kind", ""), identity, self.folder.name
-        if short_hash(identity) != expected or short_hash(self.config) != checksum:
-            again = f"run {KINDS[self.kind]}" if self.kind in KINDS else "import its files"
-            what = "parameters" if short_hash(identity) != expected else "notes"
-            raise InputError(
-                f"{path} was edited: its {what} are not those that made this run. Undo the edit or delete the folder "
-                f"and {again} again."
-            )
-        self.states = States(tuple(identity["state_sizes"]))
+            reason = str(error) if type(error) is ValueError else f"can't be read ({error!r})"
+            raise self._edited(f"{reason}; it was damaged or edited") from None
+        if short_hash(self.identity) != self.config.get("hash"):
+            raise self._edited("was edited: its parameters are not those that made this run")
+        types = _TYPES | ({"base": str} if self.kind in ("fine_tuning", "joint") else {})
+        wrong = [name for name, kind in types.items() if not isinstance(self.config.get(name), kind)]
+        if wrong or self.kind not in (*KINDS, "imported") or len(self.class_names) != self.states.num_classes:
+            raise self._edited(f"was edited: {', '.join(wrong) or 'kind or class_names'} can't be what it says")
+        named = re.fullmatch(f"({'|'.join(KINDS)})-([0-9a-f]{{10}})", self.name)
+        if named and named.groups() != (self.kind, self.config["hash"]):
+            raise self._edited(f"is of the run {self.kind}-{self.config['hash']}, and lies in the place of another")
+
+    def _edited(self, what: str) -> InputError:
+        again = "run the stage that made it" if self.name.startswith(tuple(KINDS)) else "import its files"
+        return InputError(f"{self.folder}/config.json {what}. Undo the change, or delete the folder and {again} again.")
 
     @classmethod
-    def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+    def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Self:
         """Open the run of that identity in ``folder``, or make it. Raises InputError if the folder holds another run.
         identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash."""
         if not (folder / "config.json").exists():
-            config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
-            config = json.loads(json.dumps(config))  # as it will be read
-            config["checksum"] = short_hash(config)
-            write_atomically(folder / "config.json", json.dumps(config, indent=1))
+            config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes, "made": _now()}
+            write_sealed(folder / "config.json", config)
         run = cls(folder)
         if run.config["hash"] != short_hash(identity):
             raise InputError(f"{folder} holds another run: name another folder, or delete it.")
         return run
 
     @classmethod
-    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Run:
+    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Self:
         """The same, in the folder of ``out_dir`` that the identity names."""
         return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
 
@@ -218,7 +123,7 @@ class Run:
         return self.config["class_names"]
 
     @cached_property
-    def base(self) -> Run:
+    def base(self) -> Self:
         """The base run: the one that this fine-tuning names; else this one."""
         if self.kind in ("base", "imported"):
             return self
@@ -252,9 +157,40 @@ class Run:
                 f"{self.folder}: state {state} is not finished; run {KINDS.get(self.kind, 'its import')} again, it "
                 "goes on from what is there."
             )
-        return self._opened.setdefault(state, StateFolder(state_path(self.folder, state)))
+        if state not in self._opened:
+            of_run = self.config["hash"], state, self._previous(state)
+            self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)
+        return self._opened[state]
+
+    def _previous(self, state: int) -> StateFolder | None:
+        """The state that ``state`` went on from: of joint training each from the base, of imported scores none."""
+        if self.base is self and (state == 1 or self.kind == "imported"):
+            return None
+        return self.state(1 if self.kind == "joint" else state - 1)
+
+    def forget_states(self) -> None:
+        """Read the states anew from now on: they were exchanged."""
+        self._opened.clear()
+        self.__dict__.pop("base", None)
+
+    def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
+        """Write a finished state, see write_state; it says whose it is, which one it went on from, and when it was."""
+        previous = self._previous(state)
+        origin = {"run": self.config["hash"], "state": state, "went_on_from": previous.digest if previous else ""}
+        write_state(self.folder, state, arrays, weights, info | {"origin": origin | {"made": _now()}})
+
+    @property
+    def digests(self) -> dict[int, str]:
+        """Hash of each finished state, see StateFolder.digest: what is computed from a run is of these. Raises
+        InputError where one does not belong to this run or did not go on from the one before it."""
+        return {b: self.state(b).digest for b in range(1, self.states.num_states + 1) if self.has_state(b)}
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
         return statistics_of_states(memories, self.states.of_class[: self.states.num_seen(state)])
+
+
+def _now() -> str:
+    """The time (UTC), to the microsecond: what was made later is later in the order of texts."""
+    return datetime.now(UTC).isoformat()

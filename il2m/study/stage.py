@@ -1,5 +1,7 @@
 """What the stages have in common: how a run's missing states are trained, and what its states share meanwhile."""
 
+import itertools
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,25 +18,61 @@ from il2m.learning.networks import Classifier, build_network
 from il2m.learning.scores import score_images
 from il2m.learning.training import Epoch, train
 from il2m.parameters import JointTraining, Training
-from il2m.study.progress import Progress
-from il2m.study.runs import Run, state_path, write_state
-from il2m.system.locks import RUN_LOCK, locked
+from il2m.study.progress import PROGRESS_FILE, Progress
+from il2m.study.runs import Run
+from il2m.study.state_folder import state_path
+from il2m.system.locks import RUN_LOCK, locked, sweep
+
+SET_ASIDE = "set_aside-"  # what the name of a folder begins with that is of no use any more
 
 
 def train_missing(run: Run, settings: Training | JointTraining, train_states: Callable[[list[int]], None]) -> Run:
     """Check the states that the run has, then hold its lock and train those that it lacks: none if another process
-    trained them in the meantime. Raises InputError if the device is 'cuda' and there is none."""
-    for state in range(1, run.states.num_states + 1):
-        if run.has_state(state):
-            run.state(state).info  # noqa: B018 - reading it checks the files
-    if run.missing_states:
+    trained them in the meantime. States that did not go on from the one before them are set aside, and trained again.
+    Raises InputError if the device is 'cuda' and there is none."""
+    if run.missing_states or _first_stranger(run):
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
         torch.set_num_threads(settings.num_threads)
         with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
-            if missing := run.missing_states:
-                train_states(missing)
+            leftovers = (".state_*", "state_*.tmp", f"{PROGRESS_FILE}*.tmp")
+            sweep(run.folder / RUN_LOCK, [path for pattern in leftovers for path in run.folder.glob(pattern)])
+            _set_aside_strangers(run)
+            while missing := run.missing_states:
+                block = [state for place, state in enumerate(missing) if state == missing[0] + place]
+                train_states(block)
+                _set_aside_strangers(run)  # later states may have gone on from another one than was trained now
+    for state in range(1, run.states.num_states + 1):
+        if run.has_state(state):
+            run.state(state).info  # noqa: B018 - reading it checks the files
     return run
+
+
+def _first_stranger(run: Run) -> int:
+    """The first state, of those before which none is missing, that did not go on from the one before it; 0 for none."""
+    for state in range(1, run.states.num_states + 1):
+        if not run.has_state(state):
+            return 0
+        if run.state(state).stranger:
+            return state
+    return 0
+
+
+def _set_aside_strangers(run: Run) -> None:
+    """Rename the first state that did not go on from the one before it, and all later ones: they are of another
+    training than what lies here, and nothing can be computed from both."""
+    if first := _first_stranger(run):
+        later = [state for state in range(first, run.states.num_states + 1) if run.has_state(state)]
+        for state in later:
+            path = state_path(run.folder, state)
+            names = (path.with_name(f"{SET_ASIDE}{path.name}{'-' * bool(n)}{n or ''}") for n in itertools.count())
+            path.rename(next(name for name in names if not name.exists()))
+        run.forget_states()
+        warnings.warn(
+            f"{run.folder}: states {later} did not go on from the state before them that lies here (it was trained "
+            f"again, or exchanged). They are set aside as {SET_ASIDE}state_*, and trained again.",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +143,6 @@ class Stage:
 
     def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
         """Write the finished state, and remove the checkpoints of its trainings."""
-        write_state(self.run.folder, state, arrays, weights, info)
+        self.run.store(state, arrays, weights, info)
         for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):
             checkpoint.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Hashes: of values, of files."""
+"""Hashes: of values, of files; and files that carry a checksum of their own."""
 
 import hashlib
 import inspect
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
+from il2m.system.files import write_atomically
 
 
 def short_hash(value: Any) -> str:
@@ -20,6 +21,30 @@ def file_hash(path: Path) -> str:
     """Hash of a file's content, 16 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-like content as it will be read, with a ``checksum`` of all of it."""
+    content = json.loads(json.dumps(content))
+    return {**content, "checksum": short_hash(content)}
+
+
+def write_sealed(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write JSON with its checksum, all or nothing."""
+    write_atomically(path, json.dumps(sealed(content), indent=1), durable=durable)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What write_sealed wrote, without its checksum. Raises OSError if it can't be opened, and ValueError, with the
+    reason, if it is not as it was written."""
+    try:
+        content = json.loads(path.read_bytes())
+        checksum = content.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"can't be read ({type(error).__name__}: {error})") from None
+    if short_hash(content) != checksum:
+        raise ValueError("is not as it was written")
+    return content
 
 
 def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:

@@ -7,8 +7,9 @@ How far this goes on file systems that several machines share: docs/reliability.
 
 import contextlib
 import errno
+import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -70,3 +71,11 @@ def is_locked(path: Path) -> bool:
     except OSError:  # there is no such lock, or there are none on this file system
         return False
     return False
+
+
+def sweep(lock: Path, leftovers: Iterable[Path]) -> None:
+    """Remove files and folders that killed processes left half made. lock: held by this process, and by whoever makes
+    such; nothing is removed where locks don't work."""
+    for path in leftovers if is_locked(lock) else ():
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,6 +1,7 @@
 """Where the project's files are, and where results were made: packages, machine, state of the checkout. No torch."""
 
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -30,6 +31,15 @@ def environment() -> dict[str, Any]:
         "packages": _packages(),  # this one and its requirements: name -> version
         "git": git_state(SHIPPED),
     }
+
+
+@functools.cache
+def library_hash(*rooms: str) -> str:
+    """Hash of the library, or of some of its packages, as this process has it: read once, as it is imported once."""
+    folders = [LIBRARY / room for room in rooms] or [LIBRARY]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = sorted(path for path in files if LIBRARY / "shipped" not in path.parents)  # a wheel's is a checkout's
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def usable_cores() -> int | None:

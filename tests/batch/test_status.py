@@ -11,7 +11,7 @@ from il2m.batch import status
 from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
 from il2m.notebook.catalogue import FINE_TUNING
-from il2m.study.progress import FILE_NAME
+from il2m.study.progress import PROGRESS_FILE
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def jobs(tmp_path: Path) -> list[Job]:
     made = [Job(FINE_TUNING, f"fine_tuning-{i}", {"out_dir": str(tmp_path)}, kind="a", work=100.0) for i in range(3)]
     (tmp_path / "fine_tuning-1").mkdir()
     progress = {"stage": "fine-tuning", "where": "state 2/5, epoch 3/20, loss 1.234", "seconds_left": 200}
-    (tmp_path / "fine_tuning-1" / FILE_NAME).write_text(json.dumps(progress))
+    (tmp_path / "fine_tuning-1" / PROGRESS_FILE).write_text(json.dumps(progress))
     return made
 
 

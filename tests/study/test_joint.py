@@ -185,21 +185,49 @@ def test_results_that_are_stored_are_not_computed_again(folder, stored):
     assert set(table["top1"]) == {-1.0}
 
 
-@pytest.mark.parametrize("damage", ["no parquet", "of another run", "a column less", "a state less"])
-def test_stored_results_that_are_not_the_runs_are_computed(damage, folder, stored):
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("no parquet", "damaged"),
+        ("a value", "damaged"),
+        ("an attribute", "damaged"),
+        ("of another run", "of another run or of other states"),
+        ("of other states", "of another run or of other states"),
+        ("other code", "made by other code"),
+    ],
+)
+def test_stored_results_that_are_not_the_runs_are_computed(damage, why, folder, stored):
     run, path = stored
+    assert run.name not in collect_results(folder).attrs["computed"]
     table = pd.read_parquet(path)
     if damage == "no parquet":
         path.write_text("no parquet")
-    elif damage == "of another run":
-        save_results(table.assign(setting="another"), run.folder)
-    elif damage == "a column less":
-        save_results(table.drop(columns="recipe"), run.folder)
+    elif damage == "a value":
+        table.assign(top5=np.nextafter(table["top5"], 2)).to_parquet(path)
+    elif damage == "an attribute":
+        table.attrs["undefined"] = "as-published"
+        table.to_parquet(path)
     else:
-        save_results(table[table["state"] < 3], run.folder)
-    found = collect_results(folder).query("run == @run.name")
+        changed = {"of another run": {"run": "0123456789"}, "other code": {"code": "0123456789"}}
+        table.attrs |= changed.get(damage, {"states": {**table.attrs["states"], "2": "0123456789"}})
+        save_results(table, run.folder)
+    found = collect_results(folder)
+    assert why in found.attrs["computed"][run.name]
+    found = found.query("run == @run.name")
     assert set(found["method"]) == set(METHODS) - {"BiC"}
     assert found["top1"].between(0, 1).all()
+
+
+def test_stored_results_keep_their_policy_unless_one_is_asked_for(folder, base, tiny_fine_tuning_parameters):
+    run = tune(folder, base, tiny_fine_tuning_parameters)
+    path = save_results(results_table(run, undefined="as-published"), run.folder)
+    table = collect_results(folder)
+    assert table.attrs["undefined"][run.name] == "as-published"
+    assert run.name not in table.attrs["computed"]
+    table = collect_results(folder, undefined="keep")
+    assert set(table.attrs["undefined"].values()) == {"keep"}
+    assert "as-published" in table.attrs["computed"][run.name]
+    path.unlink()
 
 
 def test_a_copied_run_counts_once(folder, base, tiny_fine_tuning_parameters, tmp_path):

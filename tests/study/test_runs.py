@@ -13,9 +13,12 @@ from tiny import TinyStudy, rewrite_checked
 from il2m.errors import InputError
 from il2m.learning.networks import build_network
 from il2m.study.find import find_runs, labelled, open_run, twin_run
-from il2m.study.runs import Run, StateFolder, write_state
+from il2m.study.runs import Run
+from il2m.study.state_folder import StateFolder, write_state
 from il2m.system.files import write_atomically
 from il2m.system.hashes import short_hash
+
+NOTES = {"dataset": "tiny", "source": "nowhere", "order_seed": 0, "class_names": ["a", "b", "c"]}
 
 
 @pytest.fixture
@@ -116,12 +119,12 @@ def test_an_edited_file(off, file):
         Run(off).state(2).array("val_labels")
     message = str(error.value)
     assert f"{off}/state_02: {file} is not as it was written" in message
-    assert "delete this folder and those of later states, and run the stage that made it again" in message
+    assert "delete this folder, and run the stage that made it again" in message
 
 
 def test_a_deleted_file(off):
     (off / "state_02" / "val_scores.npy").unlink()
-    with pytest.raises(InputError, match=r"state_02: val_scores\.npy is missing\. This state is damaged or was edited"):
+    with pytest.raises(InputError, match=r"state_02: val_scores\.npy is missing\. This state is damaged, was edited"):
         Run(off).statistics(2)
 
 
@@ -151,8 +154,8 @@ def test_an_edited_config(off, name, value):
     edit_json(off / "config.json", lambda config: config["identity"].update({name: value}))
     with pytest.raises(InputError) as error:
         Run(off)
-    assert "config.json was edited: its parameters are not those that made this run" in str(error.value)
-    assert "run fine-tuning again" in str(error.value)
+    assert "config.json is not as it was written; it was damaged or edited." in str(error.value)
+    assert "run the stage that made it again" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["base", "dataset", "source", "class_names"])
@@ -160,7 +163,7 @@ def test_an_edited_or_lost_note_of_a_config(off, name):
     whole = json.loads((off / "config.json").read_text())
     for config in ({**whole, name: "other"}, {key: value for key, value in whole.items() if key != name}):
         (off / "config.json").write_text(json.dumps(config))
-        with pytest.raises(InputError, match=r"config\.json was edited: its notes are not those that made this run"):
+        with pytest.raises(InputError, match=r"config\.json is not as it was written"):
             Run(off)
     rewrite_checked(off / "config.json", whole)
     assert Run(off).config[name]
@@ -255,14 +258,14 @@ def test_write_state_is_read_back_equal(tmp_path):
     arrays = {"val_scores": np.arange(6.0).reshape(2, 3), "val_labels": np.array([1, 0])}
     weights = {"head.weight": torch.arange(4.0).view(2, 2)}
     identity = {"state_sizes": [3]}
-    run = Run.create(tmp_path, "base", identity, dataset="tiny")
-    write_state(run.folder, 1, arrays, weights, {"note": 1.5})
+    run = Run.create(tmp_path, "base", identity, **NOTES)
+    run.store(1, arrays, weights, {"note": 1.5})
     state = Run(run.folder).state(1)
     assert state.info["note"] == 1.5
     for name, array in arrays.items():
         np.testing.assert_array_equal(state.array(name), array)
     assert torch.equal(state.model_weights()["head.weight"], weights["head.weight"])
-    assert Run.create(tmp_path, "base", identity, dataset="another note").config["dataset"] == "tiny"
+    assert Run.create(tmp_path, "base", identity, **NOTES | {"dataset": "other"}).config["dataset"] == "tiny"
 
 
 @pytest.mark.parametrize("as_arrays", [False, True], ids=["tensors", "numpy arrays"])
@@ -282,8 +285,8 @@ def test_weights_are_stored_byte_for_byte_as_safetensors_does_for_torch(tmp_path
 
 
 def test_a_state_without_a_model(tmp_path):
-    run = Run.create(tmp_path, "base", {"state_sizes": [3]})
-    write_state(run.folder, 1, {"val_labels": np.array([1, 0])}, {}, {})
+    run = Run.create(tmp_path, "base", {"state_sizes": [3]}, **NOTES)
+    run.store(1, {"val_labels": np.array([1, 0])}, {}, {})
     with pytest.raises(InputError, match="no model was stored"):
         run.state(1).model_weights()
 

@@ -24,7 +24,7 @@ from il2m.learning.scores import score_images
 from il2m.memory.exemplars import herding_ranking
 from il2m.study.joint import train_joint
 from il2m.study.planning import plan_base, plan_fine_tuning
-from il2m.study.progress import FILE_NAME, Progress
+from il2m.study.progress import PROGRESS_FILE, Progress
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
 from il2m.system.locks import RUN_LOCK, locked
@@ -437,7 +437,7 @@ def test_progress_does_not_take_epochs_of_a_checkpoint_for_trained_now(tmp_path,
         progress.resumed(100)
         now[0] = 10.0
         progress.epoch_done(1, 1, 4, 50, 3, 1.0)
-        status = json.loads((tmp_path / FILE_NAME).read_text())
+        status = json.loads((tmp_path / PROGRESS_FILE).read_text())
         bar = progress._bar.format_dict
     assert (status["images_per_second"], status["seconds_left"], status["share_done"]) == (5.0, 10.0, 0.75)
     assert (bar["n"], bar["initial"], bar["total"]) == (150, 100, 200)

@@ -1,0 +1,160 @@
+"""One state on disk: a folder that appears whole, says whose it is, and is checked when it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from il2m.errors import InputError
+from il2m.system.files import sync
+from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash
+
+if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is on disk
+    import torch
+
+_TIMES = ("history", "training_seconds")  # of what a state says of its training: nothing is computed from it
+
+
+class StateFolder:
+    """One finished state of a run: its arrays (memory-mapped), second memory and model.
+
+    run, state, previous: the hash of the run whose state this has to be, its number, and the state whose weights and
+    memories it has to have gone on from; ``""``: whichever it says. States that were stored before version 0.2 don't
+    say: one is taken for what its place says, unless ``previous`` was stored since.
+    """
+
+    def __init__(self, path: Path, run: str = "", state: int = 0, previous: StateFolder | None = None) -> None:
+        self.path, self._run, self._state, self._previous = path, run, state, previous
+
+    @cached_property
+    def _stored(self) -> dict[str, Any]:
+        """``state.json``, checked in itself."""
+        try:
+            record = read_sealed(self.path / "state.json")
+            record["files"].items()
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            reason = str(error) if type(error) is ValueError else f"can't be read ({error})"
+            raise self.damaged(f"state.json {reason}") from None
+        return record
+
+    @property
+    def stranger(self) -> str:
+        """What is wrong with the state by what it says of itself: whose it is, and which one it went on from. ``""``
+        if nothing is."""
+        origin, previous = self._stored.get("origin"), self._previous
+        if not self._run:
+            return ""
+        if origin is None:
+            return "was stored before the state that it went on from" if previous and previous.made else ""
+        if (origin["run"], origin["state"]) != (self._run, self._state):
+            return f"is state {origin['state']} of the run {origin['run']}, and lies in the place of another"
+        if origin["went_on_from"] != (previous.digest if previous else ""):
+            return "did not go on from the state before it that lies here"
+        return ""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``state.json``, checked in itself and for whose state it is: the second memory, the training history and
+        each file's hash. The files are not read."""
+        if self.stranger:
+            raise self.damaged(self.stranger)
+        return self._stored
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """``record``, with each file's content checked against its hash."""
+        for name, expected in self.record["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise self.damaged(f"{name} is missing")
+            if file_hash(file) != expected:
+                raise self.damaged(f"{name} is not as it was written")
+        return self.record
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that is computed from this state, and nothing else: equal for a training repeated exactly."""
+        return short_hash({name: value for name, value in self.record.items() if name not in (*_TIMES, "origin")})
+
+    @property
+    def made(self) -> str:
+        """When it was stored (UTC, ISO 8601); "" before version 0.2."""
+        return self.record.get("origin", {}).get("made", "")
+
+    def damaged(self, what: str) -> InputError:
+        return InputError(
+            f"{self.path}: {what}. This state is damaged, was edited or belongs elsewhere: delete this folder, and run "
+            "the stage that made it again (what came before is kept, what was trained from it is trained again)."
+        )
+
+    def array(self, name: str) -> np.ndarray:
+        """A stored array, memory-mapped and read-only. Raises InputError if it isn't stored."""
+        if f"{name}.npy" not in self.info["files"]:
+            raise InputError(f"{self.path}: no {name} was stored.")
+        return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    @property
+    def array_names(self) -> list[str]:
+        return [name.removesuffix(".npy") for name in self.info["files"] if name.endswith(".npy")]
+
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor of the model, for example ``head.weight``."""
+        with safe_open(self._model(), framework="numpy") as weights:
+            return weights.get_tensor(name)
+
+    def model_weights(self) -> dict[str, torch.Tensor]:
+        """The model's weights, to put into a network of the same shape."""
+        from safetensors.torch import load_file  # imports torch
+
+        return load_file(self._model())
+
+    def _model(self) -> Path:
+        if "model.safetensors" not in self.info["files"]:
+            raise InputError(f"{self.path}: no model was stored.")
+        return self.path / "model.safetensors"
+
+
+def write_state(
+    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: Mapping[str, Any]
+) -> None:
+    """Write one finished state: arrays as .npy, weights (torch's tensors, or arrays) as safetensors, and state.json;
+    all or nothing.
+
+    Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them.
+    """
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise InputError(f"state {state}: {name} holds NaN or infinite values; lower learning_rate.")
+    target = state_path(run_folder, state)
+    staging = Path(tempfile.mkdtemp(dir=run_folder, prefix=f".{target.name}-"))
+    try:
+        for name, array in arrays.items():
+            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+        if weights:
+            on_cpu = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in weights.items()}
+            contiguous = {name: np.asarray(value, order="C") for name, value in on_cpu.items()}
+            save_file(contiguous, staging / "model.safetensors")
+        hashes = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
+        (staging / "state.json").write_text(json.dumps(sealed({**info, "files": hashes}), indent=1))
+        staging.chmod(0o755)
+        sync(*staging.iterdir(), staging)
+        os.rename(staging, target)
+    except OSError:
+        if not (target / "state.json").is_file():  # else another process finished the same state first: keep its
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def state_path(run_folder: Path, state: int) -> Path:
+    return run_folder / f"state_{state:02d}"

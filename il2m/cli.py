@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a job failed, 2 the input can't be used."""
     args = _PARSER.parse_args(arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     args.words = ["il2m", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         return args.command(args) or 0
@@ -165,6 +167,29 @@ def _report(args: argparse.Namespace) -> None:
     from il2m.report.build import build_report
 
     print(build_report(args.study))
+
+
+@_command(
+    "verify",
+    "read a whole study, and name what is damaged, exchanged, stale, orphaned or unknown; exit code 1 if anything is",
+    _STUDY,
+    _argument("--repair", "set aside what is damaged or orphaned, so that it is made again", action="store_true"),
+    _argument("--adopt", "make states of before version 0.2 say whose they are, as they lie", action="store_true"),
+)
+def _verify(args: argparse.Namespace) -> int:
+    from il2m.report import verify
+
+    if args.adopt:
+        print(f"{verify.adopt(args.study)} states of before version 0.2 say now whose they are")
+    findings = verify.verify_study(args.study)
+    for path, kind, why in findings:
+        print(f"{kind}: {path.relative_to(args.study)}: {why}")
+    if args.repair:
+        verify.repair(findings)
+    elif findings:
+        print(f"to repair: {verify.repair_command(args.study)}")
+    print(verify.summary(args.study, findings))
+    return 1 if findings else 0
 
 
 # lists and images

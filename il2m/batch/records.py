@@ -80,6 +80,7 @@ def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (),
         files = [job.output] + [job.out_dir / job.run / RESULTS_FILE] * (job.notebook == ABLATION)
         record["files"] = {str(path.relative_to(job.out_dir)): file_hash(path) for path in files}
         runs = [job.run, *(name.removeprefix(f"{FINE_TUNING}-") for name in shown)]
+        runs = [name for name in runs if (job.out_dir / name / "config.json").exists()]
         record["states"] = {name: states_of(job.out_dir / name) for name in runs}
     write_sealed(job.file(".json"), {**record, **details, "time": _now()})
 

@@ -87,8 +87,9 @@ def _page_link(study: Study, job: str, *, text: str) -> Link | str:
 def runs_table(study: Study) -> pd.DataFrame:
     """One row per run, finished or not: settings, mean top-1 and top-5 over states 2..S of FT and IL2M, and links to
     the pages of its notebooks."""
-    means = {}
+    means, attrs = {}, {}
     if study.results is not None:
+        attrs = study.results.attrs
         raw = comparison.mean_results(study.results).query("score_kind == 'raw'")
         means = raw.set_index(["run", "method"])[["top1", "top5"]].to_dict("index")
     rows = []
@@ -106,7 +107,10 @@ def runs_table(study: Study) -> pd.DataFrame:
         ]
         columns["notebooks"] = [page for page in pages if isinstance(page, Link)]
         missing = ", ".join(map(str, run.missing_states))
-        columns["note"] = f"states {missing} not finished" if missing else ""
+        policy, computed = (attrs.get(name, {}).get(run.name, "") for name in ("undefined", "computed"))
+        notes = [f"states {missing} not finished" if missing else "", computed]
+        notes += [f"undefined = {policy}"] * (policy not in ("", "keep"))
+        columns["note"] = "; ".join(filter(None, notes))
         rows.append({"run": in_words(about, study.recipes)} | columns)
     if not rows:
         return pd.DataFrame()

@@ -1,5 +1,6 @@
 """A study's folder, and what its report says of the results: which runs belong together, findings, titles."""
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from il2m.batch.records import FAILED, jobs_table, read_plans
+from il2m.errors import InputError
 from il2m.report.build import check_study
 from il2m.results import comparison
 from il2m.results.collect import collect_results
@@ -59,11 +61,28 @@ def open_study(out_dir: str | Path) -> Study:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         runs = find_runs(folder, finished=False)
-        finished = [run for run in runs if not run.missing_states]
-        results = collect_results(folder) if finished else None
+        finished, results = [run for run in runs if not run.missing_states], None
+        if finished:
+            with contextlib.suppress(InputError):  # all are damaged: it has warned of each
+                results = collect_results(folder)
+        plans = read_plans(folder)
     damaged = list(dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning))
-    plans = read_plans(folder)
     return Study(folder, plans, jobs_table(folder, plans), runs, results, recipe_names(finished), damaged)
+
+
+def origins_in_words(study: Study) -> str:
+    """Sentences on numbers that had to be computed for this report, as what was stored is not what would come out now,
+    and on runs of before version 0.2; ``""`` if there are none."""
+    computed = study.results.attrs["computed"] if study.results is not None else {}
+    sentences = []
+    if computed:
+        reasons = pd.Series(computed).value_counts()
+        why = "; ".join(f"{reason} ({number})" for reason, number in reasons.items())
+        sentences += [f"The numbers of {count(len(computed), 'run')} were computed for this report: {why}."]
+        sentences += ["il2m run stores them."]
+    if old := sum(run.is_of_before for run in study.runs):
+        sentences += [f"{count(old, 'run')} made before version 0.2: whether files were exchanged can't be told."]
+    return " ".join(sentences)
 
 
 def recipe_names(runs: Iterable[Run]) -> dict[str, str]:

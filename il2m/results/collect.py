@@ -26,7 +26,7 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
         raise InputError(
             f"no finished fine-tuning run in {Path(out_dir).absolute()}: run base training and fine-tuning first."
         )
-    tables, computed, policies = [], {}, {}
+    tables, computed, policies, states = [], {}, {}, {}
     for run in runs.values():
         try:
             table, why = stored_results(run, undefined)
@@ -38,7 +38,7 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
             warnings.warn(f"left out {run.name}: {error}", stacklevel=2)
             continue
         tables.append(table)
-        policies[run.name] = table.attrs["undefined"]
+        policies[run.name], states[run.name] = table.attrs["undefined"], table.attrs["states"]
     for joint in find_joint_runs(out_dir):
         table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
         tables.append(table.assign(method="joint", train_seed=joint.base.identity["train_seed"]))
@@ -47,7 +47,7 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
     for table in tables:
         table.attrs = {}
     collected = pd.concat(tables, ignore_index=True)
-    collected.attrs = {"computed": computed, "undefined": policies}
+    collected.attrs = {"computed": computed, "undefined": policies, "states": states}
     return collected
 
 

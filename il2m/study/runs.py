@@ -162,6 +162,11 @@ class Run:
             self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)
         return self._opened[state]
 
+    @property
+    def is_of_before(self) -> bool:
+        """Whether it has states that were stored before version 0.2, and don't say whose they are."""
+        return any(not self.state(b).made for b in self.digests)
+
     def _previous(self, state: int) -> StateFolder | None:
         """The state that ``state`` went on from: of joint training each from the base, of imported scores none."""
         if self.base is self and (state == 1 or self.kind == "imported"):
@@ -175,15 +180,26 @@ class Run:
 
     def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
         """Write a finished state, see write_state; it says whose it is, which one it went on from, and when it was."""
+        write_state(self.folder, state, arrays, weights, {**info, "origin": self._origin(state)})
+
+    def adopt(self, state: int) -> None:
+        """Make a state that was stored before version 0.2 say whose it is, by the place in which it lies."""
+        stored = self.state(state)
+        write_sealed(stored.path / "state.json", {**stored.info, "origin": self._origin(state)})
+
+    def _origin(self, state: int) -> dict[str, Any]:
         previous = self._previous(state)
         origin = {"run": self.config["hash"], "state": state, "went_on_from": previous.digest if previous else ""}
-        write_state(self.folder, state, arrays, weights, info | {"origin": origin | {"made": _now()}})
+        return origin | {"made": _now()}
 
     @property
     def digests(self) -> dict[int, str]:
-        """Hash of each finished state, see StateFolder.digest: what is computed from a run is of these. Raises
-        InputError where one does not belong to this run or did not go on from the one before it."""
-        return {b: self.state(b).digest for b in range(1, self.states.num_states + 1) if self.has_state(b)}
+        """Hash of each finished state before which none is missing, see StateFolder.digest: what is computed from a run
+        is of these. Raises InputError where one is of another run, or did not go on from the one before it."""
+        finished = [state for state in range(1, self.states.num_states + 1) if self.has_state(state)]
+        if self.kind != "joint":
+            finished = [state for place, state in enumerate(finished, 1) if state == place]
+        return {state: self.state(state).digest for state in finished}
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""

@@ -1,6 +1,5 @@
 """What the stages have in common: how a run's missing states are trained, and what its states share meanwhile."""
 
-import itertools
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,9 +20,8 @@ from il2m.parameters import JointTraining, Training
 from il2m.study.progress import PROGRESS_FILE, Progress
 from il2m.study.runs import Run
 from il2m.study.state_folder import state_path
+from il2m.system.files import SET_ASIDE, set_aside
 from il2m.system.locks import RUN_LOCK, locked, sweep
-
-SET_ASIDE = "set_aside-"  # what the name of a folder begins with that is of no use any more
 
 
 def train_missing(run: Run, settings: Training | JointTraining, train_states: Callable[[list[int]], None]) -> Run:
@@ -64,9 +62,7 @@ def _set_aside_strangers(run: Run) -> None:
     if first := _first_stranger(run):
         later = [state for state in range(first, run.states.num_states + 1) if run.has_state(state)]
         for state in later:
-            path = state_path(run.folder, state)
-            names = (path.with_name(f"{SET_ASIDE}{path.name}{'-' * bool(n)}{n or ''}") for n in itertools.count())
-            path.rename(next(name for name in names if not name.exists()))
+            set_aside(state_path(run.folder, state))
         run.forget_states()
         warnings.warn(
             f"{run.folder}: states {later} did not go on from the state before them that lies here (it was trained "

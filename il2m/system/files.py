@@ -1,11 +1,14 @@
 """Files that a reader sees whole or not at all, and that a power cut leaves so."""
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+SET_ASIDE = "set_aside-"  # what the names of files and folders begin with that are of no use any more
 
 
 @contextmanager
@@ -57,3 +60,9 @@ def modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder, which may be deleted then; returns its new path, beside the old one."""
+    names = (path.with_name(f"{SET_ASIDE}{path.name}{f'-{n}' if n else ''}") for n in itertools.count())
+    return path.rename(next(name for name in names if not name.exists()))

@@ -39,11 +39,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     reason, if it is not as it was written."""
     try:
         content = json.loads(path.read_bytes())
-        checksum = content.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        checksum = content.pop("checksum", "")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"can't be read ({type(error).__name__}: {error})") from None
     if short_hash(content) != checksum:
-        raise ValueError("is not as it was written")
+        raise ValueError("is not as it was written" if checksum else "can't be read: it has no checksum")
     return content
 
 

@@ -18,6 +18,7 @@ from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
 from il2m.errors import InputError
 from il2m.notebook.execute import is_warm
+from il2m.system.hashes import write_sealed
 from il2m.system.locks import is_locked, locked
 from il2m.system.machine import visible_gpus
 
@@ -215,14 +216,17 @@ def test_a_job_whose_plugin_fails_says_so_and_names_no_notebook(notebooks: Path,
     assert end.failure == f"failed: plugin {plugin}, line 2: ZeroDivisionError: division by zero"
 
 
-def test_plans_of_before_there_were_plugins_are_read(tmp_path: Path):
+def test_a_damaged_plan_is_left_out_with_a_warning(tmp_path: Path):
     job = make_job(tmp_path, "works", "x")
-    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
+    for name in ("g", "h"):
+        records.write_plan(job.out_dir, batch.Grid(name), (), [job], ["il2m"])
     path = job.out_dir / "plans" / "g.json"
-    plan = json.loads(path.read_text())
-    del plan["jobs"][0]["plugins"]
-    path.write_text(json.dumps(plan))
-    assert [plan["jobs"] for plan in records.read_plans(job.out_dir)] == [[job]]
+    path.write_text(path.read_text().replace('"jobs"', '"jobz"'))
+    with pytest.warns(UserWarning, match=r"left out the plan g\.json: it is not as it was written"):
+        assert [plan["jobs"] for plan in records.read_plans(job.out_dir)] == [[job]]
+    (job.out_dir / "plans" / "h.json").rename(path)
+    with pytest.warns(UserWarning, match=r"left out the plan g\.json: it is that of h\.json"):
+        assert records.read_plans(job.out_dir) == []
 
 
 def test_a_worker_that_does_not_see_the_study_makes_no_folder_of_its_own(notebooks: Path, tmp_path: Path):
@@ -290,5 +294,5 @@ def test_the_time_a_job_may_take_is_that_of_its_kind(tmp_path: Path):
     assert Estimates(job.out_dir, others).seconds(replace(job, kind="b")) is None
     beside = tmp_path / "another study" / "jobs" / "b.json"
     beside.parent.mkdir(parents=True)
-    beside.write_text(json.dumps({"status": "done", "kind": "b", "seconds": 6, "work": 10}))
+    write_sealed(beside, {"job": "b", "status": "done", "kind": "b", "seconds": 6, "work": 10})
     assert Estimates(job.out_dir, others).seconds(replace(job, kind="b")) == 151

@@ -10,11 +10,21 @@ import pandas as pd
 import pytest
 from tiny import TinyStudy
 
+from il2m.errors import InputError
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS, rectify
 from il2m.methods.registry import method_scores
 from il2m.results.description import run_description, run_recipe
-from il2m.results.table import bias_table, confusion_by_state, means_table, results_table, save_results, series, summary
+from il2m.results.table import (
+    bias_table,
+    confusion_by_state,
+    means_table,
+    read_results,
+    results_table,
+    save_results,
+    series,
+    summary,
+)
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
 
@@ -197,3 +207,24 @@ def test_confusion_rows_add_up_to_one(tiny_study: TinyStudy):
     shares = confusion_by_state(tiny_study.off, 3)
     assert shares.shape == (3, 3)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
+
+
+def test_a_stored_table_is_read_as_it_was_written_or_refused(tiny_study, tmp_path):
+    """300 flipped bits: values and attributes are the same, or it is told."""
+    table = results_table(tiny_study.off, details=True)
+    path = save_results(table, tmp_path)
+    pd.testing.assert_frame_equal(read_results(path), table)
+    assert read_results(path).attrs == table.attrs
+    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for place, bit in zip(rng.integers(0, len(content), 300), rng.integers(0, 8, 300), strict=True):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            read = read_results(path)
+        except InputError:
+            refused += 1
+            continue
+        pd.testing.assert_frame_equal(read, table, check_exact=True)
+        assert read.attrs == table.attrs
+    assert refused > 150

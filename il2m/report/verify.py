@@ -1,0 +1,186 @@
+"""A study's folder read whole, file by file: what in it is damaged, exchanged, stale, orphaned or unknown."""
+
+import contextlib
+import re
+import shlex
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from il2m.batch import records
+from il2m.errors import InputError
+from il2m.notebook.pages import page_is_current
+from il2m.report.build import PAGE, RECORD, check_study, report_is_current
+from il2m.results.collect import stored_results
+from il2m.results.table import read_results
+from il2m.study.runs import RESULTS_FILE, Run
+from il2m.system.files import SET_ASIDE, set_aside
+from il2m.system.locks import RUN_LOCK, is_locked
+
+DAMAGED, STALE, ORPHANED, UNKNOWN = "damaged or exchanged", "stale", "orphaned", "unknown"
+_KNOWN = {  # where -> what lies there
+    "study": rf"plans|jobs|notebooks|{RESULTS_FILE}|{PAGE}|\{RECORD}|\.report\.lock",
+    "run": rf"config\.json|\.lock|progress\.json|{RESULTS_FILE}|state_\d\d(\.\w+\.checkpoint)?",
+    "notebooks": r"0[1-5]_.*\.(ipynb|html)",
+    "jobs": r".*\.(json|lock|log)",
+    "plans": r".*\.json",
+}
+_LEFTOVER = r".*\.tmp|\..*|.*\.lease"
+
+
+class Finding(NamedTuple):
+    """What is wrong with a file or folder of a study."""
+
+    path: Path
+    kind: str  # DAMAGED, STALE, ORPHANED or UNKNOWN
+    why: str
+
+
+def verify_study(folder: Path) -> list[Finding]:
+    """Read a study's folder whole, and tell all that is wrong in it. What a process is at is left out.
+    Raises InputError if it is no study."""
+    check_study(folder)
+    findings, runs, names = [], [], []
+    for path in sorted(folder.glob("*/config.json")):
+        if not path.parent.name.startswith(SET_ASIDE):
+            names.append(path.parent.name)
+            try:
+                runs.append(Run(path.parent))
+            except InputError as error:
+                findings.append(Finding(path, DAMAGED, str(error)))
+    for run in runs:
+        findings += () if is_locked(run.folder / RUN_LOCK) else _of_run(run)
+    for place in ("jobs", "plans", "notebooks"):
+        findings += _unknown(folder / place, _KNOWN[place])
+    findings += _unknown(folder, "|".join([_KNOWN["study"], *map(re.escape, names)]))
+    return [*findings, *_of_jobs(folder), *_of_collected(folder / RESULTS_FILE), *_of_pages(folder)]
+
+
+def _unknown(folder: Path, known: str) -> Iterator[Finding]:
+    for path in sorted(folder.glob("*")) + sorted(folder.glob(".*")):
+        leftover = re.fullmatch(_LEFTOVER, path.name) and not re.fullmatch(known, path.name)
+        if leftover and not is_locked(path):
+            yield Finding(path, ORPHANED, "left by a process that was killed; it may be deleted")
+        elif not leftover and not path.name.startswith(SET_ASIDE) and not re.fullmatch(known, path.name):
+            yield Finding(path, UNKNOWN, "nothing of this study is known by this name")
+
+
+def _of_run(run: Run) -> Iterator[Finding]:
+    yield from _unknown(run.folder, _KNOWN["run"])
+    try:
+        run.base  # noqa: B018 - it is looked for, and compared
+    except InputError as error:
+        yield Finding(run.folder, ORPHANED, str(error))
+        return
+    for path in sorted(run.folder.glob("state_[0-9][0-9]")):
+        state = int(path.name[-2:])
+        try:
+            if run.kind != "joint" and any(missing < state for missing in run.missing_states):
+                yield Finding(path, STALE, "a state before it is missing; it is kept if that comes out as it was")
+                continue
+            files = {*run.state(state).info["files"], "state.json"}
+            yield from _unknown(path, "|".join(map(re.escape, files)))
+        except InputError as error:
+            yield Finding(path, DAMAGED, str(error))
+        for checkpoint in run.folder.glob(f"{path.name}.*.checkpoint"):
+            yield Finding(checkpoint, ORPHANED, "the state is finished; it may be deleted")
+    yield from _of_table(run)
+
+
+def _of_jobs(folder: Path) -> Iterator[Finding]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        plans = records.read_plans(folder)
+    for path in sorted((folder / "plans").glob("*.json")):
+        if path.name not in {plan["file"] for plan in plans}:
+            why = next((str(warning.message) for warning in caught if path.name in str(warning.message)), "")
+            yield Finding(path, DAMAGED, why)
+    jobs = {job.name: job for plan in plans for job in plan["jobs"]}
+    for name, record in records.read_records(folder).items():
+        path = folder / "jobs" / f"{name}.json"
+        if "damaged" in record:
+            yield Finding(path, DAMAGED, record["damaged"])
+        elif name not in jobs:
+            yield Finding(path, ORPHANED, "no plan asks for this job")
+        elif record["status"] == records.DONE:
+            status, why = records.standing(jobs[name], record)
+            if status != records.DONE:
+                yield Finding(path, STALE, why)
+
+
+def _of_table(run: Run) -> Iterator[Finding]:
+    if (path := run.folder / RESULTS_FILE).exists():
+        try:
+            why = "its states are not all there" if run.missing_states else stored_results(run)[1]
+        except InputError:
+            why = "its states don't belong together"
+        if why:
+            yield Finding(path, STALE, why)
+
+
+def _of_collected(path: Path) -> Iterator[Finding]:
+    try:
+        made_from = read_results(path).attrs["states"] if path.exists() else {}
+        for run, states in made_from.items():
+            if records.states_of(path.parent / run) != states:
+                yield Finding(path, STALE, f"the states of {run} are not those that it was collected from")
+    except (InputError, KeyError) as error:
+        yield Finding(path, STALE, str(error))
+
+
+def _of_pages(folder: Path) -> Iterator[Finding]:
+    for page in sorted(folder.glob("notebooks/*.html")):
+        notebook, current = page.with_suffix(".ipynb"), False
+        if not notebook.exists():
+            yield Finding(page, ORPHANED, "its notebook is gone")
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            current = page_is_current(page, notebook)
+        if not current:
+            yield Finding(page, STALE, "it is not as it was made, or of another notebook than lies here")
+    if (folder / PAGE).exists() and not report_is_current(folder):
+        yield Finding(folder / PAGE, STALE, "what it shows has changed since, or it was made by other code")
+
+
+def summary(folder: Path, findings: Iterable[Finding]) -> str:
+    """What was read, and how much of it is not as it should be, in a sentence or two."""
+    kinds = Counter(finding.kind for finding in findings)
+    states = [path for path in folder.glob("*/state_[0-9][0-9]/state.json") if SET_ASIDE not in str(path)]
+    told = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "all as it was made"
+    old = sum(b'"origin"' not in path.read_bytes() for path in states)
+    before = f" {old} states were made before version 0.2: a swap can't be told (--adopt)." if old else ""
+    return f"{folder}: {len(states)} states read; {told}.{before}"
+
+
+def repair(findings: Iterable[Finding]) -> None:
+    """Set aside what is damaged or orphaned, so that the commands that made a study make it again. (What is stale they
+    make again anyway, and states that were trained from a damaged one if that comes out otherwise.)"""
+    for path, kind, _ in findings:
+        if kind in (DAMAGED, ORPHANED) and path.exists():
+            set_aside(path.parent if path.name == "config.json" else path)
+
+
+def repair_command(folder: Path) -> str:
+    """What makes a study again where it is not as it should be: one line for a shell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        plans = records.read_plans(folder)
+    again = [f"(cd {shlex.quote(plan['folder'])} && {shlex.join(plan['command'])})" for plan in plans]
+    again = again or [f"il2m report {shlex.quote(str(folder))}"]
+    return " && ".join([f"il2m verify {shlex.quote(str(folder))} --repair", *again])
+
+
+def adopt(folder: Path) -> int:
+    """Make the states of a study that version 0.1 stored say whose they are, as they lie there; returns how many did
+    not. Raises InputError if any is damaged, and leaves all as they are."""
+    runs = [Run(path.parent) for path in sorted(folder.glob("*/config.json")) if SET_ASIDE not in path.parent.name]
+    states = [(run, state) for run in runs for state in run.digests if run.base is run or state > 1]
+    states = [(run, state) for run, state in states if not run.state(state).made]
+    for run, state in states:
+        run.state(state).info  # noqa: B018 - reading it checks the files
+    # later states first: one that does not say whose it is may not follow one that does
+    for run, state in sorted(states, key=lambda each: (each[0].kind == "base", -each[1])):
+        run.adopt(state)
+    return len(states)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from il2m.errors import InputError
 from il2m.methods.registry import METHODS, missing_for
+from il2m.parameters import check_parameters
 from il2m.results.description import run_description
 from il2m.results.table import results_table
 from il2m.study.find import find_joint_runs, find_runs
@@ -19,6 +20,7 @@ def collect_results(out_dir: str | Path, *, undefined: str = "keep") -> pd.DataF
     What notebook 04 stored beside a run is read and not computed again; ``undefined`` is for the others. A copy of a
     run counts as one with it. Raises InputError if there are no runs.
     """
+    check_parameters({"undefined": undefined})
     runs = {run.config["hash"]: run for run in find_runs(out_dir)}
     if not runs:
         raise InputError(

@@ -99,16 +99,15 @@ def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[
         all_groups = {words: rows for words, rows in all_groups.items() if rows[vary].nunique() > 1}
     if not all_groups:
         return {}, f"No finished runs differ in {_NAMES.get(vary, vary)} alone." if vary else "No run is finished yet."
-    groups, left_out = {}, [f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."]
-    left_out = left_out if len(all_groups) > _MOST_GROUPS else []
+    groups, several = {}, len(all_groups) > _MOST_GROUPS
+    left_out = [f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."] * several
     for words, rows in list(all_groups.items())[:_MOST_GROUPS]:
-        common = rows[comparison.common_seeds(rows, _sides(rows, shown))]
-        if len(common):
-            groups[words] = common
-        if missing := rows["run"].nunique() - common["run"].nunique():
-            runs = f"{missing} of {count(rows['run'].nunique(), 'run')}"
-            left_out.append(f"{words}: {runs} left out, as not all that is shown side by side has their seeds.")
-    return groups, " ".join(left_out)
+        groups[words] = rows[comparison.common_seeds(rows, _sides(rows, shown))]
+        shown_runs, all_runs = groups[words]["run"].nunique(), rows["run"].nunique()
+        if missing := all_runs - shown_runs:
+            why = "as not all that is shown side by side has their seeds"
+            left_out.append(f"{words}: {missing} of {count(all_runs, 'run')} left out, {why}.")
+    return {words: rows for words, rows in groups.items() if len(rows)}, " ".join(left_out)
 
 
 def _sides(rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:

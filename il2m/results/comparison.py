@@ -157,8 +157,8 @@ def compare_methods(
     methods, rows, settings = [*results["method"].unique()] or [reference], [], _settings(results)
     check_choice("reference", reference, methods)
     options, b = {"column": column, "score_kind": score_kind}, {"method": reference}
-    pairs = pd.concat([differences(results, a := {"method": m}, b, **options).assign(**a) for m in methods])
-    pairs = pairs.reset_index(drop=True)
+    pairs = [differences(results, a := {"method": method}, b, **options).assign(**a) for method in methods]
+    pairs = pd.concat(pairs, ignore_index=True)
     distils = [name for name in settings if name in DISTILLATION]
     pairs["common"] = common_seeds(pairs, ["method", *distils], [name for name in settings if name not in distils])
     for row, group, _ in _paired(pairs, ["method", *settings]):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from il2m.results.collect import collect_results
-from il2m.results.comparison import compare_methods, findings_table, gap_table, systems_table
+from il2m.results.comparison import common_seeds, compare_methods, findings_table, gap_table, systems_table
 from il2m.study.joint import train_joint
 from il2m.study.runs import Run
 
@@ -40,6 +40,7 @@ def methods_by_distillation(results: pd.DataFrame) -> pd.DataFrame:
     """Mean top-1, difference to fine-tuning and G_IL of every method, distillation off and on; other settings plain."""
     results = results[(results["held_out"] == 0) & (results["balanced_epochs"] == 0)]
     results = results[results["exemplar_selection"] != "herding"]
+    results = results[common_seeds(results, ["distillation"])]  # of an unfinished study
     compared, gaps = compare_methods(results[results["method"] != "joint"]), gap_table(results)
     columns = {}
     for distillation, name in ((False, "distillation off"), (True, "distillation on")):

@@ -21,11 +21,12 @@ SCORE_KINDS = ("raw", "softmax")
 CONCERNS = {  # whom a parameter concerns -> does it shape what is learned, as it stands?
     "training": True,
     "first memory": True,
-    "distillation": True,
+    "distillation": True,  # runs that differ in nothing else are twins
     "image files": True,
     "images in memory": True,
-    "training seed": True,  # runs that differ in nothing else are replicates
-    "states": False,  # the sizes and the class order that come of them do
+    "training seed": True,  # runs that differ in nothing but it and the class order are replicates
+    "class order": False,  # the order that comes of it does
+    "states": False,  # the sizes that come of them do
     "normalisation": False,  # the mean and standard deviation that come of it do
     "joint training": False,
     "places": False,
@@ -68,7 +69,8 @@ _place = partial(parameter, concerns="places")
 _machine = partial(parameter, concerns="machine")
 _states = partial(parameter, concerns="states")
 _first_memory = partial(parameter, concerns="first memory", column=True)
-_when_distilling = partial(parameter, concerns="distillation", only_with=("distillation", True))
+_order = partial(parameter, concerns="class order")
+_when_distilling = partial(parameter, concerns="distillation", only_with=("distillation", True), column=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +168,8 @@ class BaseTraining(Training):
     num_states: int = _states(5, integer(1), "number of states of equal size (classes must divide evenly)")
     state_sizes: list[int] = _states(
         (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes")
-    order_seed: int = _states(0, integer(0), "seed of the order in which classes arrive")
-    class_order: list[int] = _states((), integers(0), "class ids in learning order; empty: shuffled by order_seed")
+    order_seed: int = _order(0, integer(0), "seed of the order in which classes arrive")
+    class_order: list[int] = _order((), integers(0), "class ids in learning order; empty: shuffled by order_seed")
     network: str = parameter(
         "small", choice(NETWORKS), "small, resnet8, resnet20, resnet32 (32-pixel images) or resnet18 (the paper's)")
     base_epochs: int = parameter(30, integer(1), "passes over the first state's images")
@@ -182,7 +184,7 @@ class FineTuning(Training):
 
     base: str = _base()
     dataset: str = _place("", TEXT, "name or path, if it is not where the base found it; must hold the base's images")
-    order_seed: int | None = _states(None, integer(0, or_none=True), "if given, the base must have this class order")
+    order_seed: int | None = _order(None, integer(0, or_none=True), "if given, the base must have this class order")
     memory_size: int = _first_memory(
         200, integer(0), "K, exemplar images in total, shared evenly by the past classes",
         only_with=("exemplars_per_class", 0))
@@ -239,6 +241,11 @@ PARAMETERS: dict[str, Parameter] = {
 }
 
 
+def concerning(*concerns: str) -> list[str]:
+    """The names of the parameters that concern one of these (keys of CONCERNS)."""
+    return [name for name, one in PARAMETERS.items() if one.concerns in concerns]
+
+
 def check_parameters(
     values: Mapping[str, Any], known: Iterable[str] | None = None, rules: Mapping[str, Parameter] = PARAMETERS
 ) -> dict[str, Any]:
@@ -252,8 +259,8 @@ def check_parameters(
     for name, value in values.items():
         if name not in known:
             problems.append(f"unknown parameter {name!r}: {nearest(name, known)}")
-        elif name in rules and not rules[name].rule.accepts(value):
-            problems.append(f"{name} = {value!r}: expected {rules[name].rule.expected}")
+        elif name in rules and (problem := rules[name].rule.problem(name, value)):
+            problems.append(problem)
     if problems:
         raise InputError("\n".join(problems))
     return {name: rules[name].rule.convert(value) if name in rules else value for name, value in values.items()}

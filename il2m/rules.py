@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from il2m.errors import InputError, nearest
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -19,6 +21,13 @@ class Rule:
     @property
     def expected(self) -> str:
         return self.words if isinstance(self.words, str) else "one of " + ", ".join(self.words)
+
+    def problem(self, name: str, value: Any) -> str:
+        """Why ``value`` is refused as ``name``, with what may have been meant; ``""`` if it is accepted."""
+        if self.accepts(value):
+            return ""
+        meant = "" if isinstance(self.words, str) else nearest(value, self.words)
+        return f"{name} = {value!r}: expected {self.expected}" + f"; {meant}" * meant.startswith("did")
 
 
 def _is_integer(value: Any) -> bool:
@@ -45,6 +54,12 @@ def number(low: float, high: float = float("inf"), *, above: bool = False, below
 
 def choice(names: Collection[str]) -> Rule:
     return Rule(lambda v: isinstance(v, str) and v in names, names)
+
+
+def check_choice(name: str, value: Any, names: Collection[str]) -> None:
+    """Raise InputError unless ``value``, given as ``name``, is one of these."""
+    if problem := choice(names).problem(name, value):
+        raise InputError(problem)
 
 
 def integers(low: int) -> Rule:

@@ -90,6 +90,11 @@ def test_wrong_type_or_range(name, value, expected):
     assert str(error.value).startswith(f"{name} = {value!r}: expected {expected}")
 
 
+def test_a_choice_that_is_nearly_right_names_the_one_meant():
+    with pytest.raises(InputError, match=r"raise; did you mean 'as-published'\?$"):
+        check_parameters({"undefined": "as_published"})
+
+
 def test_all_problems_at_once():
     with pytest.raises(InputError) as error:
         check_parameters({"epochs": 0, "flip": True, "learning_rat": 0.1, "network": "big"})

@@ -24,6 +24,7 @@ from il2m.data.states import States
 from il2m.errors import InputError, name_first
 from il2m.memory.statistics import ClassStatistics, class_means, own_and_top
 from il2m.methods.rectify import rectification_factors, rectify
+from il2m.parameters import check_parameters
 from il2m.results.metrics import mean_over_states, ranks, top_k
 
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
@@ -174,6 +175,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
     score_kind: ``raw`` (the paper's) or ``softmax``. undefined: see rectify.rectification_factors; ``as-published`` is
     what the authors' script does. Raises InputError for files that are missing or don't fit each other.
     """
+    check_parameters({"score_kind": score_kind, "undefined": undefined})
     files.check_present()
     initial, confidences, notes = np.empty(0), np.empty(0), []
     top1, top5 = ({"FT": [], "IL2M": []} for _ in range(2))

@@ -2,12 +2,14 @@
 
 import html
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import ipywidgets as widgets
+import pandas as pd
 from IPython.display import HTML, Image, display
 
 from il2m.errors import InputError
@@ -19,7 +21,7 @@ from il2m.explorer.views import VIEWS, Choice, Shown, View
 from il2m.methods.registry import METHODS
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
-from il2m.study.runs import ANALYSED, Run
+from il2m.study.runs import ANALYSED, RESULTS_FILE, Run
 
 AT_ONCE = 20_000_000  # images times classes that a change may compute while it is waited for
 MOST_RUNS = 4
@@ -62,7 +64,17 @@ def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
                     f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
                     f"({_in_short(mine[what])} and {_in_short(first[what])}). Explore them one by one."
                 )
+        if (stored := _stored_policy(run)) != "keep":
+            shown = "the explorer shows undefined = keep (a class whose ratio is undefined is left alone)"
+            warnings.warn(f"{shown}; the table stored beside {run.name} has {stored}.", stacklevel=3)
     return [RunOutcomes(run, label) for label, run in labelled(opened).items()]
+
+
+def _stored_policy(run: Run) -> str:
+    try:
+        return pd.read_parquet(run.folder / RESULTS_FILE, columns=["state"]).attrs.get("undefined", "keep")
+    except Exception:  # there is none, or it is damaged, in whatever way
+        return "keep"
 
 
 def _open(given: Run | str | Path) -> list[Run]:

@@ -14,6 +14,7 @@ from il2m.memory.statistics import ClassStatistics
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
 from il2m.methods.registry import METHODS, missing_for
+from il2m.parameters import check_parameters
 from il2m.results.metrics import predictions, ranks, top_k
 from il2m.study.runs import Run
 
@@ -53,6 +54,7 @@ class RunOutcomes:
         problems = {method: missing_for(run, method) for method in METHODS}
         self.methods = [method for method, why in problems.items() if not why]
         self.left_out = {method: why for method, why in problems.items() if why}
+        self.curves: dict[tuple, tuple] = {}  # of views.what_if_curves
         self._kept: dict[tuple[int, str, str], Outcome] = {}
         self._lock = threading.Lock()
 
@@ -117,6 +119,7 @@ class RunOutcomes:
 
 def kind_for(method: str, score_kind: str) -> str:
     """``score_kind`` where the method is defined on it, else the kind it is defined on."""
+    check_parameters({"score_kind": score_kind})
     kinds = METHODS[method].score_kinds
     return score_kind if score_kind in kinds else kinds[0]
 

@@ -3,7 +3,7 @@ and of what was chosen. Nothing here knows of controls."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -211,9 +211,10 @@ def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
     return ax
 
 
-@lru_cache(maxsize=64)  # a slider of one factor leaves the curves over that factor as they are
 def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[Mapping[str, Sequence[float]], float]:
     """Accuracy by group over EXPONENTS of ``factor``, the other as chosen; and the share of images used."""
+    if (choice, factor) in outcomes.curves:  # a slider of one factor leaves the curves over that factor as they are
+        return outcomes.curves[choice, factor]
     step = -(-outcomes.work(choice.state) // _CURVE_WORK)
     rows = slice(None, None, step)
     labels, num_past = outcomes.labels(choice.state)[rows], outcomes.run.states.num_past(choice.state)
@@ -222,7 +223,8 @@ def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[
         exponents = replace(choice.exponents, **{factor: exponent})
         ranks = outcomes.what_if(choice.state, exponents, choice.score_kind, rows)
         points.append(accuracies(ranks, labels, num_past, choice.top))
-    return pd.DataFrame(points).to_dict("list"), 1 / step
+    outcomes.curves[choice, factor] = pd.DataFrame(points).to_dict("list"), 1 / step
+    return outcomes.curves[choice, factor]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from il2m.data.states import States
 from il2m.errors import InputError, nearest
 from il2m.memory.statistics import ClassStatistics, reduce_scores, state_statistics, statistics_of_states
 from il2m.methods.corrections import Head
-from il2m.parameters import FineTuning
+from il2m.parameters import FineTuning, check_parameters
 from il2m.study.runs import Run
 
 NEEDS: dict[str, tuple[str, ...]] = {  # what a method may say that it needs -> the arrays that are read for it
@@ -78,7 +78,8 @@ class Frozen:
     @classmethod
     def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Self:
         """A finished state of a run, read from disk as it is asked for."""
-        settings, kinds = FineTuning.of_identity(run.identity), {"score_kind": score_kind, "undefined": undefined}
+        settings = FineTuning.of_identity(run.identity)
+        kinds = check_parameters({"score_kind": score_kind, "undefined": undefined})
         made: list[Frozen] = []
         for b in range(1, state + 1):
             stored = run.state(b)

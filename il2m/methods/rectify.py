@@ -9,6 +9,7 @@ import numpy as np
 
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
+from il2m.parameters import check_parameters
 
 PARTS: dict[str, dict[str, bool]] = {
     # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
@@ -40,6 +41,7 @@ def rectification_factors(
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
     that isn't finite still leaves it alone), ``raise`` raises InputError.
     """
+    check_parameters({"undefined": undefined})
     past, own_confidences = statistics.is_past, statistics.confidences[statistics.state_of_class - 1]
     ratios = [
         (statistics.initial_means, statistics.current_means, use_means),

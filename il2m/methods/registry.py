@@ -16,6 +16,8 @@ import pandas as pd
 
 from il2m.errors import InputError, nearest
 from il2m.methods.frozen import NEEDS, ORACLES, Frozen, NotStored
+from il2m.parameters import SCORE_KINDS, check_parameters
+from il2m.rules import check_choice
 from il2m.study.runs import Run
 from il2m.system.hashes import registered_source
 
@@ -156,6 +158,8 @@ def method(
     for need in needed or ():
         if need not in NEEDS:
             raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
+    for kind in score_kinds:
+        check_choice(f"method {name!r}: score_kinds", kind, SCORE_KINDS)
     is_oracle = not {*ORACLES}.isdisjoint(needed or ())
     if is_oracle:
         name = name.removesuffix("-oracle") + "-oracle"
@@ -178,6 +182,7 @@ def method_scores(run: Run, state: int, method: str, *, score_kind: str = "raw",
     """Validation scores of ``state`` as ``method`` (a name in METHODS) gives them, (n, C). Raises InputError if the run
     can't give them. undefined: IL2M's policy, see rectify.rectification_factors."""
     one = METHODS[method]
+    check_parameters({"score_kind": score_kind})
     if score_kind not in one.score_kinds:
         raise InputError(f"{method} is defined on {one.score_kinds[0]} scores, not on {score_kind}.")
     if problem := missing_for(run, method):

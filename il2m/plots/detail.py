@@ -15,7 +15,8 @@ Change = tuple[np.ndarray, str, Sequence[str], Sequence[str]]  # image, caption,
 def plot_class_confusion(shares: np.ndarray, state_of_class: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Where images of each class (rows) are predicted (columns), as shares of the row, with lines between states.
     Darkness grows with a share's square root, so that rare ones are seen. shares: (C, C). state_of_class: (C,)."""
-    ax = set_up(ax, xlabel="predicted class, in learning order", ylabel="true class, in learning order", plain="xy")
+    labels = {"xlabel": "predicted class, in learning order", "ylabel": "true class, in learning order"}
+    ax = set_up(ax, plain="xy", whole="xy", **labels)
     ax.imshow(np.sqrt(shares), vmin=0, vmax=1, cmap="Blues", interpolation="nearest" if len(shares) < 200 else "auto")
     for first in np.flatnonzero(np.diff(state_of_class)) + 0.5:
         ax.axhline(first, color=TRUTH, linewidth=0.6)
@@ -27,7 +28,7 @@ def plot_origins(predicted: Sequence[float], truth: Sequence[float], *, ax: Axes
     """Shares of predictions and of truth by the state in which the class was new, (N,) each; the last state is new."""
     labels = {"xlabel": "state in which the class was new", "ylabel": "share of validation images"}
     states = np.arange(1, len(predicted) + 1)
-    ax = set_up(ax, percent="y", plain="x", xticks=states, **labels)
+    ax = set_up(ax, percent="y", plain="x", whole="x", at=range(1, len(states) + 1), **labels)
     ax.bar(states - 0.2, truth, 0.36, color=TRUTH)
     ax.bar(states + 0.2, predicted, 0.36, color=[PAST] * (len(states) - 1) + [NEW])
     keys = {"truth": TRUTH, "predicted as past": PAST, "predicted as new": NEW}

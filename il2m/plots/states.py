@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -23,7 +24,8 @@ def plot_by_state(
 ) -> Axes:
     """One line per entry of ``values`` (label -> value by state, from ``first_state`` on).
     strong: labels whose lines stand out, the first most; None draws all alike."""
-    ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", percent="y" if percent else "")
+    at = range(first_state, first_state + max(map(len, values.values()), default=0))
+    ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", at=at, percent="y" if percent else "")
     for label, series in values.items():
         states = np.arange(first_state, first_state + len(series))
         look = {"color": colours.get(label), "linestyle": dashes.get(label, "-")}
@@ -69,14 +71,14 @@ def plot_class_means(
 
 def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes | None = None) -> Axes:
     """Where images of each state's classes (rows) are predicted (columns), as shares of the row. shares: (N, N)."""
-    ax = set_up(ax, xlabel="predicted: state of the class", ylabel="true: state of the class", plain="xy")
-    image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    states, end = range(1, len(shares) + 1), len(shares) + 0.5
+    labels = {"xlabel": "predicted: state of the class", "ylabel": "true: state of the class"}
+    ax = set_up(ax, plain="xy", whole="xy", at=states, **labels)
+    image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues", extent=(0.5, end, end, 0.5))
     if len(shares) <= 12:
-        states = np.arange(1, len(shares) + 1)
-        ax.set(xticks=states - 1, xticklabels=states, yticks=states - 1, yticklabels=states)
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
-            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize="small", color=colour)
+            ax.text(column + 1, row + 1, f"{share:.0%}", ha="center", va="center", fontsize="small", color=colour)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label="share of the row's images", format="{x:.0%}")
     return ax
@@ -84,8 +86,8 @@ def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes 
 
 def plot_error_breakdown(errors: Series, *, ax: Axes | None = None) -> Axes:
     """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
-    ax = set_up(ax, xlabel="state", whole="x")
     places = range(2, 2 + len(errors["past as new"]))
+    ax = set_up(ax, xlabel="state", whole="x", at=places)
     stack_errors(ax, places, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
@@ -93,11 +95,11 @@ def plot_error_breakdown(errors: Series, *, ax: Axes | None = None) -> Axes:
 def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Top-1 on the classes of each state (rows) by the model of each state (columns), NaN blank. matrix: (S, S)."""
     ax = set_up(ax, plain="xy")
-    states = np.arange(1, len(matrix) + 1)
+    states, every = pd.RangeIndex(1, len(matrix) + 1), -(-len(matrix) // 12)
     bar = {"label": "top-1 accuracy", "format": "{x:.0%}"}
     cells = {"annot": len(matrix) <= 12, "fmt": ".0%", "annot_kws": {"size": "small"}, "square": True}
     look = {"vmin": 0, "vmax": 1, "cmap": "viridis", "cbar_kws": bar} | cells
-    sns.heatmap(matrix, xticklabels=states, yticklabels=states, ax=ax, **look)
+    sns.heatmap(pd.DataFrame(matrix, states, states), xticklabels=every, yticklabels=every, ax=ax, **look)
     ax.set(xlabel="state of the model", ylabel="state of the classes")
     return ax
 

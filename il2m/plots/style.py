@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 Series = Mapping[str, Sequence[float]]  # label -> values
 Looks = Mapping[str, str]  # label -> colour, or dashes
@@ -47,15 +47,18 @@ def page_style(ink: str) -> dict[str, object]:
     return style | fixed | {"grid.alpha": 0.15, "svg.fonttype": "none"}
 
 
-def set_up(ax: Axes | None, *, percent: str = "", whole: str = "", plain: str = "", **settings: object) -> Axes:
+def set_up(
+    ax: Axes | None, *, percent: str = "", whole: str = "", at: range = range(0), plain: str = "", **settings: object
+) -> Axes:
     """``ax``, or a new figure's, with the ``settings`` of Axes.set. ``x``, ``y`` or ``xy`` say which axis shows shares
-    in ``percent``, which has ticks at ``whole`` numbers only, and which is ``plain``, without grid lines."""
+    in ``percent``, which has ticks at ``whole`` numbers only (given states, ``at`` some of these, all of a dozen), and
+    which is ``plain``, without grid lines."""
     ax = plt.subplots()[1] if ax is None else ax
     ax.set(**settings)
     for name in percent:
         getattr(ax, f"{name}axis").set_major_formatter("{x:.0%}")
     for name in whole:
-        getattr(ax, f"{name}axis").set_major_locator(MaxNLocator(integer=True))
+        getattr(ax, f"{name}axis").set_major_locator(FixedLocator(at, nbins=12) if at else MaxNLocator(integer=True))
     for name in plain:
         ax.grid(axis=name, visible=False)
     return ax

@@ -13,6 +13,7 @@ import pandas as pd
 
 from il2m.batch.records import FAILED, jobs_table, read_plans
 from il2m.errors import InputError
+from il2m.parameters import PARAMETERS
 from il2m.report.build import check_study
 from il2m.results import comparison
 from il2m.results.collect import collect_results
@@ -24,8 +25,10 @@ from il2m.system.hashes import short_hash
 
 _WORDS = {  # column of the results table -> its value, for a person
     "num_states": "S = {}", "memory_size": "K = {}", "exemplar_selection": "{}",
-    "held_out": "{:.0%} of exemplars held out", "balanced_epochs": "{} balanced epochs",
+    "held_out": "{:g} of exemplars held out", "balanced_epochs": "{} balanced epochs",
+    **{name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]},
 }  # fmt: skip
+_UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": 0}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
 _NAMES = {"memory_size": "K", "num_states": "S"}
 _MOST_GROUPS = 8  # beyond them a page is not read any more
@@ -105,7 +108,8 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
 
 def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[str, pd.DataFrame], str]:
     """The results (states 2..S) of runs that share all but their seeds and what is ``shown`` (columns of the results
-    table), under what they share, in words; and a sentence on what is left out, ``""`` if nothing is.
+    table), under what they share, in words; and sentences on what is left out, ``""`` if nothing is: groups beyond the
+    first few, and of each group the runs whose seeds not all have that are shown side by side.
 
     vary: a column; groups in which it has a single value are left out, as there is nothing to compare.
     """
@@ -114,16 +118,35 @@ def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[
         all_groups = {words: rows for words, rows in all_groups.items() if rows[vary].nunique() > 1}
     if not all_groups:
         return {}, f"No finished runs differ in {_NAMES.get(vary, vary)} alone." if vary else "No run is finished yet."
-    left_out = f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."
-    return dict(list(all_groups.items())[:_MOST_GROUPS]), left_out if len(all_groups) > _MOST_GROUPS else ""
+    groups, several = {}, len(all_groups) > _MOST_GROUPS
+    left_out = [f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."] * several
+    for words, rows in list(all_groups.items())[:_MOST_GROUPS]:
+        groups[words] = rows[comparison.common_seeds(rows, _sides(rows, shown))]
+        shown_runs, all_runs = groups[words]["run"].nunique(), rows["run"].nunique()
+        if missing := all_runs - shown_runs:
+            why = "as not all that is shown side by side has their seeds"
+            left_out.append(f"{words}: {missing} of {count(all_runs, 'run')} left out, {why}.")
+    return {words: rows for words, rows in groups.items() if len(rows)}, " ".join(left_out)
+
+
+def _sides(rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:
+    """The columns that tell apart what is ``shown``: how runs distil, where it is shown whether they do."""
+    shown = [*shown, *comparison.DISTILLATION] if "distillation" in shown else shown
+    return [name for name in dict.fromkeys(shown) if name in rows.columns]
 
 
 def _all_groups(study: Study, shown: Sequence[str]) -> dict[str, pd.DataFrame]:
     if study.results is None:
         return {}
     results = study.results[(study.results["state"] > 1) & (study.results["method"] != "joint")]
-    groups = _by_words(results, [name for name in _APART if name not in shown], study.recipes)
+    sides = _sides(results, shown)
+    groups = _by_words(results, [name for name in _APART if name in results and name not in sides], study.recipes)
     return dict(sorted(groups.items(), key=lambda item: item[0].count(",")))  # the plainest first
+
+
+def panels(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by whether and how their runs distil, in words."""
+    return _by_words(rows, _sides(rows, ["distillation"]), {})
 
 
 def _by_words(rows: pd.DataFrame, keys: list[str], recipes: Mapping[str, str]) -> dict[str, pd.DataFrame]:
@@ -135,9 +158,9 @@ def _by_words(rows: pd.DataFrame, keys: list[str], recipes: Mapping[str, str]) -
 def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
     """Values of columns of the results table, for a person; defaults are not mentioned."""
     words = [recipes.get(values["recipe"], str(values.get("dataset", "")))] if "recipe" in values else []
-    words += [
-        text.format(values[name]) for name, text in _WORDS.items() if values.get(name) not in (None, 0, "", "random")
-    ]
+    for name, text in _WORDS.items():
+        value = values.get(name)
+        words += [text.format(value)] if pd.notna(value) and value not in ("", _UNSAID[name]) else []
     if "distillation" in values:
         words.append(switch(values["distillation"]))
     return ", ".join(words)
@@ -152,9 +175,9 @@ def seeds_in_words(study: Study) -> str:
     if study.results is None:
         return "No run is finished yet, so there is nothing to compare."
     runs = study.results[study.results["method"] != "joint"].drop_duplicates("run")
-    orders, trains = (runs[name].nunique() for name in comparison.SEEDS)
+    orders, trains = comparison.class_orders(runs).nunique(), runs["train_seed"].nunique()
     sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}."
-    most = runs.groupby(["setting", "distillation"]).size().max()
+    most = runs.groupby(["setting", *_sides(runs, ["distillation"])], dropna=False).size().max()
     if most >= FEWEST_PAIRS:
         return sentence
     return (
@@ -172,10 +195,11 @@ def count(number: int, thing: str) -> str:
 
 def findings(study: Study) -> pd.DataFrame:
     """comparison.findings_table of every group of runs, with ``setting`` in words: finding by finding."""
-    tables = [
-        comparison.findings_table(rows.drop(columns="setting")).assign(setting=words)
-        for words, rows in _all_groups(study, ["distillation"]).items()
-    ]
+    tables = []
+    for words, rows in _all_groups(study, ["distillation"]).items():
+        table = comparison.findings_table(rows.drop(columns="setting"))
+        how = table[table.columns.intersection(comparison.DISTILLATION)].to_dict("records")
+        tables.append(table.assign(setting=[", ".join(filter(None, [words, in_words(row, {})])) for row in how]))
     tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame(columns=["finding"])
@@ -211,11 +235,12 @@ def systems(study: Study) -> pd.DataFrame:
     if study.results is None:
         return pd.DataFrame()
     table = comparison.systems_table(study.results)
-    apart = ["recipe", "num_states", "memory_size"]
-    table.insert(0, "setting", [in_words(row, study.recipes) for row in table[apart].to_dict("records")])
-    table = table.sort_values(apart, kind="stable", ignore_index=True)
-    table = table.drop(columns=["dataset", *apart]).dropna(axis="columns", how="all")
-    return table.rename(columns={"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs"})
+    table.insert(0, "setting", [in_words(row, study.recipes) for row in table.to_dict("records")])
+    table = table.sort_values(["recipe", "num_states", "memory_size"], kind="stable", ignore_index=True)
+    said = [*_APART, *["left_out"] * (not table["left_out"].any())]
+    table = table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all")
+    names = {"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs", "left_out": "runs left out"}
+    return table.rename(columns=names)
 
 
 def distillation_effects(
@@ -223,7 +248,7 @@ def distillation_effects(
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
     """What distillation changes of a method's mean top-1, on minus off: S and K in words -> (pairs,); and intervals."""
     sides = ({"method": method, "distillation": distillation} for distillation in (True, False))
-    keys = ["num_states", "memory_size"]
+    keys = ["num_states", "memory_size", *_sides(rows, ["distillation"])[1:]]
     pairs = comparison.differences(rows, *sides).sort_values(keys)
     points = {words: group["difference"].to_numpy() for words, group in _by_words(pairs, keys, {}).items()}
     return points, {words: mean_interval(differences) for words, differences in points.items()}

@@ -7,6 +7,7 @@ import pandas as pd
 
 from il2m.errors import InputError
 from il2m.methods.registry import METHODS, missing_for
+from il2m.parameters import check_parameters
 from il2m.results.table import provenance_of, read_results, results_table
 from il2m.study.find import find_joint_runs, find_runs
 from il2m.study.runs import RESULTS_FILE, Run
@@ -21,6 +22,8 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
     runs are left out, with a warning. undefined: a policy for all; ``""``: each table's own, "keep" where none is.
     Raises InputError if there are no runs.
     """
+    if undefined:
+        check_parameters({"undefined": undefined})
     runs = {run.config["hash"]: run for run in find_runs(out_dir)}
     if not runs:
         raise InputError(

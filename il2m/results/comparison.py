@@ -1,9 +1,10 @@
 """Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts.
 
-A pair is one seed (of class order and of training)
-under both of the things compared; what is compared is the mean over the incremental states 2..S.
+A pair is one seed (a class order, and a seed of training) under both of the things compared; what is compared is the
+mean over the incremental states 2..S.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,13 +14,17 @@ import pandas as pd
 
 from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
+from il2m.parameters import check_parameters, concerning
 from il2m.results.metrics import aggregated_gap
 from il2m.results.pairs import _STATISTICS, PairedDifference, mean_interval, paired_difference
+from il2m.rules import check_choice
 
 SEEDS = ["order_seed", "train_seed"]
+PAIRED = ["class_order", "train_seed"]  # equal within a pair: an order counts as itself, be it drawn or given
+DISTILLATION = concerning("distillation")  # whether and how
 SETTINGS = [  # what else tells runs apart
     "dataset", "num_states", "setting", "memory_size", "exemplar_selection", "held_out", "balanced_epochs",
-    "distillation",
+    *DISTILLATION,
 ]  # fmt: skip
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -48,9 +53,29 @@ FINDINGS: dict[str, tuple[tuple[str, bool], tuple[str, bool], int]] = {
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds.
     results: rows of results.parquet. Runs of one state have none."""
-    keys = ["run", *_settings(results), *SEEDS, "method", "score_kind"] + ["recipe"] * ("recipe" in results.columns)
+    results = results.assign(class_order=class_orders(results))
+    keys = ["run", *_settings(results), *SEEDS, "class_order", "method", "score_kind"]
+    keys += ["recipe"] * ("recipe" in results.columns)
     incremental = results[results["state"] > 1]
     return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
+
+
+def class_orders(results: pd.DataFrame) -> pd.Series:
+    """What tells the class order of each row: its hash, or in tables of before 0.2 the seed that drew it."""
+    orders = results.get("class_order", results.get("order_seed")).astype(object)
+    return orders.fillna(results.get("order_seed", orders))
+
+
+def common_seeds(rows: pd.DataFrame, sides: Sequence[str], apart: Sequence[str] = ()) -> pd.Series:
+    """Whether every side (value of the columns ``sides``) has the seeds of a row, (rows,) bool; within each value of
+    ``apart``. Means set side by side are over such rows, or else they may differ by their seeds alone: a grid may be
+    unfinished. Runs of unknown seeds have none in common with any, and stay."""
+    seeds = [class_orders(rows), rows["train_seed"]]
+    known = seeds[0].notna() & seeds[1].notna()
+    group = rows.groupby(list(apart), dropna=False).ngroup() if apart else pd.Series(0, index=rows.index)
+    side = rows.groupby(list(sides), dropna=False).ngroup().where(known)
+    num_sides = side.groupby(group).transform("nunique")
+    return (side.groupby([group, *seeds], dropna=False).transform("nunique") == num_sides) | ~known
 
 
 def over_seeds(
@@ -95,20 +120,25 @@ def differences(
     results: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], *, column: str = "top1", score_kind: str = "raw"
 ) -> pd.DataFrame:
     """Paired differences a - b of mean ``column`` over states 2..S: one row per pair, with settings, seeds, ``a``,
-    ``b``, ``difference``. Settings that neither side names must be equal within a pair.
+    ``b``, ``difference``. Settings that neither side names must be equal within a pair. Where one side alone distils, a
+    pair has its temperature and the like: a run that doesn't is the partner of each that does, in whatever way.
 
-    a, b: values of ``method`` and of settings that choose the rows of each side.
+    a, b: values of ``method`` and of settings that choose the rows of each side. column: ``top1`` or ``top5``.
     Raises InputError where a side has several runs of the same seeds: no one can say which make a pair.
     """
+    check_parameters({"score_kind": score_kind})
+    check_choice("column", column, ("top1", "top5"))
     means = mean_results(results)
     means = means[means["score_kind"] == score_kind]
-    shared = [name for name in _settings(results) if name not in {*a, *b}] + SEEDS
-    sides = []
+    shared = [name for name in _settings(results) if name not in {*a, *b}] + PAIRED
+    how = [name for name in DISTILLATION if name in shared and a.get("distillation") != b.get("distillation")]
+    shared, sides = [name for name in shared if name not in how], []
     for name, choice in (("a", a), ("b", b)):
         chosen = np.logical_and.reduce([means[key] == value for key, value in choice.items()])
-        side = means.loc[chosen, [*shared, "run", column]].rename(columns={column: name})
-        if side.duplicated(shared).any():
-            runs = next(group["run"].tolist() for _, group in side.groupby(shared, dropna=False) if len(group) > 1)
+        keys = shared + how * bool(choice.get("distillation"))
+        side = means.loc[chosen, [*keys, "run", column]].rename(columns={column: name})
+        if side.duplicated(keys).any():
+            runs = next(group["run"].tolist() for _, group in side.groupby(keys, dropna=False) if len(group) > 1)
             raise InputError(
                 f"several runs have the same seeds and settings ({', '.join(runs)}), so they can't be paired: "
                 "compare the runs of one grid at a time."
@@ -122,13 +152,19 @@ def compare_methods(
     results: pd.DataFrame, reference: str = "FT", *, column: str = "top1", score_kind: str = "raw"
 ) -> pd.DataFrame:
     """Every method against ``reference`` on the same models: one row per setting and method. Columns: the settings,
-    ``method``, ``mean`` (of the method over seeds), and those of PairedDifference and its note."""
-    rows, settings = [], _settings(results)
-    for method in results["method"].unique():
-        pairs = differences(results, {"method": method}, {"method": reference}, column=column, score_kind=score_kind)
-        for row, group, _ in _paired(pairs, settings):
-            rows.append(row | {"method": method, "mean": group["a"].mean()})
-    return pd.DataFrame(rows, columns=[*settings, "method", "mean", *_STATISTICS, "note"])
+    ``method``, ``mean`` of the method over the seeds that all methods have, with distillation and without,
+    ``left_out``, how many others it has, and those of PairedDifference, over all, and its note."""
+    methods, rows, settings = [*results["method"].unique()] or [reference], [], _settings(results)
+    check_choice("reference", reference, methods)
+    options, b = {"column": column, "score_kind": score_kind}, {"method": reference}
+    pairs = [differences(results, a := {"method": method}, b, **options).assign(**a) for method in methods]
+    pairs = pd.concat(pairs, ignore_index=True)
+    distils = [name for name in settings if name in DISTILLATION]
+    pairs["common"] = common_seeds(pairs, ["method", *distils], [name for name in settings if name not in distils])
+    for row, group, _ in _paired(pairs, ["method", *settings]):
+        common = group.loc[group["common"], "a"]
+        rows.append(row | {"mean": common.mean(), "left_out": len(group) - len(common)})
+    return pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *_STATISTICS, "note"])
 
 
 def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFrame:
@@ -154,11 +190,17 @@ def _paired(
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
     """G_IL of every run and method (raw scores) against the joint training of the same base: ``run, method, gap`` and
-    settings and seeds. Empty without rows of method ``joint``."""
+    settings and seeds. Empty without rows of method ``joint``. Where a base has several joint trainings, of other
+    epochs, none is taken: a warning names them."""
     raw = results[(results["score_kind"] == "raw") & (results["state"] > 1)]
     shared = ["base", "state"]
-    joint = raw.loc[raw["method"] == "joint", [*shared, "top1"]].drop_duplicates(shared)
-    both = raw[raw["method"] != "joint"].merge(joint.rename(columns={"top1": "joint"}), on=shared)
+    joint = raw.loc[raw["method"] == "joint", ["run", *shared, "top1"]].drop_duplicates(["run", *shared])
+    for base, runs in joint.groupby("base")["run"].unique().items():
+        if len(runs) > 1:
+            what = f"{base} has several joint trainings ({', '.join(runs)}), so its runs have no G_IL"
+            warnings.warn(f"{what}: leave out all but one.", stacklevel=2)
+            joint = joint[joint["base"] != base]
+    both = raw[raw["method"] != "joint"].merge(joint.drop(columns="run").rename(columns={"top1": "joint"}), on=shared)
     keys = ["run", *_settings(results), *SEEDS, "method"]
     rows = [
         dict(zip(keys, key, strict=True)) | {"gap": aggregated_gap(group["top1"], group["joint"])}
@@ -172,25 +214,30 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     set, recipe (network, epochs, ...), S and K. They share this study's network, head and schedule, so that they differ
     in method alone; figures of the original papers had others.
 
-    Columns: these (as far as ``results`` has them), ``system``, what it is made of, mean over seeds and states 2..S of
-    ``top1`` and ``top5``, ``gap`` (mean G_IL over the runs that have a joint training) and ``num_runs``.
+    Columns: these (as far as ``results`` has them), ``system``, what it is made of, how it distils; over states 2..S
+    and the seeds that all systems there have, mean ``top1``, ``top5`` and ``gap`` (G_IL, of runs with a joint training)
+    and ``num_runs``; and ``left_out``, how many other runs there are.
     """
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
     apart = [name for name in ("dataset", "recipe", "num_states", "memory_size") if name in results.columns]
+    how = [name for name in DISTILLATION[1:] if name in results.columns]
     never = pd.Series(0, index=means.index)
     means["balanced"], means["held out"] = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
-    rows = []
+    systems = []
     for system, parts in SYSTEMS.items():
         chosen = np.logical_and.reduce([means[name] == value for name, value in (_PLAIN | parts).items()])
         training = ["distillation" if "distillation" in parts else "fine-tuning"]
         training += [_IN_WORDS[name] for name in parts if name in _IN_WORDS]
         made_of = " + ".join(training + [parts["method"]] * (parts["method"] != "FT"))
-        for key, group in means[chosen].groupby(apart, sort=False):
-            row = dict(zip(apart, key, strict=True)) | {"system": system, "made of": made_of}
-            row |= {column: group[column].mean() for column in ("top1", "top5", "gap")}
-            rows.append(row | {"num_runs": len(group)})
-    return pd.DataFrame(rows, columns=[*apart, "system", "made of", "top1", "top5", "gap", "num_runs"])
+        systems.append(means[chosen].assign(**{"system": system, "made of": made_of}))
+    runs, rows, keys = pd.concat(systems, ignore_index=True), [], [*apart, "system", "made of", *how]
+    runs["common"] = common_seeds(runs, ["system", *how], apart)
+    for key, group in runs.groupby(keys, sort=False, dropna=False):
+        common = group[group["common"]]
+        row = dict(zip(keys, key, strict=True)) | {name: common[name].mean() for name in ("top1", "top5", "gap")}
+        rows.append(row | {"num_runs": len(common), "left_out": len(group) - len(common)})
+    return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "num_runs", "left_out"])
 
 
 def _settings(results: pd.DataFrame) -> list[str]:

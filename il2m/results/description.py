@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from il2m.parameters import FineTuning
-from il2m.study.find import effective
+from il2m.parameters import FineTuning, concerning
+from il2m.study.find import but, but_distillation
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
@@ -11,25 +11,28 @@ from il2m.system.hashes import short_hash
 def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table.
 
-    ``setting``: a hash of all that shapes the run but its seeds and whether it distils (joint training never does):
-    runs of one setting are repetitions of each other. Of imported scores nobody knows what made them: the run's name.
-    ``recipe``: a hash of what of that has no column of its own, see run_recipe.
+    ``setting``: a hash of all that shapes the run but its seeds, its class order, and whether and how it distils (joint
+    training never does): runs of one setting that distil alike are repetitions of each other. Of imported scores nobody
+    knows what made them: the run's name. ``recipe``: a hash of what of that has no column of its own, see run_recipe.
+    ``class_order``: a hash of the order, be it drawn or given; None if it is unknown. ``temperature`` and the like are
+    None for runs that don't distil.
     """
     settings = run.identity
-    shaping = {} if run.kind == "imported" else _without_seeds(run)
-    shaping.pop("distillation", None)
+    shaping = but_distillation(_shaping(run))
     return {
         "run": run.name,
         "base": run.base.name,
-        "setting": short_hash(shaping) if shaping else run.name,
+        "setting": run.name if run.kind == "imported" else short_hash(shaping),
         "recipe": short_hash(run_recipe(run)),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
         "exemplar_selection": settings.get("exemplar_selection", ""),
+        **{name: settings.get(name) for name in concerning("distillation")},
         "distillation": bool(settings.get("distillation", False)),
         "held_out": float(settings.get("held_out", 0)),
         "balanced_epochs": int(settings.get("balanced_epochs", 0)),
+        "class_order": _order_hash(run),
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
     }
@@ -40,7 +43,7 @@ def run_recipe(run: Run) -> dict[str, object]:
     as ``base_<name>``. Sizes of states are part of it only where they differ: the table has their number."""
     if run.kind == "imported":
         return {"scores": run.name}
-    settings = _without_seeds(run)
+    settings = _shaping(run)
     sizes = settings.pop("state_sizes")
     base = {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
     del base["base_state_sizes"]
@@ -53,14 +56,12 @@ def run_recipe(run: Run) -> dict[str, object]:
     return recipe
 
 
-def _without_seeds(run: Run) -> dict[str, Any]:
-    """A run's identity, that of its base within, but for seeds and for defaults that only a run that distils has."""
-    left_out = {name for name, one in FineTuning.parameters().items() if one.concerns == "training seed"}
-    settings = {name: value for name, value in effective(run.identity).items() if name not in left_out}
-    for name, one in FineTuning.parameters().items():
-        if one.only_with == ("distillation", True) and settings.get(name) == one.default:
-            del settings[name]  # as in the twin that does not distil
-    if run.config["order_seed"] is not None:
-        left_out.add("class_order")
-    base = effective(run.base.identity).items()
-    return settings | {"base": {name: value for name, value in base if name not in left_out}}
+def _shaping(run: Run) -> dict[str, Any]:
+    """A run's identity, that of its base within, but for seeds and class order."""
+    return but(run.identity | {"base": run.base.identity}, "training seed", "class order")
+
+
+def _order_hash(run: Run) -> str | None:
+    """Lists name their classes in learning order: there the order is known by their fingerprint."""
+    order, from_lists = run.base.identity.get("class_order"), str(run.config.get("source")).startswith("lists:")
+    return short_hash([run.base.identity["fingerprint"], order] if from_lists else order) if order else None

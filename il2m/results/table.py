@@ -14,9 +14,10 @@ from il2m.memory.statistics import own_and_top
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS
 from il2m.methods.registry import METHODS, method_scores, missing_for
-from il2m.parameters import SCORE_KINDS
+from il2m.parameters import SCORE_KINDS, check_parameters, concerning
 from il2m.results import metrics
 from il2m.results.description import run_description
+from il2m.rules import check_choice
 from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.files import replacing
 from il2m.system.hashes import short_hash
@@ -53,7 +54,7 @@ def results_table(
                 row["forgetting"] = metrics.forgetting(metrics.accuracy_matrix(hits[method, kind], class_states))[-1]
                 row |= score_details(scores, labels, num_past, method, kind) | metrics.rank_changes(plain, image_ranks)
             rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype(dict.fromkeys(concerning("distillation")[1:] if rows else (), float))
     table.attrs |= provenance_of(run, undefined)
     table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}
     return table
@@ -111,6 +112,8 @@ def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: 
 
 def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: str = "raw") -> list[float]:
     """A method's values by state, (S,), from the rows of one run."""
+    check_choice("method", method, set(table["method"]))
+    check_parameters({"score_kind": score_kind})
     rows = table[(table["method"] == method) & (table["score_kind"] == score_kind)]
     return rows.sort_values("state")[column].tolist()
 

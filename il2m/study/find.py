@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError
-from il2m.parameters import NETWORKS, FineTuning
+from il2m.parameters import NETWORKS, concerning
 from il2m.study.runs import ANALYSED, KINDS, Run
 from il2m.system.files import modified
+from il2m.system.hashes import short_hash
 
 
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
@@ -72,10 +73,17 @@ def _one_of(out_dir: str | Path, name: str, what: str) -> Path:
     raise InputError(f"no {what} {name!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
 
 
+def but(identity: dict[str, Any], *concerns: str) -> dict[str, Any]:
+    """A run's identity, its base's within, without the parameters that concern these (keys of CONCERNS): without
+    "training seed" and "class order" (drawn or given) it is equal for replicates."""
+    ignored = concerning(*concerns)
+    kept = {name: value for name, value in effective(identity).items() if name not in ignored}
+    return kept | ({"base": but(kept["base"], *concerns)} if "base" in kept else {})
+
+
 def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
     """A run's identity without what says whether and how it distils: equal for twins."""
-    ignored = {name for name, one in FineTuning.parameters().items() if one.concerns == "distillation"}
-    return {name: value for name, value in effective(identity).items() if name not in ignored}
+    return but(identity, "distillation")
 
 
 def effective(identity: dict[str, Any]) -> dict[str, Any]:
@@ -87,10 +95,18 @@ def effective(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def twin_run(run: Run) -> Run | None:
-    """The finished run beside ``run`` that differs from it in distillation only, if there is one."""
+    """The finished run beside ``run`` that differs from it in distillation only, if there is one. Of several, which
+    distil each in its own way, none is taken: a warning names them."""
     same = but_distillation(run.identity)
     others = (other for other in find_runs(run.folder.parent) if other.label != run.label)
-    return next((other for other in others if but_distillation(other.identity) == same), None)
+    twins = {short_hash(effective(one.identity)): one for one in others if but_distillation(one.identity) == same}
+    if len(twins) < 2:
+        return next(iter(twins.values()), None)
+    how = concerning("distillation")[1:]
+    named = [f"{one.name} ({', '.join(f'{name} {one.identity[name]}' for name in how)})" for one in twins.values()]
+    named = ", ".join(named)
+    warnings.warn(f"{run.name} has several twins, and none is shown: name one as compare, of {named}.", stacklevel=2)
+    return None
 
 
 def labelled(runs: Iterable[Run]) -> dict[str, Run]:
@@ -104,9 +120,9 @@ def labelled(runs: Iterable[Run]) -> dict[str, Run]:
 
 
 def find_joint_runs(out_dir: str | Path) -> list[Run]:
-    """The finished joint trainings in a study's folder; warns of damaged ones."""
+    """The finished joint trainings in a study's folder, several of a base if epochs differ; warns of damaged ones."""
     runs = open_readable(path.parent for path in sorted(Path(out_dir).glob("joint-*/config.json")))
-    return [run for run in runs if not run.missing_states]
+    return list({run.config["hash"]: run for run in runs if not run.missing_states}.values())
 
 
 def open_base(out_dir: Path, base: str) -> Run:

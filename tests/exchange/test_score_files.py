@@ -183,6 +183,8 @@ def test_undefined_means_are_counted_or_raised(files: AuthorsFiles):
     assert "a mean score is not positive for 4 of 4 past classes; their scores are left alone" in summary.notes[-1]
     with pytest.raises(InputError, match="state 2: the rectification of class"):
         rectify_files(files, undefined="raise")
+    with pytest.raises(InputError, match=r"score_kind = 'soft-max': .* did you mean 'softmax'\?"):
+        rectify_files(files, score_kind="soft-max")
     assert "rectified all the same" in rectify_files(files, undefined="as-published").notes[-1]
 
 

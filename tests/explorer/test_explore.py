@@ -10,6 +10,8 @@ import json
 import re
 import shutil
 import threading
+import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +32,12 @@ from il2m.explorer import explore, page
 from il2m.explorer.background import Part, Worker
 from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
 from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, what_if_factors
-from il2m.explorer.views import VIEWS, Choice, true_class_scores
+from il2m.explorer.views import VIEWS, Choice, true_class_scores, what_if_curves
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
 from il2m.methods.registry import METHODS, method_scores
 from il2m.results.metrics import error_breakdown, ranks, state_confusion
-from il2m.results.table import bias_table, results_table
+from il2m.results.table import bias_table, results_table, save_results
 from il2m.study.runs import Run
 
 mpl.use("Agg")
@@ -445,6 +447,33 @@ def test_runs_are_counted_as_they_are_shown(tiny_study: TinyStudy, tmp_path: Pat
     folder = copy_study(tiny_study, tmp_path / "study", tiny_study.on, tiny_study.off)
     with pytest.raises(InputError, match="5 runs were given: the explorer shows 1 to 4"):
         bias_explorer(folder, tiny_study.off, folder)
+
+
+def test_a_stored_table_of_another_policy_is_told(tiny_study: TinyStudy, tmp_path: Path):
+    folder = copy_study(tiny_study, tmp_path / "study", tiny_study.off)
+    own, table = folder / tiny_study.off.name, results_table(tiny_study.off)
+    for policy in ({}, {"undefined": "keep"}):
+        table.attrs.update(policy)
+        save_results(table, own)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            open_outcomes([own])
+    table.attrs["undefined"] = "as-published"
+    save_results(table, own)
+    with pytest.warns(
+        UserWarning, match=f"shows undefined = keep .* the table stored beside {own.name} has as-published"
+    ):
+        open_outcomes([own])
+
+
+def test_what_an_explorer_computed_goes_with_it(tiny_study: TinyStudy):
+    outcomes = RunOutcomes(Run(tiny_study.off.folder))
+    first = what_if_curves(outcomes, Choice(state=3), "means")
+    assert what_if_curves(outcomes, Choice(state=3), "means") is first
+    gone = weakref.ref(outcomes)
+    del outcomes
+    gc.collect()
+    assert gone() is None
 
 
 # where nobody watches

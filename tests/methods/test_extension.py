@@ -76,6 +76,8 @@ def test_taken_names_and_bad_ones_are_refused():
             method(name)(halved)
     with pytest.raises(InputError, match=r"method 'x': unknown need 'feature': did you mean 'features'\?"):
         method("x", needs="feature")
+    with pytest.raises(InputError, match=r"method 'x': score_kinds = 'sofmax': .* did you mean 'softmax'\?"):
+        method("x", score_kinds=["raw", "sofmax"])  # no table would have had a row of it
     with pytest.raises(InputError, match=r"unknown method 'halve': did you mean 'halved'\?"):
         METHODS["halve"]
 

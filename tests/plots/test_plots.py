@@ -150,3 +150,34 @@ def test_every_method_has_a_colour_of_its_own():
     assert set(METHODS) <= set(METHODS.colours)
     own = [colour for method, colour in METHODS.colours.items() if not method.endswith("oracle")]
     assert len(set(own)) == len(own)
+
+
+@pytest.mark.parametrize("count", [3, 12, 13, 25, 50, 100])
+def test_every_tick_of_an_axis_over_states_or_classes_stands_at_one_and_says_which(count: int):
+    rng = np.random.default_rng(0)
+    later = {group: rng.random(count - 1) for group in plots.ERROR_COLOURS}
+    first_and_axes = [
+        (1, plots.plot_state_confusion(rng.random((count, count)))),
+        (1, plots.plot_by_state({"FT": rng.random(count), "WA": rng.random(count - 1)})),
+        (1, plots.plot_origins(rng.random(count), rng.random(count))),
+        (2, plots.plot_error_breakdown(later)),
+        (2, plots.plot_prediction_share(*list(later.values())[:2])),
+        (0, plots.plot_class_confusion(rng.random((count, count)), np.arange(count))),
+    ]
+    for first, ax in first_and_axes:
+        low, high = ax.get_xlim()
+        labels = [label.get_text() for label in ax.get_xticklabels()]
+        shown = {tick: text for tick, text in zip(ax.get_xticks(), labels, strict=True) if low <= tick <= high}
+        last = count - (first == 0)
+        assert set(shown) <= set(range(first, last + 1))
+        assert all(tick == int(text) for tick, text in shown.items())
+        assert 2 <= len(shown) <= 13
+        if first and count <= 12:
+            assert list(shown) == list(range(first, last + 1))
+    confusion = first_and_axes[0][1]
+    np.testing.assert_array_equal(confusion.get_yticks(), confusion.get_xticks())
+    np.testing.assert_array_equal(confusion.images[0].get_extent(), [0.5, count + 0.5, count + 0.5, 0.5])
+    matrix = plots.plot_accuracy_matrix(rng.random((count, count)))
+    for place, label in zip(matrix.get_xticks(), matrix.get_xticklabels(), strict=True):
+        assert place + 0.5 == int(label.get_text())  # the middle of a cell
+    assert 2 <= len(matrix.get_xticks()) <= 12

@@ -84,11 +84,61 @@ def test_a_page_shows_a_few_groups_and_says_how_many_there_are():
     assert overview.findings(study)["setting"].nunique() == 10  # tables hold all
 
 
+def in_two_ways(**settings: Any) -> pd.DataFrame:
+    """Runs without distillation, at its usual temperature, and at 5."""
+    parts = {None: make_results(distillation=(False,), **settings)}
+    parts |= {each: make_results(distillation=(True,), **settings) for each in (2.0, 5.0)}
+    rows = [part.assign(temperature=each, run=part["run"] + f"-{each}") for each, part in parts.items()]
+    return pd.concat(rows).astype({"temperature": float}).assign(distillation_weight=1.0)
+
+
+def test_ways_to_distil_are_apart_and_each_has_findings():
+    study = make_study(in_two_ways())
+    found = overview.findings(study)
+    assert found.groupby("setting", sort=False).size().to_dict() == {
+        "toy, S = 2, K = 60": 4,
+        "toy, S = 2, K = 60, temperature 5": 2,
+    }
+    groups, _ = overview.groups(study, shown=["distillation"])
+    (rows,) = groups.values()
+    assert list(overview.panels(rows)) == ["distillation off", "distillation on", "temperature 5, distillation on"]
+    assert {rows["run"].nunique() for rows in overview.panels(rows).values()} == {6}
+    points, _ = overview.distillation_effects(rows, "FT")
+    assert {words: len(pairs) for words, pairs in points.items()} == {
+        "S = 2, K = 60": 6,
+        "S = 2, K = 60, temperature 5": 6,
+    }
+    assert overview.seeds_in_words(study) == "18 finished runs, 6 class orders, 1 training seed."
+    table = overview.systems(study)
+    assert table.loc[table["system"] == "WA", "setting"].str.removeprefix("toy, ").tolist() == list(points)
+
+
+def test_what_stands_side_by_side_is_of_the_same_seeds_and_what_is_left_out_is_said():
+    off_has_more = [make_results(distillation=(False,)), make_results(distillation=(True,), seeds=4)]
+    groups, left_out = overview.groups(make_study(*off_has_more), shown=["distillation"])
+    (rows,) = groups.values()
+    assert {tuple(sorted(side["order_seed"].unique())) for side in overview.panels(rows).values()} == {(0, 1, 2, 3)}
+    said = "2 of 10 runs left out, as not all that is shown side by side has their seeds."
+    assert left_out == f"toy, S = 2, K = 60: {said}"
+    table = overview.systems(make_study(*off_has_more)).set_index("system")
+    assert table.loc["IL2M", ["runs", "runs left out"]].tolist() == [4, 2]
+    none_in_common = make_results(distillation=(True,)).assign(order_seed=9)
+    groups, left_out = overview.groups(make_study(off_has_more[0], none_in_common), shown=["distillation"])
+    assert groups == {}
+    assert "12 of 12 runs left out" in left_out
+
+
+def test_given_orders_are_counted():
+    orders = make_results(distillation=(False,)).assign(order_seed=None)
+    orders["class_order"] = "order-" + orders["base"]
+    assert overview.seeds_in_words(make_study(orders)) == "6 finished runs, 6 class orders, 1 training seed."
+
+
 def test_defaults_are_not_mentioned():
     values = {"recipe": "r1", "num_states": 5, "memory_size": 200, "exemplar_selection": "random", "held_out": 0.2}
     values |= {"balanced_epochs": 9, "distillation": True}
     words = overview.in_words(values, {"r1": "toy"})
-    assert words == "toy, S = 5, K = 200, 20% of exemplars held out, 9 balanced epochs, distillation on"
+    assert words == "toy, S = 5, K = 200, 0.2 of exemplars held out, 9 balanced epochs, distillation on"
 
 
 def test_recipes_are_told_by_what_differs(tiny_study: TinyStudy, tmp_path: Path):

@@ -13,6 +13,7 @@ from il2m.results.comparison import (
     SYSTEMS,
     against,
     best_methods,
+    common_seeds,
     compare_methods,
     differences,
     findings_table,
@@ -125,7 +126,7 @@ def test_differences_pair_the_same_seeds_whatever_the_order_of_rows():
     pairs = differences(results, {"method": "IL2M"}, {"method": "FT"})
     assert len(pairs) == 2 * len(SEEDS)
     shuffled = differences(results.sample(frac=1, random_state=0), {"method": "IL2M"}, {"method": "FT"})
-    key = ["order_seed", "train_seed", "distillation"]
+    key = ["class_order", "train_seed", "distillation"]  # this table has no hash of the order: its seed stands for it
     assert_allclose(pairs.sort_values(key)["difference"], shuffled.sort_values(key)["difference"])
     means = mean_results(results).set_index(["method", *key])["top1"]
     for _, pair in pairs.iterrows():
@@ -309,3 +310,87 @@ def test_the_interval_of_a_mean():
     assert (low, high) == (found.low, found.high)
     assert low < values.mean() < high
     assert np.isnan(mean_interval(values[:1])).all()
+
+
+# which runs belong together
+
+
+def with_temperatures(off, **on):
+    """Rows of ``off`` without distillation, and those of each of ``on`` (results) at its temperature."""
+    parts = [off[~off["distillation"]].assign(temperature=np.nan, distillation_weight=np.nan)]
+    for name, rows in on.items():
+        rows = rows[rows["distillation"]].assign(temperature=float(name.removeprefix("t")), distillation_weight=1.0)
+        parts.append(rows.assign(run=rows["run"] + name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_run_without_distillation_is_the_partner_of_each_that_distils_in_its_own_way():
+    results = with_temperatures(make_results(), t2=make_results(shift=-0.02), t5=make_results(shift=0.03))
+    found = findings_table(results).set_index(["finding", "temperature"])
+    finding = next(iter(FINDINGS))
+    assert found.loc[(finding, 2.0), ["num_pairs", "verdict"]].tolist() == [6, "reproduced"]
+    assert found.loc[(finding, 5.0), ["num_pairs", "verdict"]].tolist() == [6, "not reproduced"]
+    gains = found.loc["IL2M gains over fine-tuning"]  # without distillation there is no temperature
+    assert (len(gains), gains.index.isna().all(), gains["num_pairs"].item()) == (1, True, 6)
+    methods = compare_methods(results)
+    assert len(methods) == 3 * len(TOP1)
+    assert set(methods["num_pairs"]) == {6}
+    systems = systems_table(results)
+    assert systems.loc[systems["system"] == "WA", "temperature"].tolist() == [2.0, 5.0]
+
+
+def test_orders_are_paired_as_they_are_be_they_drawn_or_given():
+    drawn = make_results(seeds=SEEDS[:2]).assign(class_order="a")
+    given = make_results(seeds=SEEDS[:2]).assign(class_order="b", order_seed=None)
+    given["run"] += "-given"
+    of_before = make_results(seeds=SEEDS[2:4])  # without a hash: order_seed 1
+    results = pd.concat([drawn, given, of_before])
+    pairs = differences(results, {"method": "IL2M"}, {"method": "FT"})
+    assert pairs.groupby("class_order").size().to_dict() == {1: 4, "a": 4, "b": 4}
+    assert set(findings_table(results)["num_pairs"]) == {6}
+
+
+def test_means_side_by_side_are_over_the_seeds_that_all_have():
+    results = make_results(held_out=0.0, balanced_epochs=0)
+    unfinished = results[~(results["distillation"] & (results["order_seed"] == 2))]
+    table = compare_methods(unfinished).set_index(["distillation", "method"])
+    assert set(table.loc[False, "left_out"]) == {2}
+    assert set(table.loc[True, "left_out"]) == {0}
+    assert set(table.loc[False, "num_pairs"]) == {6}  # a difference is paired: it needs no other side
+    means = mean_results(results).query("method == 'WA' and order_seed < 2")
+    for distils in (False, True):
+        expected = means.loc[means["distillation"] == distils, "top1"].mean()
+        assert table.loc[(distils, "WA"), "mean"] == pytest.approx(expected)
+    systems = systems_table(unfinished).set_index("system")
+    assert systems.loc["IL2M", ["num_runs", "left_out"]].tolist() == [4, 2]
+    assert systems.loc["WA", ["num_runs", "left_out"]].tolist() == [4, 0]
+    nothing = results[results["distillation"] == (results["order_seed"] == 2)]  # no seed on both sides
+    assert compare_methods(nothing)["mean"].isna().all()
+    assert set(systems_table(nothing)["num_runs"]) == {0}
+
+
+def test_runs_of_unknown_seeds_are_left_as_they_are():
+    unknown = make_results(seeds=[(None, None)], distillation=(False,), run="mine", dataset="mine")
+    rows = pd.concat([make_results(seeds=SEEDS[:2]), unknown], ignore_index=True)
+    assert common_seeds(rows, ["dataset", "distillation"]).all()
+
+
+def test_several_joint_trainings_of_a_base_are_named_and_none_is_taken():
+    other = joint_rows().query("base == 'base-00'").assign(run="joint-other", top1=0.9)
+    results = pd.concat([make_results(distillation=(False,)), joint_rows(), other])
+    with pytest.warns(UserWarning, match=r"base-00 has several joint trainings \(joint-run-0000, joint-other\)"):
+        gaps = gap_table(results)
+    assert set(gaps["run"]) == {f"run-{order}{train}00" for order, train in SEEDS} - {"run-0000"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"reference": "IL2m"}, r"reference = 'IL2m': expected one of FT, IL2M, IL2M-means, WA; did you mean 'IL2M'\?"),
+        ({"score_kind": "soft-max"}, r"score_kind = 'soft-max': .*did you mean 'softmax'\?"),
+        ({"column": "top-1"}, r"column = 'top-1': expected one of top1, top5; did you mean 'top1'\?"),
+    ],
+)
+def test_choices_of_a_comparison_are_checked(choice, message):
+    with pytest.raises(InputError, match=message):
+        compare_methods(make_results(), **choice)

@@ -14,6 +14,7 @@ from il2m.errors import InputError
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS, rectify
 from il2m.methods.registry import method_scores
+from il2m.results.collect import collect_results
 from il2m.results.description import run_description, run_recipe
 from il2m.results.table import (
     bias_table,
@@ -23,10 +24,12 @@ from il2m.results.table import (
     results_table,
     save_results,
     series,
+    state_accuracies,
     summary,
 )
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
+from il2m.system.hashes import short_hash
 
 COLUMNS = [
     "run",
@@ -38,8 +41,11 @@ COLUMNS = [
     "memory_size",
     "exemplar_selection",
     "distillation",
+    "temperature",
+    "distillation_weight",
     "held_out",
     "balanced_epochs",
+    "class_order",
     "order_seed",
     "train_seed",
     "state",
@@ -93,6 +99,7 @@ def make_run(tmp_path: Path, tiny_study: TinyStudy):
         {"memory_size": 18},
         {"exemplar_selection": "herding"},
         {"distillation": True, "temperature": 2.0, "distillation_weight": 1.0},
+        {"distillation": True, "temperature": 3.0, "distillation_weight": 0.5},
         {"train_seed": 5},
         {"held_out": 0.2},
         {"balanced_epochs": 3},
@@ -109,7 +116,6 @@ def test_what_has_a_column_of_its_own_is_not_part_of_the_recipe(changed: dict[st
     ("changed", "shown"),
     [
         ({"epochs": 9}, {"epochs": 9}),
-        ({"temperature": 3.0, "distillation": True}, {"temperature": 3.0}),
         ({"base": {"network": "resnet8"}}, {"base_network": "resnet8"}),
         ({"base": {"base_epochs": 9}}, {"base_epochs": 9}),
         ({"base": {"state_sizes": [4, 2]}}, {"state_sizes": [4, 2]}),
@@ -228,3 +234,68 @@ def test_a_stored_table_is_read_as_it_was_written_or_refused(tiny_study, tmp_pat
         pd.testing.assert_frame_equal(read, table, check_exact=True)
         assert read.attrs == table.attrs
     assert refused > 150
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run, **choice: results_table(run, **choice),
+        lambda run, **choice: bias_table(run, **choice),
+        lambda run, **choice: method_scores(run, 2, "IL2M", **choice),
+        lambda run, **choice: rectify(run.state(2).array("val_scores"), run.statistics(2), **choice),
+        lambda run, **choice: state_accuracies(run, "IL2M", **choice),
+        lambda run, **choice: collect_results(run.folder.parent, **choice),
+    ],
+)
+def test_a_misspelt_policy_is_refused(call, tiny_study: TinyStudy):
+    call(tiny_study.off, undefined="as-published")
+    with pytest.raises(InputError, match=r"undefined = 'as_published': .* raise; did you mean 'as-published'\?"):
+        call(tiny_study.off, undefined="as_published")
+
+
+@pytest.mark.parametrize("call", [bias_table, lambda run, **kind: confusion_by_state(run, 3, **kind)])
+def test_a_score_kind_that_is_none_is_told_as_such(call, tiny_study: TinyStudy):
+    with pytest.raises(InputError, match=r"score_kind = 'logits': expected one of raw, softmax$"):
+        call(tiny_study.off, score_kind="logits")
+
+
+def test_a_series_of_what_the_table_has_not(tiny_study: TinyStudy):
+    table = results_table(tiny_study.off)
+    for choice, meant in ({"method": "IL2m"}, "IL2M"), ({"method": "FT", "score_kind": "soft"}, "softmax"):
+        with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+            series(table, **choice)
+
+
+# which runs are replicates, and which twins
+
+
+def test_how_a_run_distils_is_told_by_columns_and_leaves_its_setting_that_of_its_twin(make_run):
+    off = run_description(make_run())
+    on = run_description(make_run(distillation=True, temperature=5.0, distillation_weight=0.5))
+    differing = {name: on[name] for name in on if on[name] != off[name] and name != "run"}
+    assert differing == {"distillation": True, "temperature": 5.0, "distillation_weight": 0.5}
+    assert off["temperature"] is None
+
+
+def test_a_given_class_order_is_an_order_as_a_drawn_one(make_run, tiny_study: TinyStudy):
+    order = tiny_study.base.identity["class_order"]
+    drawn, given = (run_description(make_run(base={"class_order": each})) for each in (order, order[::-1]))
+    assert {name for name in drawn if drawn[name] != given[name]} == {"run", "base", "class_order"}
+    same = make_run(base={"class_order": order})
+    same.config["order_seed"] = None  # the same order, but given
+    assert run_description(same)["class_order"] == drawn["class_order"] == short_hash(order)
+
+
+def test_orders_of_lists_are_told_apart_though_each_counts_its_classes_from_0(make_run):
+    runs = [make_run(base={"class_order": [*range(6)], "fingerprint": each}) for each in "ab"]
+    for run in runs:
+        run.config["source"] = "lists:/somewhere/S~3"
+    assert len({run_description(run)["class_order"] for run in runs}) == 2
+
+
+def test_temperatures_are_numbers_in_a_table(tiny_study: TinyStudy, tmp_path: Path):
+    off, on = (results_table(run) for run in (tiny_study.off, tiny_study.on))
+    stored = pd.read_parquet(save_results(off, tmp_path))
+    assert stored["temperature"].dtype == on["temperature"].dtype == np.float64
+    assert stored["temperature"].isna().all()
+    assert set(on["temperature"]) == {2.0}

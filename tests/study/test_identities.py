@@ -14,6 +14,7 @@ from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
 # settings of base and fine-tuning -> hashes of version 0.1 for tiny arrays: base, fine-tuning, setting, recipe, twins
+# (setting and recipe hold no given class order and no temperature any more: theirs are new where these were given)
 CASES = {
     "defaults": ({}, {}, ("aa057cfccc", "7f547ddf34", "e505ccc687", "5596905ffe", "42c052027e")),
     "no effect": (
@@ -24,7 +25,7 @@ CASES = {
     "states": (
         {"state_sizes": [3, 1, 2], "class_order": [5, 4, 3, 2, 1, 0], "network": "resnet8"},
         {"memory_size": 6, "exemplar_selection": "herding", "head": "extended"},
-        ("9f0baa5226", "ab54483f4c", "589468b7b8", "12aaa9fae3", "1a7b54de25"),
+        ("9f0baa5226", "ab54483f4c", "0a7879066e", "16a229b9a6", "1a7b54de25"),
     ),
     "schedule": (
         {"schedule": "plateau", "patience": 4, "summed_batches": 8, "learning_rate": 1, "momentum": 0, "flip": True}
@@ -35,7 +36,7 @@ CASES = {
     "distillation": (
         {"max_shift": 1, "base_epochs": 2},
         {"distillation": True, "temperature": 3, "epochs": 2},
-        ("53b4b2e717", "2674d54619", "48213b6e83", "40bc24dc06", "16c710cd25"),
+        ("53b4b2e717", "2674d54619", "09c414f447", "c9a0f16a23", "16c710cd25"),
     ),
     "defaults of distillation": (
         {},

@@ -166,9 +166,18 @@ def test_collected_results_hold_every_run_and_method(folder, base, joint, tiny_f
     assert set(own["held_out"]) == {0.34}
     assert set(own["balanced_epochs"]) == {0}
     for name, value in run_description(run).items():
-        assert set(own[name]) == {value}
+        assert own[name].isna().all() if value is None else set(own[name]) == {value}
     assert joint.name in set(table.loc[table["method"] == "joint", "run"])
-    assert set(gap_table(table).query("run == @run.name")["method"]) == set(METHODS)
+    one_joint = table[(table["method"] != "joint") | (table["run"] == joint.name)]
+    assert set(gap_table(one_joint).query("run == @run.name")["method"]) == set(METHODS)
+
+
+def test_of_two_joint_trainings_of_a_base_none_is_taken(folder, base, joint, tiny_fine_tuning_parameters):
+    tune(folder, base, tiny_fine_tuning_parameters)
+    longer = train_joint(out_dir=str(folder), base=base, joint_epochs=2, device="cpu")
+    assert {found.name for found in find_joint_runs(folder)} == {joint.name, longer.name}
+    with pytest.warns(UserWarning, match=f"{base.name} has several joint trainings .*{longer.name}"):
+        assert gap_table(collect_results(folder)).empty
 
 
 @pytest.fixture

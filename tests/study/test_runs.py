@@ -254,6 +254,37 @@ def test_twins_differ_in_distillation_only(tiny_study, copied):
     assert twin_run(Run(copied / tiny_study.off.name)) is None
 
 
+def another_twin(copied, run, **changed):
+    """A copy of a run that says it was made with other settings."""
+    notes = {name: run.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
+    made = Run.create(copied, "fine_tuning", run.identity | changed, base=run.config["base"], **notes)
+    for state in (2, 3):
+        shutil.copytree(run.folder / f"state_{state:02d}", made.folder / f"state_{state:02d}")
+    return made
+
+
+def test_a_twin_may_distil_in_whatever_way(tiny_study, copied):
+    warm = another_twin(copied, tiny_study.on, temperature=5.0)
+    shutil.rmtree(copied / tiny_study.on.name)
+    assert twin_run(Run(copied / tiny_study.off.name)).name == warm.name
+    assert twin_run(warm).name == tiny_study.off.name
+
+
+def test_of_several_twins_none_is_taken_and_all_are_named(tiny_study, copied):
+    warm = another_twin(copied, tiny_study.on, temperature=5.0)
+    with pytest.warns(UserWarning, match="has several twins, and none is shown: name one as compare") as warned:
+        assert twin_run(Run(copied / tiny_study.off.name)) is None
+    for name, temperature in ((tiny_study.on.name, 2.0), (warm.name, 5.0)):
+        assert f"{name} (temperature {temperature}, distillation_weight 1.0)" in str(warned[0].message)
+    assert twin_run(warm).name == tiny_study.off.name  # which has one alone
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_copy_of_the_twin_is_no_second_one(tiny_study, copied):
+    shutil.copytree(copied / tiny_study.on.name, copied / "a copy")
+    assert twin_run(Run(copied / tiny_study.off.name)).identity == tiny_study.on.identity
+
+
 def test_write_state_is_read_back_equal(tmp_path):
     arrays = {"val_scores": np.arange(6.0).reshape(2, 3), "val_labels": np.array([1, 0])}
     weights = {"head.weight": torch.arange(4.0).view(2, 2)}

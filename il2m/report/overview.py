@@ -16,12 +16,13 @@ from il2m.results import comparison
 from il2m.results.collect import collect_results
 from il2m.results.description import run_recipe
 from il2m.results.pairs import FEWEST_PAIRS, VERDICTS, mean_interval
+from il2m.results.table import known
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
 _WORDS = {  # column of the results table -> its value, for a person
-    "num_states": "S = {}", "memory_size": "K = {}", "exemplar_selection": "{}",
+    "num_states": "S = {}", "memory_size": "K = {:.0f}", "exemplar_selection": "{}",
     "held_out": "{:.0%} of exemplars held out", "balanced_epochs": "{} balanced epochs",
 }  # fmt: skip
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
@@ -75,7 +76,8 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
         words = [dataset]
         for name, value in recipe.items():
             said_already = name.startswith("base_") and recipe.get(name.removeprefix("base_")) == value
-            if any(other.get(name) != value for other in others) and not said_already:
+            imported = name in ("method", "scores")
+            if imported or (any(other.get(name) != value for other in others) and not said_already):
                 words.append(f"{name} {value if len(str(value)) <= 30 else short_hash(value)}")
         names[key] = ", ".join(words)
     return names
@@ -116,16 +118,15 @@ def _by_words(rows: pd.DataFrame, keys: list[str], recipes: Mapping[str, str]) -
 def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
     """Values of columns of the results table, for a person; defaults are not mentioned."""
     words = [recipes.get(values["recipe"], str(values.get("dataset", "")))] if "recipe" in values else []
-    words += [
-        text.format(values[name]) for name, text in _WORDS.items() if values.get(name) not in (None, 0, "", "random")
-    ]
+    shown = {name: values[name] for name in _WORDS if name in values and not pd.isna(values[name])}
+    words += [_WORDS[name].format(value) for name, value in shown.items() if value not in (0, "", "random")]
     if "distillation" in values:
         words.append(switch(values["distillation"]))
     return ", ".join(words)
 
 
-def switch(distillation: bool) -> str:
-    return "distillation on" if distillation else "distillation off"
+def switch(distillation: bool | None) -> str:
+    return f"distillation {known(distillation)}"
 
 
 def seeds_in_words(study: Study) -> str:
@@ -134,8 +135,10 @@ def seeds_in_words(study: Study) -> str:
         return "No run is finished yet, so there is nothing to compare."
     runs = study.results[study.results["method"] != "joint"].drop_duplicates("run")
     orders, trains = (runs[name].nunique() for name in comparison.SEEDS)
-    sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}."
-    most = runs.groupby(["setting", "distillation"]).size().max()
+    unknown = int(runs[comparison.SEEDS].isna().all(axis=1).sum())
+    sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}"
+    sentence += f"; {count(unknown, 'run')} of unknown seeds." if unknown else "."
+    most = runs.groupby(["setting", "distillation"], dropna=False).size().max()
     if most >= FEWEST_PAIRS:
         return sentence
     return (

@@ -3,6 +3,7 @@
 from typing import Any
 
 from il2m.parameters import FineTuning
+from il2m.results.imported import told_columns, told_recipe
 from il2m.study.find import effective
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
@@ -12,7 +13,7 @@ def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table.
 
     ``setting``: a hash of all that shapes the run but its seeds and whether it distils (joint training never does):
-    runs of one setting are repetitions of each other. Of imported scores nobody knows what made them: the run's name.
+    runs of one setting are repetitions of each other. Of imported scores: what was told of them, see imported.py.
     ``recipe``: a hash of what of that has no column of its own, see run_recipe.
     """
     settings = run.identity
@@ -21,7 +22,7 @@ def run_description(run: Run) -> dict[str, object]:
     return {
         "run": run.name,
         "base": run.base.name,
-        "setting": short_hash(shaping) if shaping else run.name,
+        "setting": short_hash(shaping),
         "recipe": short_hash(run_recipe(run)),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
@@ -32,14 +33,14 @@ def run_description(run: Run) -> dict[str, object]:
         "balanced_epochs": int(settings.get("balanced_epochs", 0)),
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
-    }
+    } | (told_columns(run) if run.kind == "imported" else {})
 
 
 def run_recipe(run: Run) -> dict[str, object]:
     """What shapes a run beside its seeds and what the results table has columns for: name -> value, those of the base
     as ``base_<name>``. Sizes of states are part of it only where they differ: the table has their number."""
     if run.kind == "imported":
-        return {"scores": run.name}
+        return told_recipe(run)
     settings = _without_seeds(run)
     sizes = settings.pop("state_sizes")
     base = {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}

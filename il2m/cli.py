@@ -292,12 +292,14 @@ def _rectify(args: argparse.Namespace) -> None:
     "write a run's lists and scores in the authors' layout",
     _argument("run", "the run's folder", type=Path),
     _argument("dir", "where to", type=Path),
+    _argument("--name", "the dataset's name there (default: the run's)", default=""),
 )
 def _export_scores(args: argparse.Namespace) -> None:
     from il2m.exchange.exporting import export_scores
     from il2m.study.runs import Run
 
-    print(f"arguments for il2m rectify, and for the authors' il2m.py:\n{export_scores(Run(args.run), args.dir)}")
+    files = export_scores(Run(args.run), args.dir, name=args.name)
+    print(f"arguments for il2m rectify, and for the authors' il2m.py:\n{files}")
 
 
 @_command(
@@ -305,12 +307,18 @@ def _export_scores(args: argparse.Namespace) -> None:
     "make a run folder of any method's scores, .npz files",
     _argument("files", "one .npz per state; the README says what it holds", nargs="+", type=Path),
     _argument("--out", "the run folder to make", type=Path, required=True, metavar="RUN"),
+    *(_argument(f"--{what}", "that the scores are of", metavar="NAME") for what in ("method", "dataset")),
+    _argument("--class-names", "one per line, in learning order", type=Path, metavar="FILE"),
+    _argument("--class-order", "the data set's ids of the classes", type=_whole_numbers, metavar="C,C,..."),
+    *(_argument(f"--{what}", "of the run", type=_at_least(0)) for what in ("order-seed", "train-seed", "memory-size")),
+    _argument("--distillation", "whether the training distilled", choices=("on", "off")),
 )
 def _import_scores(args: argparse.Namespace) -> None:
-    from il2m.exchange.importing import import_scores
+    from il2m.exchange.importing import About, import_notes, import_scores
 
-    run = import_scores(args.files, args.out)
-    print("\n".join([f"run: {run.folder}", *run.config["missing"]]))
+    about = vars(args) | {"distillation": {"on": True, "off": False}.get(args.distillation)}
+    run = import_scores(args.files, args.out, **{name: about[name] for name in About.__annotations__})
+    print(f"run: {run.folder}", *import_notes(run), sep="\n")
 
 
 if __name__ == "__main__":

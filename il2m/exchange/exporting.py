@@ -12,23 +12,25 @@ from il2m.exchange.importing import PAIRS
 from il2m.exchange.score_files import AuthorsFiles
 from il2m.study.runs import ANALYSED, Run
 from il2m.study.state_folder import StateFolder
+from il2m.system.files import safe_name
 
 _ROWS = 4096  # of scores, held at a time while exporting
 
 
-def export_scores(run: Run, out: str | Path) -> AuthorsFiles:
+def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
     """Write a run's lists and scores in the authors' layout under ``out``: ``images_list_files``, ``scores`` and
     ``scores_first_batch``; returns where they lie, and the arguments for the authors' ``il2m.py``.
 
-    Images are named by their place, ``train/000012.png``. Raises InputError if training images' scores can't be had,
-    and for a base.
+    name: of the data set there, if not the run's own. Images are named by their place, ``train/000012.png``. Raises
+    InputError if training images' scores can't be had, for a base, and for a name that can't be a folder's.
     """
     if run.kind not in ANALYSED:
         what = "base" if run.kind == "base" else f"{run.kind} training"
         raise InputError(f"{run.folder} is a {what}, not a fine-tuning run: only runs of all states can be exported.")
+    dataset = safe_name(name or run.config["dataset"], f"{run.folder}: its data set (to name another, --name)")
     out, states = Path(out), run.states
     roots = (out / "images_list_files", out / "scores", out / "scores_first_batch")
-    files = AuthorsFiles(*roots, run.config["dataset"], states, run.memory_size)
+    files = AuthorsFiles(*roots, dataset, states, run.memory_size)
     for state in range(1, states.num_states + 1):
         pairs, stored = files.pairs(state), run.state(state)
         for name, part in PAIRS.items():

@@ -5,7 +5,9 @@ other. What was not given can't be computed from it: ``config.json`` says so und
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -13,7 +15,12 @@ from il2m.data.npz import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
 from il2m.exchange.score_files import AuthorsFiles, check_labels
+from il2m.memory.exemplars import of_past_classes
 from il2m.memory.statistics import reduce_scores, state_statistics
+from il2m.methods.rectify import count_undefined, undefined_in_words
+from il2m.methods.registry import missing_for
+from il2m.parameters import check_parameters
+from il2m.results.imported import About, unknown_in_words
 from il2m.study.runs import Run
 from il2m.system.hashes import file_hash
 
@@ -36,29 +43,53 @@ NEEDS = {  # arrays -> what can't be computed without them
 }
 
 
-def import_scores(files: Sequence[str | Path], out: str | Path) -> Run:
+def import_scores(files: Sequence[str | Path], out: str | Path, **about: Unpack[About]) -> Run:
     """Make a run folder of any method's scores: one ``.npz`` per state, in any order, into the folder ``out``.
 
     Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in learning order, and
     ``state_sizes``, the number of classes that each state brings, up to this state at least. If there:
     ``new_scores, new_labels`` of the new classes' training images and ``exemplar_scores, exemplar_labels`` (both are
     needed to rectify); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``,
-    ``head_bias (C,)``.
+    ``head_bias (C,)``. Exemplars of a state's new classes are left out, and the run's ``missing`` says so.
+    about: see About; runs of one method, data set and K that give their seeds are repetitions of each other.
     Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then.
     """
     states, by_state = _arrange([Path(file) for file in files])
-    lengths = {}  # state -> array -> its length; all files are checked before anything is made
-    for state, path in by_state.items():
-        lengths[state] = {name: len(array) for name, array in _checked_arrays(path, states, state).items()}
-    memory_size = max(length.get("exemplar_labels", 0) for length in lengths.values())
-    run = _create(Path(out), Path(out).name, states, memory_size, by_state.values(), missing_arrays(lengths))
+    told = _checked_about(about, states.num_classes)
+    most_exemplars, missing = _check_all(states, by_state)
+    memory_size = told.get("memory_size", most_exemplars)
+    run = _create(Path(out), states, memory_size, by_state.values(), told, missing)
     for state in run.missing_states:
-        arrays = _checked_arrays(by_state[state], states, state)
+        arrays = of_past_classes(_checked_arrays(by_state[state], states, state), states, state)
         new_scores = arrays.pop("new_scores", None)  # of all training images: only what is made of them is kept
         new = {} if new_scores is None else reduce_scores(new_scores, arrays["new_labels"])
         weights = {HEAD[name]: arrays.pop(name) for name in HEAD if name in arrays}
         _store(run, state, arrays, new, weights)
     return run
+
+
+def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[str]]:
+    """Check all files before anything is made of one. Returns the most exemplars of a state, and what a reader should
+    know: what can't be computed, what is left out, and what is doubtful."""
+    lengths, cut, equal = {}, [], []
+    for state, path in by_state.items():
+        arrays = _checked_arrays(path, states, state)
+        lengths[state] = {name: len(array) for name, array in arrays.items()}
+        past = of_past_classes(arrays, states, state)
+        if num_cut := len(arrays.get("exemplar_labels", ())) - len(past.get("exemplar_labels", ())):
+            cut.append(f"state {state}: {num_cut}")
+        if state > 1 and {"new_labels", "exemplar_labels"} <= {*past}:
+            counts = np.bincount(np.concatenate([past["new_labels"], past["exemplar_labels"]]))
+            equal += [str(state)] * bool(counts.min() == counts.max())
+    notes = missing_arrays(lengths)
+    if cut:
+        notes.append(f"exemplars of new classes are left out ({', '.join(cut)}): current means are of past classes")
+    if equal:
+        notes.append(
+            f"as many rows of each past as of each new class (state {', '.join(equal)}): FT-th takes its prior from "
+            "the rows given, and is FT there; if they are a sample of the training images, give all of these"
+        )
+    return max(length.get("exemplar_labels", 0) for length in lengths.values()), notes
 
 
 def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
@@ -67,7 +98,8 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
     files.check_present()
     _check_scores(files)
     missing = ["no features and no head weights: methods that need them are left out"]
-    run = _create(Path(out), files.dataset, files.states, files.memory_size, files.paths, missing)
+    told = {"dataset": files.dataset, "memory_size": files.memory_size}
+    run = _create(Path(out), files.states, files.memory_size, files.paths, told, missing)
     for state in run.missing_states:
         arrays: Arrays = {}
         new: Arrays = {}
@@ -83,6 +115,29 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
                 arrays[f"{name}_scores"] = np.concatenate([scores.astype(np.float32) for scores, _ in blocks])
         _store(run, state, arrays, new, {})
     return run
+
+
+def import_notes(run: Run) -> list[str]:
+    """What a reader of an imported run should know: what is missing, what IL2M has no ratio for, what was not told."""
+    states = () if missing_for(run, "IL2M") else range(1, run.states.num_states + 1)
+    undefined = {b: (count_undefined(run.statistics(b)), run.states.num_past(b)) for b in states}
+    return [*run.config["missing"], *filter(None, [undefined_in_words(undefined), unknown_in_words(run)])]
+
+
+def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """What of ``about`` was given. Raises InputError for wrong types, and for names or an order of other classes."""
+    given = {name: value for name, value in about.items() if value not in (None, "", [], ())}
+    given = check_parameters(given, About.__annotations__)
+    if isinstance(names := given.get("class_names"), str | Path):
+        try:
+            given["class_names"] = Path(names).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{names}: no file of class names, one per line ({error}).") from None
+    for name in {"class_names", "class_order"} & {*given}:
+        given[name] = [*given[name]]
+        if (number := len(set(given[name]))) != num_classes or len(given[name]) != num_classes:
+            raise InputError(f"{name}: {number} different ones; expected {num_classes}, one per class.")
+    return given
 
 
 def _check_scores(files: AuthorsFiles) -> None:
@@ -116,7 +171,7 @@ def _arrange(files: Sequence[Path]) -> tuple[States, dict[int, Path]]:
         raise InputError(f"{len(absent)} files are missing: {', '.join(absent)}")
     given = {file: _sizes_and_columns(file) for file in files}
     longest = max((sizes for sizes, _ in given.values()), key=len)
-    seen = {sum(longest[:b]): b for b in range(1, len(longest) + 1)}
+    seen = {count: b for b, count in enumerate(accumulate(longest), 1)}
     by_state: dict[int, Path] = {}
     for file in files:
         sizes, columns = given[file]
@@ -125,7 +180,11 @@ def _arrange(files: Sequence[Path]) -> tuple[States, dict[int, Path]]:
         state = seen.get(columns)
         if state is None or state in by_state:
             why = "no state has as many classes" if state is None else f"{by_state[state]} is of the same state"
-            raise InputError(f"{file}: val_scores has {columns} columns, but {why}; classes by state: {list(seen)}.")
+            raise InputError(
+                f"{file}: val_scores has {columns} columns, but {why}; classes by state: {[*seen][:20]}. "
+                "Is the head over all classes from the start? Then cut scores and head to the classes seen so far, as "
+                "scores[:, :num_seen]."
+            )
         by_state[state] = file
     last = max(by_state)
     if lacking := [b for b in range(1, last + 1) if b not in by_state]:
@@ -170,9 +229,11 @@ def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
         expected = tuple(sizes[axis] for axis in SHAPES[name])
         if array.shape != expected:
             raise InputError(f"{path}: state {state}: {name} has shape {array.shape}; expected {expected}.")
+    past = of_past_classes(arrays, states, state)  # labels of classes to come are still in it
     for name, part in PAIRS.items():
-        if name in sizes and (part != "old" or state > 1):
-            check_labels(f"{path}: {name}_labels: state {state}", arrays[f"{name}_labels"], states, state, part)
+        if name in sizes:
+            part = "val" if part == "old" and state == 1 else part
+            check_labels(f"{path}: {name}_labels: state {state}", past[f"{name}_labels"], states, state, part)
     return arrays
 
 
@@ -192,13 +253,18 @@ def _converted(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _create(
-    folder: Path, dataset: str, states: States, memory_size: int, files: Iterable[Path], missing: list[str]
+    folder: Path, states: States, memory_size: int, files: Iterable[Path], told: dict[str, Any], missing: list[str]
 ) -> Run:
+    """Raises InputError if the folder holds another run, or this one and other things were told of it."""
     hashes = [file_hash(path) for path in files]
     identity = {"state_sizes": list(states.sizes), "memory_size": memory_size, "imported": hashes}
     names = [str(label) for label in range(states.num_classes)]
-    notes = {"dataset": dataset, "source": "imported", "order_seed": None, "class_names": names, "missing": missing}
-    return Run.create_at(folder, "imported", identity, **notes)
+    notes = {"dataset": "unknown", "source": "imported", "order_seed": None, "class_names": names, "missing": missing}
+    run = Run.create_at(folder, "imported", identity, **notes | told)
+    kept = run.identity | run.config
+    if others := [f"{name} {kept.get(name)}" for name, value in told.items() if kept.get(name) != value]:
+        raise InputError(f"{folder} holds these scores with {', '.join(others)}: name another folder, or delete it.")
+    return run
 
 
 def _store(run: Run, state: int, arrays: Arrays, new: Arrays, weights: Arrays) -> None:

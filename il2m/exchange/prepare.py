@@ -24,7 +24,7 @@ from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, exemplars_per_past_class, rank_classes
-from il2m.system.files import replacing
+from il2m.system.files import replacing, safe_name
 
 EXEMPLAR_CHOICES = ("random", "first")  # those that need no trained model
 
@@ -56,6 +56,7 @@ def make_lists(
     """
     if exemplar_selection not in EXEMPLAR_CHOICES:
         raise InputError(f"exemplar_selection = {exemplar_selection!r}: expected {' or '.join(EXEMPLAR_CHOICES)}.")
+    safe_name(name, "name =")
     *parts, class_names = _read_sources(sources, Path(out) / name / "images", root, data_dir)
     states = make_states(len(class_names), num_states, state_sizes)
     order = make_class_order(len(class_names), order_seed, class_order)
@@ -80,7 +81,7 @@ def _read_sources(
     """Training images and validation images with the data set's labels, and the class names."""
     if len(sources) == 2:
         train, val = map(read_image_list, sources)
-        count = int(train.labels.max()) + 1
+        count = len(np.unique(train.labels))
         for part in (train, val):
             problem = f"{part.source}: expected images of each of the classes 0..{count - 1} and of no others;"
             check_classes(part, count, problem)

@@ -23,10 +23,12 @@ from il2m.authors.layout import ListLayout
 from il2m.data.states import States
 from il2m.errors import InputError, name_first
 from il2m.memory.statistics import ClassStatistics, class_means, own_and_top
-from il2m.methods.rectify import rectification_factors, rectify
+from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
-from il2m.results.metrics import mean_over_states, ranks, top_k
+from il2m.results.metrics import ranks, top_k
+from il2m.results.table import method_lines
 
+_MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
 
 
@@ -126,11 +128,14 @@ def authors_files(
     lists: Path, scores: Path, first_scores: Path, dataset: str, num_states: int, sizes: Sequence[int], memory_size: int
 ) -> AuthorsFiles:
     """The files that the arguments of the authors' ``il2m.py`` name, in its order. sizes: P, or one for each state."""
+    given = f"S = {num_states}, P = {','.join(map(str, sizes[:10]))}{',...' if len(sizes) > 10 else ''}"
     if num_states < 1 or min(sizes) < 1 or len(sizes) not in (1, num_states):
         raise InputError(
-            f"S = {num_states}, P = {','.join(map(str, sizes))}: expected the number of states, and the classes per "
-            "state (one number, or one for each of the S states)."
+            f"{given}: expected the number of states, and the classes per state (one number, or one for each of the S "
+            "states)."
         )
+    if (total := sum(sizes) * (num_states if len(sizes) == 1 else 1)) > _MOST_CLASSES:
+        raise InputError(f"{given}: {total} classes in all; expected at most {_MOST_CLASSES}. Check S and P.")
     if memory_size < 1:
         raise InputError(f"K = {memory_size}: expected the size of the memory, a whole number of at least 1.")
     states = States(tuple(sizes) * (num_states if len(sizes) == 1 else 1))
@@ -159,13 +164,7 @@ class Summary:
                 top1, top5 = 100 * self.top1[method][b], 100 * self.top5[method][b]
                 lines.append(f"[b{b + 1}] {method:<5} | Val : acc@1 = {top1:.4f}% ; acc@5 = {top5:.4f}%")
         for method, top1 in self.top1.items():
-            top5 = self.top5[method]
-            lines += [
-                f"{'*' * 30} {method} {'*' * 30}",
-                f"Top1 Acc = {[round(value, 4) for value in top1]}",
-                f"Top5 Acc = {[round(value, 4) for value in top5]}",
-                f"Mean inc Acc | acc@1 = {mean_over_states(top1):.4f} | acc@5 = {mean_over_states(top5):.4f}",
-            ]
+            lines += method_lines(method, top1, self.top5[method])
         return "\n".join([*lines, *self.notes])
 
 
@@ -177,7 +176,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
     """
     check_parameters({"score_kind": score_kind, "undefined": undefined})
     files.check_present()
-    initial, confidences, notes = np.empty(0), np.empty(0), []
+    initial, confidences, notes, counts = np.empty(0), np.empty(0), [], {}
     top1, top5 = ({"FT": [], "IL2M": []} for _ in range(2))
     for state in range(1, files.states.num_states + 1):
         num_past, num_seen = files.states.num_past(state), files.states.num_seen(state)
@@ -194,11 +193,12 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
         if state > 1:
             current[:num_past] = class_means(_own_and_top(blocks["old"])[0], labels["old"], num_past)
         statistics = ClassStatistics(initial, current, confidences, files.states.of_class[:num_seen])
-        notes += _undefined_note(statistics, undefined)
+        counts[state] = count_undefined(statistics), num_past
         before_and_after = ranks_before_and_after(blocks["val"], statistics, undefined=undefined)
         for method, image_ranks in zip(top1, before_and_after, strict=True):
             top1[method].append(top_k(image_ranks, 1))
             top5[method].append(top_k(image_ranks, 5))
+    notes += filter(None, [undefined_in_words(counts, score_kind, undefined)])
     return Summary(top1, top5, notes)
 
 
@@ -218,15 +218,3 @@ def _own_and_top(blocks: Iterator[Block]) -> tuple[np.ndarray, np.ndarray]:
     """Each image's score for its own class, and its highest score, (n,) each."""
     own, top = zip(*(own_and_top(scores, labels) for scores, labels in blocks), strict=True)
     return np.concatenate(own), np.concatenate(top)
-
-
-def _undefined_note(statistics: ClassStatistics, undefined: str) -> list[str]:
-    policy = "keep" if undefined == "raise" else undefined  # to raise is rectify's
-    count = int(rectification_factors(statistics, undefined=policy).undefined.sum())
-    if not count:
-        return []
-    done = "left alone" if undefined == "keep" else "rectified all the same"
-    return [
-        f"state {statistics.state}: a mean score is not positive for {count} of {int(statistics.is_past.sum())} past "
-        f"classes; their scores are {done} (undefined = {undefined})"
-    ]

@@ -4,6 +4,8 @@ Each class's training images are ranked once, when the class is new; what is kep
 that ranking, so that it can only shrink as the memory is shared by more classes.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from il2m.data.states import States
@@ -32,6 +34,13 @@ def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> 
         f"{states.num_past(state)} past classes; the smallest memory_size that works for all {states.num_states} "
         f"states is {needed}."
     )
+
+
+def of_past_classes(arrays: Mapping[str, np.ndarray], states: States, state: int) -> dict[str, np.ndarray]:
+    """A state's arrays, those named ``exemplar_...`` without rows of its new classes: a memory saved after the state
+    has these too, but current means and counts are of past classes' exemplars."""
+    is_new = np.isin(arrays.get("exemplar_labels", ()), states.new_classes(state))
+    return {name: array[~is_new] if name.startswith("exemplar_") else array for name, array in arrays.items()}
 
 
 def held_out_places(num_ranked: int, share: float) -> np.ndarray:

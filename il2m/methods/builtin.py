@@ -40,7 +40,7 @@ for _name, _what, _colour, _means, _confidences in (
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
 def prior_thresholding(state: Frozen) -> np.ndarray:
-    """Raw scores minus the log of each class's share of the training images."""
+    """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given)."""
     return corrections.threshold_by_prior(state.scores, state.counts)
 
 

@@ -4,6 +4,7 @@ Names are those of a state's stored arrays: ``val_...`` of the validation images
 training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from scipy.special import softmax
 
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
+from il2m.memory.exemplars import of_past_classes
 from il2m.memory.statistics import ClassStatistics, reduce_scores, state_statistics, statistics_of_states
 from il2m.methods.corrections import Head
 from il2m.parameters import FineTuning, check_parameters
@@ -100,7 +102,8 @@ class Frozen:
         each state brought, up to this one. earlier: the states before, for methods that compare with them.
         arrays: of these, what there is: ``val_features (n, d)``, ``head_weight (C, d)``, ``head_bias (C,)``, and for
         ``new``, ``exemplar`` and ``held_out`` ``..._labels (m,)``, ``..._scores (m, C)``, ``..._features (m, d)``;
-        ``val_labels (n,)`` and ``past_class_features`` for oracles.
+        ``val_labels (n,)`` and ``past_class_features`` for oracles. Warns of exemplars of new classes: they are left
+        out, as Eq. 1's current means are of past classes.
         """
         states = States(tuple(int(size) for size in state_sizes))
         given = {name: np.asarray(array) for name, array in {"val_scores": val_scores, **arrays}.items()}
@@ -113,6 +116,9 @@ class Frozen:
             group = name.rpartition("_")[0]
             if len(array) != lengths.setdefault(group, len(array)):
                 raise InputError(f"{name} has {len(array)} rows; expected {lengths[group]}, as others of {group}.")
+        given = of_past_classes(given, states, states.num_states)
+        if len(given.get("exemplar_labels", ())) < lengths.get("exemplar", 0):
+            warnings.warn(f"exemplars of classes that state {states.num_states} brings are left out", stacklevel=2)
         reduced = []
         for group in ("new", "exemplar"):
             labels, scores = given.get(f"{group}_labels"), given.get(f"{group}_scores")

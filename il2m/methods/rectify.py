@@ -3,6 +3,7 @@
 ``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,25 @@ def rectification_factors(
         )
     left_alone = ~past | (bad if undefined == "keep" else ~np.isfinite(values))
     return Factors(np.where(left_alone, 1.0, values), bad)
+
+
+def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
+    """For how many past classes a method of PARTS has an undefined ratio."""
+    parts = {name: on for name, on in PARTS[method].items() if name != "gate"}
+    return int(rectification_factors(statistics, **parts).undefined.sum())
+
+
+def undefined_in_words(counts: Mapping[int, tuple[int, int]], score_kind: str = "raw", undefined: str = "keep") -> str:
+    """A sentence on IL2M's undefined ratios, and what to try; ``""`` if there are none. counts: state -> (past classes
+    whose ratio is undefined, past classes)."""
+    bad, past = (sum(numbers) for numbers in zip((0, 0), *counts.values(), strict=True))
+    states = ", ".join(str(state) for state, (some, _) in counts.items() if some)
+    done = f"left alone{': IL2M does nothing' * (bad == past)}" if undefined == "keep" else "multiplied anyway"
+    words = (
+        f"IL2M on {score_kind} scores: {bad} of {past} past classes undefined (state {states}: a mean score is missing "
+        f"or not positive), {done}; to try: score_kind = softmax (probabilities are positive), another undefined = ..."
+    )
+    return words if bad else ""
 
 
 def rectify(

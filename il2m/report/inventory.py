@@ -14,6 +14,8 @@ from il2m.report.overview import Study, count, in_words
 from il2m.report.tables import Link
 from il2m.results import comparison
 from il2m.results.description import run_description
+from il2m.results.imported import unknown_in_words
+from il2m.results.table import known, undefined_note
 
 STAGES = dict(zip(("base", "fine-tuning", "analysis", "ablation"), NOTEBOOKS, strict=True))
 _MOST_ROWS = 60  # beyond them a page is not read any more
@@ -95,9 +97,9 @@ def runs_table(study: Study) -> pd.DataFrame:
     rows = []
     for run in study.runs:
         about = run_description(run)
-        columns = {"S": about.pop("num_states"), "K": about.pop("memory_size")}
-        columns |= {"distillation": "on" if about.pop("distillation") else "off"}
-        columns |= {name.replace("_", " "): "" if about[name] is None else about[name] for name in comparison.SEEDS}
+        columns = {"S": about.pop("num_states"), "K": known(about.pop("memory_size"))}
+        columns |= {"distillation": known(about.pop("distillation"))}
+        columns |= {name.replace("_", " "): "-" if about[name] is None else about[name] for name in comparison.SEEDS}
         for method in ("FT", "IL2M"):
             mean = means.get((run.name, method), {"top1": np.nan, "top5": np.nan})
             columns |= {f"{method} top-1": mean["top1"], f"{method} top-5": mean["top5"]}
@@ -108,7 +110,8 @@ def runs_table(study: Study) -> pd.DataFrame:
         columns["notebooks"] = [page for page in pages if isinstance(page, Link)]
         missing = ", ".join(map(str, run.missing_states))
         policy, computed = (attrs.get(name, {}).get(run.name, "") for name in ("undefined", "computed"))
-        notes = [f"states {missing} not finished" if missing else "", computed]
+        notes = [f"states {missing} not finished" if missing else "", unknown_in_words(run), computed]
+        notes += [] if missing else [undefined_note(study.results[study.results["run"] == run.name])]
         notes += [f"undefined = {policy}"] * (policy not in ("", "keep"))
         columns["note"] = "; ".join(filter(None, notes))
         rows.append({"run": in_words(about, study.recipes)} | columns)

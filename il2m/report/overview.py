@@ -19,12 +19,13 @@ from il2m.results import comparison
 from il2m.results.collect import collect_results
 from il2m.results.description import run_recipe
 from il2m.results.pairs import FEWEST_PAIRS, VERDICTS, mean_interval
+from il2m.results.table import known
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
 _WORDS = {  # column of the results table -> its value, for a person
-    "num_states": "S = {}", "memory_size": "K = {}", "exemplar_selection": "{}",
+    "num_states": "S = {}", "memory_size": "K = {:.0f}", "exemplar_selection": "{}",
     "held_out": "{:g} of exemplars held out", "balanced_epochs": "{} balanced epochs",
     **{name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]},
 }  # fmt: skip
@@ -97,7 +98,8 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
         words = [dataset]
         for name, value in recipe.items():
             said_already = name.startswith("base_") and recipe.get(name.removeprefix("base_")) == value
-            if any(other.get(name) != value for other in others) and not said_already:
+            imported = name in ("method", "scores")
+            if imported or (any(other.get(name) != value for other in others) and not said_already):
                 words.append(f"{name} {value if len(str(value)) <= 30 else short_hash(value)}")
         names[key] = ", ".join(words)
     return names
@@ -166,8 +168,8 @@ def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
     return ", ".join(words)
 
 
-def switch(distillation: bool) -> str:
-    return "distillation on" if distillation else "distillation off"
+def switch(distillation: bool | None) -> str:
+    return f"distillation {known(distillation)}"
 
 
 def seeds_in_words(study: Study) -> str:
@@ -176,7 +178,9 @@ def seeds_in_words(study: Study) -> str:
         return "No run is finished yet, so there is nothing to compare."
     runs = study.results[study.results["method"] != "joint"].drop_duplicates("run")
     orders, trains = comparison.class_orders(runs).nunique(), runs["train_seed"].nunique()
-    sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}."
+    unknown = int(runs[comparison.SEEDS].isna().all(axis=1).sum())
+    sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}"
+    sentence += f"; {count(unknown, 'run')} of unknown seeds." if unknown else "."
     most = runs.groupby(["setting", *_sides(runs, ["distillation"])], dropna=False).size().max()
     if most >= FEWEST_PAIRS:
         return sentence

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from il2m.errors import InputError
 from il2m.memory.statistics import own_and_top
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import PARTS
+from il2m.methods.rectify import PARTS, count_undefined, undefined_in_words
 from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS, check_parameters, concerning
 from il2m.results import metrics
@@ -30,7 +30,9 @@ def results_table(
     """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
 
     ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
-    has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class.
+    has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class;
+    ``undefined_past`` the number of past classes whose ratio in Eq. 1 is undefined (NaN for methods without one);
+    ``undefined`` the policy for these.
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
     details: more columns: ``forgetting``, those of score_details, and what became of fine-tuning's ranks
     (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered.
@@ -49,6 +51,9 @@ def results_table(
             image_ranks = metrics.ranks(scores, labels)
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "method": method}
             row |= {"score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
+            has_ratio = method in PARTS and method != "FT"
+            row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if has_ratio else np.nan
+            row["undefined"] = undefined
             if details:
                 hits[method, kind].append(image_ranks == 0)
                 row["forgetting"] = metrics.forgetting(metrics.accuracy_matrix(hits[method, kind], class_states))[-1]
@@ -122,7 +127,7 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
     """Mean top-1 and top-5 over states 2..S and over 1..S, one row per run, method and score kind."""
     groups = ["dataset", "run", "distillation", "method", "score_kind"]
     rows = []
-    for key, group in table.groupby(groups, sort=False):
+    for key, group in table.groupby(groups, sort=False, dropna=False):
         group = group.sort_values("state")
         row = dict(zip(groups, key, strict=True))
         for column in ("top1", "top5"):
@@ -134,26 +139,44 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str:
     """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals."""
-    about = table.iloc[0]
+    columns = ("run", "dataset", "num_states", "memory_size", "distillation", "order_seed", "train_seed")
+    about = {name: known(table.iloc[0][name]) for name in columns}
     lines = [
-        f"{about['dataset']}, {about['num_states']} states, K = {about['memory_size']}, "
-        f"distillation {'on' if about['distillation'] else 'off'}, "
-        f"order seed {about['order_seed']}, train seed {about['train_seed']} ({about['run']})"
+        f"{about['dataset']}, {about['num_states']} states, K = {about['memory_size']}, distillation "
+        f"{about['distillation']}, order seed {about['order_seed']}, train seed {about['train_seed']} ({about['run']})"
     ]
     for method in methods:
         top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
-        means = [
-            f"acc@1 = {metrics.mean_over_states(top1, first):.4f} | acc@5 = {metrics.mean_over_states(top5, first):.4f}"
-            for first in (2, 1)
-        ]
-        lines += [
-            f"{'*' * 30} {method} {'*' * 30}",
-            f"Top1 Acc = {[round(value, 4) for value in top1]}",
-            f"Top5 Acc = {[round(value, 4) for value in top5]}",
-            f"Mean inc Acc | {means[0]}",
-            f"Mean of all states | {means[1]}",
-        ]
-    return "\n".join(lines)
+        means = f"acc@1 = {metrics.mean_over_states(top1, 1):.4f} | acc@5 = {metrics.mean_over_states(top5, 1):.4f}"
+        lines += [*method_lines(method, top1, top5), f"Mean of all states | {means}"]
+    return "\n".join([*lines, *filter(None, [undefined_note(table)])])
+
+
+def method_lines(method: str, top1: Sequence[float], top5: Sequence[float]) -> list[str]:
+    """A method's accuracies by state, (S,) each, as the authors' summary has them."""
+    mean1, mean5 = map(metrics.mean_over_states, (top1, top5))
+    return [
+        f"{'*' * 30} {method} {'*' * 30}",
+        f"Top1 Acc = {[round(value, 4) for value in top1]}",
+        f"Top5 Acc = {[round(value, 4) for value in top5]}",
+        f"Mean inc Acc | acc@1 = {mean1:.4f} | acc@5 = {mean5:.4f}",
+    ]
+
+
+def known(value: Any) -> Any:
+    """A value of the results table for a person: unknown for None, on or off for a switch."""
+    names = {True: "on", False: "off"} if isinstance(value, bool | np.bool) else {}
+    return "unknown" if pd.isna(value) else names.get(value, value)
+
+
+def undefined_note(table: pd.DataFrame, score_kind: str = "raw") -> str:
+    """undefined_in_words of the IL2M rows of one run; ``""`` if there are none, or no counts in a table of before."""
+    rows = table[(table["method"] == "IL2M") & (table["score_kind"] == score_kind)].sort_values("state")
+    if rows.empty or "undefined_past" not in rows or rows["undefined_past"].isna().any():
+        return ""
+    past = [0, *rows["num_classes"][:-1]]
+    counts = dict(zip(rows["state"], zip(rows["undefined_past"].astype(int), past, strict=True), strict=True))
+    return undefined_in_words(counts, score_kind=score_kind, undefined=rows["undefined"].iloc[0])
 
 
 def save_results(table: pd.DataFrame, folder: Path) -> Path:

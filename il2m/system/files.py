@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from il2m.errors import InputError
+
 SET_ASIDE = "set_aside-"  # what the names of files and folders begin with that are of no use any more
 
 
@@ -36,6 +38,17 @@ def replacing(path: str | Path, mode: str, *, durable: bool = False) -> Iterator
     except BaseException:
         os.unlink(file.name)
         raise
+
+
+def safe_name(name: str, where: str) -> str:
+    """``name``, if it names a file in whatever folder it is put; else InputError, as two names that were mended could
+    become one. where: begins the message."""
+    if name in ("", ".", "..") or not name.isprintable() or {*name} & {*"/\\"} or len(name.encode()) > 200:
+        raise InputError(
+            f"{where} {name[:60]!r} can't name a file or folder: expected 1 to 200 bytes without slashes and control "
+            "characters."
+        )
+    return name
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:

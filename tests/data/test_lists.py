@@ -111,6 +111,17 @@ def test_lists_of_plain_lists_and_of_arrays(lists: Path, tree: Path, tiny_npz: P
                 assert arrays[f"y_{part}"][same].tolist() == [label]
 
 
+def test_lists_with_a_label_beyond_all_bounds_or_a_name_that_is_a_path(tmp_path: Path):
+    sources = [str(tmp_path / part) for part in ("train", "val")]
+    for source in sources:
+        write_image_list(Path(source), ["a.png", "b.png"], [0, 10**12])
+    with pytest.raises(InputError, match=r"classes 0\.\.1 and of no others; see class\(es\) \[1, 1000000000000\]"):
+        make_lists(sources, tmp_path / "out", name="x", memory_sizes=[8])
+    for name in ("../../x", "..", "", "a/b", "a\0b"):
+        with pytest.raises(InputError, match=r"name = .* can't name a file or folder"):
+            make_lists(sources, tmp_path / "out", name=name, memory_sizes=[8])
+
+
 def test_exemplars_that_need_a_model_are_refused(tree: Path, tmp_path: Path):
     options = {"name": "tree", "num_states": 3, "memory_sizes": [8], "exemplar_selection": "herding"}
     with pytest.raises(InputError, match="exemplar_selection = 'herding': expected random or first"):

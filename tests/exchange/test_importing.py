@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import TinyStudy
 
@@ -16,7 +17,10 @@ from il2m.errors import InputError
 from il2m.exchange.exporting import export_scores
 from il2m.exchange.importing import import_authors_files, import_scores
 from il2m.exchange.score_files import AuthorsFiles, rectify_files
-from il2m.results.table import results_table, series
+from il2m.methods.registry import method_scores
+from il2m.results.comparison import compare_methods
+from il2m.results.description import run_description
+from il2m.results.table import results_table, series, summary
 from il2m.study.find import find_runs, open_run
 from il2m.study.runs import Run
 
@@ -80,11 +84,121 @@ def test_imported_npz_make_a_run_with_the_same_numbers(tiny_study: TinyStudy, np
         import_scores(npz, tmp_path / "study" / "mine")
 
 
-def test_exemplars_of_the_first_state_are_taken_as_they_are(tiny_study: TinyStudy, npz: list[Path], tmp_path: Path):
-    change(npz[0], exemplar_scores=np.ones((3, 2)), exemplar_labels=[1, 1, 1])
+def test_exemplars_of_new_classes_are_left_out_and_told(tiny_study: TinyStudy, npz: list[Path], tmp_path: Path):
+    """A memory that was saved after each state: it holds that state's classes too."""
+    for path in npz:
+        with np.load(path) as arrays:
+            some = np.arange(3)
+            parts = {part: arrays[f"new_{part}"][some] for part in ("scores", "labels", "features")}
+            if "exemplar_labels" in arrays:
+                parts = {part: np.concatenate([arrays[f"exemplar_{part}"], rows]) for part, rows in parts.items()}
+        change(path, **{f"exemplar_{part}": rows for part, rows in parts.items()})
     run = import_scores(npz, tmp_path / "run")
-    assert run.state(1).array("exemplar_labels").tolist() == [1, 1, 1]
+    told = (
+        "exemplars of new classes are left out (state 1: 3, state 2: 3, state 3: 3): current means are of past classes"
+    )
+    assert run.config["missing"] == [told]
+    assert run.memory_size == 15  # all of them
     assert accuracies(run) == accuracies(tiny_study.off)
+    for method in ("FT-th", "NEM"):  # counts and features are of past classes' exemplars too
+        np.testing.assert_allclose(
+            method_scores(run, 3, method), method_scores(tiny_study.off, 3, method), rtol=1e-5, atol=1e-5
+        )
+    change(npz[0], exemplar_labels=[0, 1, 7])
+    with pytest.raises(InputError, match=r"exemplar_labels: state 1: 1 labels are out of range, the first of them 7"):
+        import_scores(npz, tmp_path / "other")
+
+
+def test_heads_over_all_classes_are_named(npz: list[Path], tmp_path: Path):
+    for path in npz:
+        change(path, val_scores=np.zeros((20, 6)), val_labels=np.zeros(20, dtype=int), val_features=None)
+    with pytest.raises(InputError, match=r"Is the head over all classes .* cut .* as scores\[:, :num_seen\]"):
+        import_scores(npz, tmp_path / "run")
+
+
+def test_state_sizes_beyond_all_bounds(npz: list[Path], tmp_path: Path):
+    for path in npz:
+        change(path, state_sizes=np.concatenate([[2, 2, 2], np.full(10**6, 2**40)]))
+    assert import_scores(npz, tmp_path / "run").states.sizes == (2, 2, 2)
+
+
+def test_il2m_that_does_nothing_is_told(npz: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Scores of a cosine classifier, shifted below zero: no mean is positive."""
+    for path in npz:
+        with np.load(path) as arrays:
+            shifted = {name: arrays[name] - 99 for name in arrays if name.endswith("_scores")}
+        change(path, **shifted)
+    assert main(["import-scores", *map(str, npz), "--out", str(tmp_path / "run")]) == 0
+    told = (
+        "IL2M on raw scores: 6 of 6 past classes undefined (state 2, 3: a mean score is missing or not positive), left"
+    )
+    printed = capsys.readouterr().out
+    assert told in printed
+    assert "IL2M does nothing; to try: score_kind = softmax" in printed
+    table = results_table(Run(tmp_path / "run"))
+    assert told in summary(table)
+    assert series(table, "IL2M", "undefined_past") == [0, 2, 4]
+    assert series(table, "IL2M", "undefined_past", "softmax") == [0, 0, 0]
+    assert np.isnan(series(table, "FT", "undefined_past")).all()
+    assert "multiplied anyway" in summary(results_table(Run(tmp_path / "run"), undefined="as-published"))
+
+
+def test_rows_that_may_be_a_sample_are_told(npz: list[Path], tmp_path: Path):
+    for path, past in zip(npz, (0, 2, 4), strict=True):
+        with np.load(path) as arrays:
+            some = np.concatenate([np.flatnonzero(arrays["new_labels"] == c)[:3] for c in (past, past + 1)])
+            new = {name: arrays[name][some] for name in arrays if name.startswith("new_")}
+        change(path, **new)
+    (told,) = import_scores(npz, tmp_path / "run").config["missing"]
+    assert told.startswith("as many rows of each past as of each new class (state 3): FT-th takes its prior from")
+
+
+def test_what_is_told_on_import_is_shown_and_the_rest_is_unknown(
+    npz: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "names").write_text("".join(f"name {c}\n" for c in range(6)), encoding="utf-8-sig")
+    words = ["import-scores", *map(str, npz), "--out", str(tmp_path / "study" / "told")]
+    words += ["--method", "LwF", "--dataset", "cifar", "--order-seed", "3", "--memory-size", "20"]
+    words += ["--class-names", str(tmp_path / "names"), "--class-order", "5,4,3,2,1,9", "--distillation", "on"]
+    assert main(words) == 0
+    assert "not known of these scores: train_seed\n" in capsys.readouterr().out
+    told = Run(tmp_path / "study" / "told")
+    assert told.class_names[5] == "name 5"
+    assert told.config["class_order"] == [5, 4, 3, 2, 1, 9]
+    shown = summary(results_table(told)).partition("\n")[0]
+    assert shown == "cifar, 3 states, K = 20, distillation on, order seed 3, train seed unknown (told)"
+    untold = import_scores(npz, tmp_path / "study" / "untold")
+    assert untold.memory_size == 12
+    shown = summary(results_table(untold)).partition("\n")[0]
+    assert shown == "unknown, 3 states, K = 12, distillation unknown, order seed unknown, train seed unknown (untold)"
+    assert main(words) == 0, "the same again"
+    with pytest.raises(InputError, match="holds these scores with method LwF: name another folder, or delete it"):
+        import_scores(npz, tmp_path / "study" / "told", method="iCaRL", memory_size=20)
+    wrong = {"class_names": "abc", "class_order": [0, 0, 1, 2, 3, 4], "distillation": "on", "seed": 1}
+    for name, value in wrong.items():
+        with pytest.raises(InputError, match=name if name != "class_names" else "abc: no file of class names"):
+            import_scores(npz, tmp_path / "wrong", **{name: value})
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_told_seeds_make_repetitions_only_of_one_method_and_data_set(npz: list[Path], tmp_path: Path):
+    settings = {}
+    for name, about in {
+        "a": {"method": "LwF", "dataset": "cifar", "order_seed": 0, "train_seed": 0},
+        "b": {"method": "LwF", "dataset": "cifar", "order_seed": 0, "train_seed": 1},
+        "another method": {"method": "iCaRL", "dataset": "cifar", "order_seed": 0, "train_seed": 2},
+        "another K": {"method": "LwF", "dataset": "cifar", "order_seed": 0, "train_seed": 3, "memory_size": 99},
+        "no method": {"dataset": "cifar", "order_seed": 0, "train_seed": 4},
+        "no data set": {"method": "LwF", "order_seed": 0, "train_seed": 4},
+        "no seeds": {"method": "LwF", "dataset": "cifar"},
+    }.items():
+        settings[name] = run_description(import_scores(npz, tmp_path / name, **about))["setting"]
+    assert settings["a"] == settings["b"]
+    assert len(set(settings.values())) == len(settings) - 1
+    results = pd.concat([results_table(Run(tmp_path / name)) for name in settings])
+    compared = compare_methods(results).query("method == 'IL2M'").set_index("setting")
+    assert compared.loc[settings["a"], "num_pairs"] == 2
+    assert len(compared) == len(settings) - 1  # unknown distillation and seeds leave no run out
 
 
 def test_what_cannot_be_computed_is_said(npz: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -180,12 +180,13 @@ def test_undefined_means_are_counted_or_raised(files: AuthorsFiles):
             path.write_text("\n".join(rows))
     summary = rectify_files(files)
     assert summary.top1["FT"] == summary.top1["IL2M"]
-    assert "a mean score is not positive for 4 of 4 past classes; their scores are left alone" in summary.notes[-1]
+    assert "6 of 6 past classes undefined (state 2, 3: a mean score" in summary.notes[-1]
+    assert "left alone: IL2M does nothing; to try: score_kind = softmax" in str(summary)
     with pytest.raises(InputError, match="state 2: the rectification of class"):
         rectify_files(files, undefined="raise")
     with pytest.raises(InputError, match=r"score_kind = 'soft-max': .* did you mean 'softmax'\?"):
         rectify_files(files, score_kind="soft-max")
-    assert "rectified all the same" in rectify_files(files, undefined="as-published").notes[-1]
+    assert "multiplied anyway" in rectify_files(files, undefined="as-published").notes[-1]
 
 
 def test_states_that_do_not_fit_the_files(exported: AuthorsFiles):
@@ -194,6 +195,9 @@ def test_states_that_do_not_fit_the_files(exported: AuthorsFiles):
     assert unequal == authors_files(*roots, 3, (2,), 12) == exported
     for num_states, sizes in ((0, (2,)), (3, (2, 2)), (3, (0,))):
         with pytest.raises(InputError, match="expected the number of states"):
+            authors_files(*roots, num_states, sizes, 12)
+    for num_states, sizes in ((10**9, (1,)), (10**6, (1,) * 10**6), (3, (10**30,))):  # before anything is allocated
+        with pytest.raises(InputError, match=r"classes in all; expected at most 100000\. Check S and P"):
             authors_files(*roots, num_states, sizes, 12)
     with pytest.raises(InputError, match="K = 0: expected the size of the memory, a whole number of at least 1"):
         authors_files(*roots, 3, (2,), 0)

@@ -260,6 +260,19 @@ def test_a_state_of_arrays_gives_what_the_run_gives(tiny_study):
     assert_array_equal(state.counts, Frozen.of_run(tiny_study.off, 3).counts)
 
 
+def test_exemplars_of_new_classes_do_not_take_il2m_away():
+    scores, labels = np.random.default_rng(0).uniform(1, 2, (6, 4)), np.array([0, 1, 2, 3, 2, 3])
+    made = []
+    for b, seen in ((1, 2), (2, 4)):
+        new = {"new_scores": scores[:, :seen], "new_labels": labels % 2 + 2 * (b - 1)}
+        memory = {"exemplar_scores": scores[:, :seen], "exemplar_labels": labels % seen}
+        with pytest.warns(UserWarning, match=f"exemplars of classes that state {b} brings are left out"):
+            made.append(Frozen.of_arrays(scores[:, :seen], [2] * b, earlier=made, **new, **memory))
+        assert made[-1].lacks("statistics") == ""
+    np.testing.assert_allclose(made[1].statistics.current_means[:2], [scores[0, 0], scores[1, 1]])
+    assert made[1].counts.tolist() == [1, 1, 3, 3]
+
+
 def test_nem_takes_as_many_new_images_as_there_are_exemplars(tiny_study):
     """Three of each class, whatever the settings' memory would allow: by a literal loop."""
     state = frozen_of_arrays(tiny_study.off, 3)

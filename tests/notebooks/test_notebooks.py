@@ -179,9 +179,11 @@ def test_analyses_open_scores_that_came_with_nothing_else(notebook: str, tiny_st
         files.append(tmp_path / f"{state}.npz")
         arrays = {name: stored.array(name) for name in ("val_scores", "val_labels")}
         np.savez(files[-1], **arrays, state_sizes=tiny_study.off.states.sizes[:state])
-    run = import_scores(files, tmp_path / "run")
+    import_scores(files, tmp_path / "one")
+    import_scores(files, tmp_path / "other", memory_size=9)  # nothing but their names tells them apart
     command = [sys.executable, "-m", "papermill", f"{notebook}.ipynb", str(tmp_path / "executed.ipynb")]
-    command += ["-p", "out_dir", str(tmp_path), "-p", "run", run.name, "--no-progress-bar", "--log-level", "ERROR"]
+    command += ["-p", "out_dir", str(tmp_path), "-p", "run", "one", "-p", "compare", "other"]
+    command += ["--no-progress-bar", "--log-level", "ERROR"]
     result = subprocess.run(command, cwd=find_notebooks(), capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "no rectification" in (tmp_path / "executed.ipynb").read_text()

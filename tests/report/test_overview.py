@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from tiny import TinyStudy
 
+from il2m.exchange.importing import import_scores
 from il2m.report import inventory, overview, tables
 from il2m.report.overview import Study
 from il2m.study.runs import Run
@@ -243,6 +244,41 @@ def test_runs_are_listed_with_their_pages(tiny_study: TinyStudy, tmp_path: Path)
         tables.Link("analysis (failed)", f"notebooks/{pages[1]}"),
     ]
     assert [link.text for link in on["notebooks"]] == ["base"]
+
+
+def import_shifted(run: Run, out: Path, shift: float, **about: Any) -> None:
+    """The labels of a run with right scores, all of them negative: no two imports are of the same files."""
+    files = [out.parent / f"{out.name} {state}.npz" for state in (1, 2, 3)]
+    out.parent.mkdir(exist_ok=True)
+    for state, file in enumerate(files, 1):
+        arrays = {"state_sizes": [2] * state}
+        for part in ("val", "new", "exemplar")[: 2 + (state > 1)]:
+            labels = run.state(state).array(f"{part}_labels")
+            arrays |= {f"{part}_labels": labels, f"{part}_scores": np.eye(2 * state)[labels] - shift}
+        np.savez(file, **arrays)
+    import_scores(files, out, **about)
+
+
+def test_what_nobody_told_of_imported_scores_is_unknown(tiny_study: TinyStudy, tmp_path: Path):
+    import_shifted(tiny_study.off, tmp_path / "study" / "mine", 9)
+    for i, (seed, distils) in enumerate(itertools.product((0, 1), (False, True))):
+        about = {"method": "LwF", "dataset": "toy", "order_seed": 0, "train_seed": seed, "distillation": distils}
+        import_shifted(tiny_study.off, tmp_path / "study" / f"{i}", 10 + i, **about)
+    study = overview.open_study(tmp_path / "study")
+    *told, untold = inventory.runs_table(study).to_dict("records")
+    assert [(row["distillation"], row["train seed"]) for row in told] == [("off", 0), ("off", 1), ("on", 0), ("on", 1)]
+    assert (untold["run"], untold["distillation"], untold["order seed"]) == ("unknown, scores mine", "unknown", "-")
+    assert (
+        "not known of these scores: method, dataset, order_seed, train_seed, memory_size (counted: 12)"
+        in untold["note"]
+    )
+    assert "6 of 6 past classes undefined" in untold["note"]
+    seeds = "5 finished runs, 1 class order, 2 training seeds; 1 run of unknown seeds."
+    assert overview.seeds_in_words(study).startswith(seeds)
+    groups, _ = overview.groups(study, shown=["distillation"])
+    assert list(groups) == ["toy, method LwF, S = 3, K = 12", "unknown, scores mine, S = 3, K = 12"]
+    assert overview.switch(groups["unknown, scores mine, S = 3, K = 12"]["distillation"].iloc[0]).endswith("unknown")
+    assert set(overview.findings(study)["num_pairs"]) == {2}
 
 
 def test_tables_escape_what_they_show():

@@ -58,6 +58,8 @@ COLUMNS = [
     "top1_new",
     "predicted_new",
     "true_new",
+    "undefined_past",
+    "undefined",
 ]
 
 

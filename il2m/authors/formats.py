@@ -7,6 +7,7 @@ mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel va
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import deque
@@ -26,6 +27,8 @@ from il2m.system.files import replacing
 MEAN_STD_FILE = "datasets_mean_std.txt"
 _BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time
 _PARSERS = min(4, os.cpu_count() or 1)  # blocks parsed side by side: the parser lets other threads run
+# what the authors' files can hold, of all that Python takes for a number; what is not finite is told where it stands
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf|infinity))")
 TEXT = np.dtypes.StringDType()  # of arrays of paths
 
 
@@ -57,12 +60,14 @@ def read_image_list(path: str | Path) -> ImageList:
     images: list[str] = []
     labels: list[int] = []
     number = 0
-    with _readable(path), path.open(encoding="utf-8") as file:
+    with _readable(path), path.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
                 try:
                     if words := line.rsplit(None, 1):
                         image, label = words
+                        if not label.isascii() or "_" in label:  # else a number to Python alone
+                            raise ValueError
                         labels.append(int(label))
                         images.append(image)
                 except ValueError:
@@ -142,6 +147,8 @@ def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.nda
     """Blocks of whole lines and what _parse_plain makes of them; a few are parsed ahead, side by side."""
     with ThreadPoolExecutor(_PARSERS) as pool, path.open("rb") as file:
         ahead: deque[tuple[bytes, Future]] = deque()
+        if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+            file.read(len(codecs.BOM_UTF8))
         while block := file.read(_BLOCK_BYTES):
             block += file.readline()
             ahead.append((block, pool.submit(_parse_plain, block, num_classes)))
@@ -174,7 +181,7 @@ def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:
 
 
 def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: int) -> np.ndarray:
-    """The slow way, which also knows every form of number that Python knows, and which line is at fault."""
+    """The slow way, which also knows other blanks and signs, and which line is at fault."""
     rows = []
     for number, line in enumerate(block.split(b"\n"), start=first_line):
         words = line.split()
@@ -184,7 +191,7 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
         if not (line.isascii() and b" ".join(words).decode("ascii").isprintable()):
             raise InputError(f"{path}: not a text file (line {number}).")
         try:
-            row = [float(word) for word in words]
+            row = [_number(word.decode()) for word in words]
         except ValueError as error:
             raise InputError(f"{where}: a score is not a number ({error}).") from None
         if len(row) != num_classes:
@@ -194,6 +201,13 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
             raise InputError(f"{where}: the score of class {column} is {row[column]}; expected finite numbers.")
         rows.append(row)
     return np.array(rows, dtype=np.float64).reshape(-1, num_classes)
+
+
+def _number(text: str) -> float:
+    """Raises ValueError for what is none in the authors' files."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"found {text[:40]!r}")
+    return float(text)
 
 
 def write_scores(path: str | Path, blocks: Iterable[np.ndarray]) -> None:
@@ -221,9 +235,11 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
             f"{path}: no mean and std for {name!r}: {nearest(name, known) if known else 'the file is empty'}."
         )
     number = names.index(name)
+    if name in names[number + 1 :]:
+        raise InputError(f"{path}: {names.count(name)} lines are named {name!r}; expected one: remove the others.")
     try:
         parts = _MEAN_STD_LINE.fullmatch(lines[number]).groups()
-        mean, std = (tuple(float(value) for value in part.split(",")) for part in parts)
+        mean, std = (tuple(_number(value.strip()) for value in part.split(",")) for part in parts)
         if len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) <= 0:
             raise ValueError
     except (AttributeError, ValueError):
@@ -236,7 +252,7 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
 
 def _read_text(path: str | Path) -> str:
     with _readable(path):
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
 
 
 def check_new_name(path: str | Path, name: str) -> str:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from il2m.notebook.execute import process_context
 from il2m.results.table import save_results, summary
 from il2m.study.runs import RESULTS_FILE
 from il2m.system.machine import CHECKOUT, visible_gpus
+from il2m.system.plugins import resolved
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
@@ -57,8 +59,12 @@ def run_study(
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
     context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
-    with ProcessPoolExecutor(1, mp_context=context) as child:
-        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as child:
+            jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
+    except BrokenProcessPool:
+        suspect = f"plugin {', '.join(plugins)}: it" if plugins else "planning"
+        raise InputError(f"{suspect} ended its process: by os._exit, a crash, or for want of memory.") from None
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
@@ -66,7 +72,7 @@ def run_study(
     print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
     if dry_run:
         return StudyRun(out, False, {})
-    is_new = records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
+    is_new = records.write_plan(out, grid, sorted([*only, *overrides, *map(resolved, plugins)]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")

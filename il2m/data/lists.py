@@ -129,14 +129,22 @@ def check_classes(images: ImageList, num_classes: int, problem: str) -> None:
 def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     """Those that ``il2m lists`` noted beside the lists, else the labels."""
     noted = folder / CLASS_NAMES
-    names = tuple(noted.read_text(encoding="utf-8").splitlines()) if noted.is_file() else ()
+    names = tuple(noted.read_text(encoding="utf-8-sig").splitlines()) if noted.is_file() else ()
     return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 def memory_sizes(folder: Path) -> list[int]:
     """The K for which lists in the authors' layout are there, in order."""
     sizes = (path.name.removeprefix("K~") for path in (folder / "unbalanced" / "train").glob("K~*"))
-    return sorted(int(size) for size in sizes if size.isdigit())
+    return sorted(int(size) for size in sizes if size.isascii() and size.isdigit())
+
+
+def listed_images(folder: Path, root: str | Path) -> np.ndarray:
+    """The paths in all lists of a folder, (n,) numpy strings, each once; relative ones start at ``root``."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CLASS_NAMES)
+    if not files:
+        raise InputError(f"no lists in {folder}: expected <lists>/<dataset>/S~<S>.")
+    return np.unique(np.concatenate([read_image_list(file).paths(root) for file in files]))
 
 
 def _joined(source: Path, lists: Iterable[ImageList]) -> ImageList:

@@ -163,7 +163,9 @@ def _execute(
     try:
         failure = pipe.recv()  # once it has loaded the plugins
         if not failure:
-            papermill.execute_notebook(notebook, output, parameters, **options)
+            # papermill formats paths, where braces name parameters
+            paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
+            papermill.execute_notebook(*paths, parameters, **options)
     except papermill.PapermillExecutionError as error:
         failure = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
     except (DeadKernelError, EOFError):

@@ -111,6 +111,27 @@ def test_lists_of_plain_lists_and_of_arrays(lists: Path, tree: Path, tiny_npz: P
                 assert arrays[f"y_{part}"][same].tolist() == [label]
 
 
+@pytest.mark.parametrize("num_states", ["3", "1"])
+def test_lists_that_point_at_missing_images_are_told(
+    num_states: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    command = ["lists", str(tree), "--out", str(tmp_path), "--name", "tree", "-S", num_states, "-K", "8"]
+    assert main(command) == 0
+    images = load_folder(tree)
+    for part, files, labels in (
+        ("train", images.train_images, images.train_labels),
+        ("val", images.val_images, images.val_labels),
+    ):
+        write_image_list(tmp_path / part, [f"{path}x" for path in files.paths.tolist()], labels)
+    capsys.readouterr()
+    assert main([command[0], str(tmp_path / "train"), str(tmp_path / "val"), *command[2:]]) == 1
+    captured = capsys.readouterr()
+    count = len(images.train_labels) + len(images.val_labels)
+    assert captured.out.startswith(f"lists: {tmp_path / 'tree'}")
+    assert captured.err.startswith(f"{count} images of these lists are missing on disk:\n  {tree}")
+    assert captured.err.endswith(f"  ... and {count - 10} more\n")
+
+
 def test_exemplars_that_need_a_model_are_refused(tree: Path, tmp_path: Path):
     options = {"name": "tree", "num_states": 3, "memory_sizes": [8], "exemplar_selection": "herding"}
     with pytest.raises(InputError, match="exemplar_selection = 'herding': expected random or first"):

@@ -101,6 +101,13 @@ def test_a_failure_is_forgotten_when_the_job_works(notebooks: Path, tmp_path: Pa
     assert not job.file(".log").exists()
 
 
+def test_braces_in_paths_are_braces(notebooks: Path, tmp_path: Path):
+    strange = notebooks.rename(tmp_path / "{value}}{0")
+    job = make_job(tmp_path / "out {value} {x} }{", "works", "good")
+    assert run_one(job, strange).failure == ""
+    assert sorted(path.name for path in job.output.parent.iterdir()) == ["works-good.html", "works-good.ipynb"]
+
+
 def test_parameters_reach_the_notebook(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "good")
     assert run_one(job, notebooks).failure == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m import __version__
-from il2m.errors import InputError, name_first
+from il2m.errors import InputError, name_first, printable
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.command(args) or 0
     except InputError as error:
-        print(f"il2m: {error}", file=sys.stderr)
+        print(f"il2m: {printable(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -158,7 +158,7 @@ def _notebooks(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     from il2m.batch.status import status_text
 
-    print(status_text(args.study))
+    print(printable(status_text(args.study)))
 
 
 @_command("report", "make a study's report again: index.html and the pages it links to", _STUDY)
@@ -203,7 +203,7 @@ def _lists(args: argparse.Namespace) -> int:
     num_states = len(args.state_sizes) or args.states
     print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")
     if missing := find_missing(listed_images(folder, args.relative_to)):
-        print(name_first("images of these lists are missing on disk", missing), file=sys.stderr)
+        print(printable(name_first("images of these lists are missing on disk", missing)), file=sys.stderr)
     return int(bool(missing))
 
 

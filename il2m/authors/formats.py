@@ -227,7 +227,7 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
 
     Raises InputError when the file can't be read, has no such name, or gives it something else than numbers.
     """
-    lines = _read_text(path).splitlines()
+    lines = read_text(path).splitlines()
     names = [line.partition(":")[0].strip() for line in lines]
     if name not in names:
         known = [known for known in names if known]
@@ -250,7 +250,8 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
     return mean, std
 
 
-def _read_text(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
+    """All of a text file. Raises InputError if it can't be read, or is no text."""
     with _readable(path):
         return Path(path).read_text(encoding="utf-8-sig")
 
@@ -260,7 +261,7 @@ def check_new_name(path: str | Path, name: str) -> str:
     be written there, or for a file that is no text."""
     if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
         raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
-    text = _read_text(path) if Path(path).exists() else ""
+    text = read_text(path) if Path(path).exists() else ""
     if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
         raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
     return text

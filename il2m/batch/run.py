@@ -18,7 +18,7 @@ from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
 from il2m.batch.status import Estimates, duration
 from il2m.batch.worker import PRELOAD
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.results.table import save_results, summary
@@ -69,7 +69,7 @@ def run_study(
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
-    print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
+    print(printable(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run)), flush=True)
     if dry_run:
         return StudyRun(out, False, {})
     is_new = records.write_plan(out, grid, sorted([*only, *overrides, *map(resolved, plugins)]), jobs, command)
@@ -77,7 +77,7 @@ def run_study(
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
     for name, reason in failed.items():
-        print(f"{name}: {reason}", file=sys.stderr)
+        print(printable(f"{name}: {reason}"), file=sys.stderr)
     if failed:
         print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
     return StudyRun(out, is_new, failed)
@@ -134,7 +134,7 @@ def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) ->
     ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
     if len(ablated) <= _MOST_SUMMARIES:
         for run in ablated:
-            print(f"\n{summary(pd.read_parquet(out / run / RESULTS_FILE))}")
+            print(f"\n{printable(summary(pd.read_parquet(out / run / RESULTS_FILE)))}")
         print()
     print(f"executed notebooks: {out / 'notebooks'}")
     tables = [pd.read_parquet(path) for path in sorted(out.glob(f"*/{RESULTS_FILE}"))]  # other grids' runs as well

@@ -110,7 +110,10 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     for array in (train_images, train_labels, val_images, val_labels):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
-    digest.update("\0".join(names).encode())
+    try:
+        digest.update("\0".join(names).encode())
+    except UnicodeEncodeError:
+        raise InputError(f"{source}: class_names hold halves of characters (surrogates): write them anew.") from None
     return Dataset(name, train_images, train_labels, val_images, val_labels, names, digest.hexdigest()[:16])
 
 

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from il2m.data.states import States
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.system.files import sync, write_atomically
 from il2m.system.hashes import file_hash, short_hash
@@ -215,7 +215,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """Class names in learning order."""
-        return self.config["class_names"]
+        return [*map(printable, self.config["class_names"])]
 
     @cached_property
     def base(self) -> Run:

@@ -55,7 +55,7 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
         cells = json.loads(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
         statements = ast.parse("".join(sources[:1]), "its parameters").body  # papermill too takes the first
-    except (OSError, ValueError, LookupError, TypeError, SyntaxError) as error:
+    except Exception as error:  # of whatever type: it is no notebook, or no Python
         raise InputError(f"{path} can't be read as a notebook: {type(error).__name__}: {error}") from None
     if not sources:
         raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")

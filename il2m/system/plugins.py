@@ -40,8 +40,8 @@ def plugin_hash(plugin: str) -> str:
     """Hash of a plugin's source; of a package, of all its Python files. Raises InputError if it isn't there."""
     try:
         hashes = [file_hash(file) for file in _files(plugin)]
-    except OSError as error:
-        raise InputError(f"plugin {plugin}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: of a name that no file can have
+        raise InputError(f"plugin {plugin}: {getattr(error, 'strerror', error)}") from None
     return hashes[0] if len(hashes) == 1 else short_hash(hashes)
 
 

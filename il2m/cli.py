@@ -6,6 +6,7 @@ Each command is a function under the table of its arguments. What is slow to imp
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -64,8 +65,7 @@ def _argument(names: str, meaning: str, **options: Any) -> tuple[list[str], dict
 
 def _at_least(low: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        # what else Python takes for digits is a slip, and more of them are no number of anything
-        if not (text.isascii() and text.isdecimal() and len(text) <= 18) or int(text) < low:
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) < low:
             raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected a whole number of at least {low}")
         return int(text)
 
@@ -73,10 +73,9 @@ def _at_least(low: int) -> Callable[[str], int]:
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(_at_least(0), text.split(",")))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected whole numbers, separated by commas") from None
+    if not re.fullmatch("[0-9]{1,18}(,[0-9]{1,18})*", text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected whole numbers, separated by commas")
+    return tuple(map(int, text.split(",")))
 
 
 _COUNT = {"type": _at_least(1), "metavar": "N"}

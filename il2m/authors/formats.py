@@ -27,8 +27,6 @@ from il2m.system.files import replacing
 MEAN_STD_FILE = "datasets_mean_std.txt"
 _BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time
 _PARSERS = min(4, os.cpu_count() or 1)  # blocks parsed side by side: the parser lets other threads run
-# what the authors' files can hold, of all that Python takes for a number; what is not finite is told where it stands
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf|infinity))")
 TEXT = np.dtypes.StringDType()  # of arrays of paths
 
 
@@ -66,9 +64,7 @@ def read_image_list(path: str | Path) -> ImageList:
                 try:
                     if words := line.rsplit(None, 1):
                         image, label = words
-                        if not label.isascii() or "_" in label:  # else a number to Python alone
-                            raise ValueError
-                        labels.append(int(label))
+                        labels.append(int(_plain(label) if "\0" not in image else ""))  # no path holds that
                         images.append(image)
                 except ValueError:
                     raise _bad_list_line(path, number, line.strip()[:80]) from None
@@ -80,6 +76,13 @@ def read_image_list(path: str | Path) -> ImageList:
         return ImageList(path, np.array(images, dtype=TEXT), np.array(labels, dtype=np.int64))
     except OverflowError:
         raise InputError(f"{path}: the label {max(labels, key=abs)} is out of range.") from None
+
+
+def _plain(number: str) -> str:
+    """The same. Raises ValueError for what is a number to Python alone: ``1_0``, or digits of other scripts."""
+    if "_" in number or not number.isascii():
+        raise ValueError(f"found {number[:40]!r}")
+    return number
 
 
 def _bad_list_line(path: Path, number: int, text: str) -> InputError:
@@ -99,8 +102,8 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: can't be read ({error.strerror}).") from None
 
 
-# nothing that readers take for the blank before the label or for the end of a line, nor what UTF-8 does not have
-_WRITABLE_PATH = re.compile(r"[^\r\n\ud800-\udfff]*[^\s\ud800-\udfff]")
+# nothing that readers take for the blank before the label or for the end of a line, nor a mark, nor what is no text
+_WRITABLE_PATH = re.compile(r"(?!\ufeff)[^\0\r\n\ud800-\udfff]*[^\0\s\ud800-\udfff]")
 
 
 def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[int]) -> None:
@@ -191,7 +194,7 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
         if not (line.isascii() and b" ".join(words).decode("ascii").isprintable()):
             raise InputError(f"{path}: not a text file (line {number}).")
         try:
-            row = [_number(word.decode()) for word in words]
+            row = [float(_plain(word.decode())) for word in words]
         except ValueError as error:
             raise InputError(f"{where}: a score is not a number ({error}).") from None
         if len(row) != num_classes:
@@ -201,13 +204,6 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
             raise InputError(f"{where}: the score of class {column} is {row[column]}; expected finite numbers.")
         rows.append(row)
     return np.array(rows, dtype=np.float64).reshape(-1, num_classes)
-
-
-def _number(text: str) -> float:
-    """Raises ValueError for what is none in the authors' files."""
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"found {text[:40]!r}")
-    return float(text)
 
 
 def write_scores(path: str | Path, blocks: Iterable[np.ndarray]) -> None:
@@ -239,7 +235,7 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
         raise InputError(f"{path}: {names.count(name)} lines are named {name!r}; expected one: remove the others.")
     try:
         parts = _MEAN_STD_LINE.fullmatch(lines[number]).groups()
-        mean, std = (tuple(_number(value.strip()) for value in part.split(",")) for part in parts)
+        mean, std = (tuple(float(_plain(value)) for value in part.split(",")) for part in parts)
         if len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) <= 0:
             raise ValueError
     except (AttributeError, ValueError):

@@ -6,8 +6,9 @@ What they may hold: docs/batches.md. For a parameter that is itself a list, a li
 import contextlib
 import itertools
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -62,29 +63,23 @@ class Grid:
 
 
 class _Constructor(SafeConstructor):
-    """Refuses what is no value of a grid, before it costs time or memory: a name that is given twice beside a merge key
-    too, where ruamel.yaml would let the second win; aliases that grow, or hold themselves; numbers of many digits."""
+    """Refuses what is no value of a grid before it costs time or memory, and a name that is given twice beside a merge
+    key too, where ruamel.yaml would let the second win."""
 
     def construct_document(self, node: Node) -> Any:
-        if self._size(node, {}) > _MOST_VALUES:
-            raise MarkedYAMLError(problem=f"its aliases stand for more than {_MOST_VALUES:,} values, or for themselves")
+        waiting, count = [node], 0
+        while waiting:  # aliases are followed each time they are met, and one that holds itself never ends
+            if (count := count + 1) > _MOST_VALUES:
+                raise MarkedYAMLError(problem=f"it stands for more than {_MOST_VALUES:,} values, or for itself")
+            if not isinstance(part := waiting.pop(), ScalarNode):
+                waiting += itertools.chain(*part.value) if isinstance(part, MappingNode) else part.value
         return super().construct_document(node)
-
-    def _size(self, node: Node, known: dict[int, float]) -> float:
-        """How many values a node stands for, aliases followed. known: of the nodes before."""
-        if isinstance(node, ScalarNode):
-            return 1
-        if id(node) not in known:
-            known[id(node)] = math.inf  # where it is met again inside itself
-            parts = itertools.chain(*node.value) if isinstance(node, MappingNode) else node.value
-            known[id(node)] = 1 + sum(self._size(part, known) for part in parts)
-        return known[id(node)]
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
-            is_number, is_text = isinstance(value, int | float), isinstance(value, str)
-            if (is_number and len(node.value) > _MOST_DIGITS) or (is_text and _NO_TEXT.search(value)):
+            is_long = isinstance(value, int | float) and len(node.value) > _MOST_DIGITS
+            if is_long or (isinstance(value, str) and _NO_TEXT.search(value)):
                 raise ValueError
             return value
         except (ValueError, LookupError, ArithmeticError, AttributeError):  # of whatever Python makes of it
@@ -101,15 +96,14 @@ class _Constructor(SafeConstructor):
         super().flatten_mapping(node)
 
 
-def _read_yaml(text: str | bytes, where: str) -> Any:
+def _read_yaml(text: bytes, where: str) -> Any:
     """What a text says, as plain values. Raises InputError of one line."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
         if len(text) > _MOST_TEXT:
             raise MarkedYAMLError(problem=f"it has more than {_MOST_TEXT:,} characters")
-        brackets = text if isinstance(text, bytes) else text.encode(errors="replace")
-        if max(itertools.accumulate((b in b"[{") - (b in b"]}") for b in brackets), default=0) > _DEEPEST:
+        if max(itertools.accumulate((b in b"[{") - (b in b"]}") for b in text), default=0) > _DEEPEST:
             raise RecursionError  # ruamel.yaml would take the square of the depth to find out
         return yaml.load(text)
     except MarkedYAMLError as error:
@@ -175,8 +169,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"-p {text!r}: expected name=value, for example -p memory_size=100")
-        shown = text if len(text) <= 80 else f"{text[:77]}..."
-        overrides[name.strip()] = _read_yaml(value, f"-p {shown!r}: the value")
+        overrides[name.strip()] = _read_yaml(os.fsencode(value), f"-p {text[:80]!r}: the value")
     return overrides
 
 
@@ -211,11 +204,9 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
     for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
         total = len(settings) + math.prod(map(len, swept.values()))
-        if total > _MOST_SETTINGS or total * len(grid.exclude) > 10 * _MOST_SETTINGS:
-            raise InputError(
-                f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most"
-                f", and a tenth as many for 100 exclusions."
-            )
+        if total * max(len(grid.exclude) / 10, 1) > _MOST_SETTINGS:
+            most = f"{_MOST_SETTINGS:,} at most, and fewer with more than ten exclusions"
+            raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {most}.")
         products = itertools.product(*swept.values())
         settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
     kept = settings
@@ -248,16 +239,15 @@ def _check(grid: Grid, known: Mapping[str, Any]) -> None:
     parts = [("", grid.parameters)]
     parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
     parts += [("exclude: ", entry) for entry in grid.exclude]
-    problems = list(itertools.islice(_problems(parts, known), _MOST_PROBLEMS))
-    if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
-
-
-def _problems(parts: Iterable[tuple[str, Mapping[str, Any]]], known: Mapping[str, Any]) -> Iterator[str]:
+    problems: dict[str, None] = {}  # each once
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):
                 try:
                     check_parameters({name: single}, known)
                 except InputError as error:
-                    yield f"{where}{error}"
+                    problems[f"{where}{error}"] = None
+                    if len(problems) == _MOST_PROBLEMS:
+                        raise InputError("\n".join(problems)) from None
+    if problems:
+        raise InputError("\n".join(problems))

@@ -63,8 +63,8 @@ def run_study(
         with ProcessPoolExecutor(1, mp_context=context) as child:
             jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
     except BrokenProcessPool:
-        suspect = f"plugin {', '.join(plugins)}: it" if plugins else "planning"
-        raise InputError(f"{suspect} ended its process: by os._exit, a crash, or for want of memory.") from None
+        suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"
+        raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)

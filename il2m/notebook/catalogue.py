@@ -66,6 +66,6 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
                 with contextlib.suppress(ValueError, TypeError):  # no literal
                     parameters[name] = ast.literal_eval(statement.value)
                     continue
-        code = ast.unparse(statement).splitlines()[0]
+        code = ast.unparse(statement).splitlines()[0][:80]
         raise InputError(f"{path}: line {statement.lineno} of the parameters: expected name = literal, found {code}")
     return parameters

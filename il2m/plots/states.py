@@ -62,9 +62,8 @@ def plot_class_means(
     points = ax.scatter(initial, current, c=origin, cmap="viridis", s=22, zorder=3)
     ends = min(np.nanmin([initial, current]), 0), np.nanmax([initial, current])
     ax.plot(ends, ends, color=TRUTH, linewidth=1, linestyle="--")
-    ax.set(xlabel=f"mean {unit} when new, $\\mu_P(C_i)$", ylabel=f"mean {unit} now, $\\mu_N(C_i)$")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.label.set_parse_math(True)
+    ax.set_xlabel(f"mean {unit} when new, $\\mu_P(C_i)$", parse_math=True)
+    ax.set_ylabel(f"mean {unit} now, $\\mu_N(C_i)$", parse_math=True)
     ax.figure.colorbar(points, ax=ax, label="state in which the class was new", ticks=MaxNLocator(integer=True))
     return ax
 
@@ -107,8 +106,7 @@ def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
 def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
     """Training loss by epoch, one line per label (label -> loss by epoch), the first pale and the last dark."""
     ax = set_up(ax, xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", whole="x")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+    ax.yaxis.set(major_formatter="{x:g}", minor_formatter=LogFormatter(labelOnlyBase=False))
     for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
     if len(losses) > 1:

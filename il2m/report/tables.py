@@ -35,14 +35,14 @@ def show(table: pd.DataFrame, *, caption: str = "") -> HTML | None:
     return HTML(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
-def styled(table: pd.DataFrame, *, caption: str = "", **formats: Any) -> Styler:
-    """A table as pandas shows it, all text escaped, which pandas does not do. formats: of Styler.format."""
-    table = table.map(_safe).rename(index=_safe, columns=_safe)
-    return table.style.format(**formats).set_caption(_safe(caption))
-
-
 def _safe(value: Any) -> Any:
     return html.escape(printable(value)) if isinstance(value, str) else value
+
+
+def styled(table: pd.DataFrame, *, caption: str = "", **formats: Any) -> Styler:
+    """A table as pandas shows it, but with all text escaped. formats: of Styler.format."""
+    table = table.map(_safe).rename(index=_safe, columns=_safe)
+    return table.style.format(**formats).set_caption(_safe(caption))
 
 
 def say(text: str) -> HTML | None:

@@ -1,6 +1,7 @@
 """Plugins: a user's Python files (paths that end in ``.py``) and modules that register methods, networks, data sets."""
 
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -13,7 +14,7 @@ from il2m.system.hashes import file_hash, short_hash
 
 def resolved(plugin: str) -> str:
     """The name by which processes in any folder know it: of a file its absolute path."""
-    return str(Path(plugin).expanduser().absolute()) if plugin.endswith(".py") else plugin
+    return str(Path(os.path.expanduser(plugin)).absolute()) if plugin.endswith(".py") else plugin
 
 
 def load_plugin(plugin: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -234,3 +235,14 @@ def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: 
     chosen = plan_fine_tuning(exemplars_per_class=2, out_dir=study, data_dir=str(tree))
     assert chosen.exemplars == {}
     assert rectify_files(export_scores(run, tmp_path / "exported")).top1["IL2M"] == series(results_table(run), "IL2M")
+
+
+def test_a_name_in_another_encoding_is_refused(tmp_path: Path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names alone")
+    Image.new("L", (8, 8)).save(os.fsdecode(folder) + "/a.png")
+    with pytest.raises(InputError, match=r"caf\\udce9/a.png is not UTF-8: rename it"):
+        load_folder(tmp_path)

@@ -61,7 +61,7 @@ from il2m.system.hashes import file_hash, short_hash
 from il2m.system.plugins import load_plugin, plugin_hash
 
 SECONDS, BYTES = 5, 1 << 30  # that an input may take
-LONGEST = 20_000  # characters of an error: one that repeats its input without end fills a disk
+LONGEST = 60_000  # characters of an error: one that repeats its input without end fills a disk
 STATES, CLASSES = 2, 4
 DEFAULTS = {name: one.default for name, one in PARAMETERS.items()}
 

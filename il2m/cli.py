@@ -6,6 +6,7 @@ Each command is a function under the table of its arguments. What is slow to imp
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m import __version__
-from il2m.errors import InputError
+from il2m.errors import InputError, name_first, printable
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.command(args) or 0
     except InputError as error:
-        print(f"il2m: {error}", file=sys.stderr)
+        print(f"il2m: {printable(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,18 +67,17 @@ def _argument(names: str, meaning: str, **options: Any) -> tuple[list[str], dict
 
 def _at_least(low: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {low}")
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected a whole number of at least {low}")
         return int(text)
 
     return convert
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers, separated by commas") from None
+    if not re.fullmatch("[0-9]{1,18}(,[0-9]{1,18})*", text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected whole numbers, separated by commas")
+    return tuple(map(int, text.split(",")))
 
 
 _COUNT = {"type": _at_least(1), "metavar": "N"}
@@ -159,7 +159,7 @@ def _notebooks(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     from il2m.batch.status import status_text
 
-    print(status_text(args.study))
+    print(printable(status_text(args.study)))
 
 
 @_command("report", "make a study's report again: index.html and the pages it links to", _STUDY)
@@ -207,16 +207,18 @@ _IMAGES = (_ROOT, _argument("--workers", _DECODERS, type=_at_least(0), default=2
     _argument("--name", "the dataset's name there", required=True),
     _argument("-S --states", "number of states (default: 10)", type=_at_least(1), default=10, metavar="S"),
     _argument("--state-sizes", "classes of each state", type=_whole_numbers, default=(), metavar="N,N,..."),
-    _argument("-K --memory-size", "exemplars in all", type=int, nargs="+", required=True, metavar="K"),
-    _argument("--order-seed", "of the class order (default: 0)", type=int, default=0, metavar="N"),
+    _argument("-K --memory-size", "exemplars in all", type=_at_least(0), nargs="+", required=True, metavar="K"),
+    _argument("--order-seed", "of the class order (default: 0)", type=_at_least(0), default=0, metavar="N"),
     _argument("--class-order", "the class order itself", type=_whole_numbers, default=(), metavar="C,C,..."),
     _argument("--exemplars", "which ones (default: random)", choices=("random", "first"), default="random"),
-    _argument("--exemplar-seed", "of random exemplars (default: 0)", type=int, default=0, metavar="N"),
+    _argument("--exemplar-seed", "of random exemplars (default: 0)", type=_at_least(0), default=0, metavar="N"),
     _argument("--root", "where relative paths of plain lists start", default="", metavar="DIR"),
     _argument("--relative-to", "write paths relative to it, not absolute ones", default="", metavar="DIR"),
     _argument("--data-dir", "where the project's datasets are (default: data)", default="data", metavar="DIR"),
 )
-def _lists(args: argparse.Namespace) -> None:
+def _lists(args: argparse.Namespace) -> int:
+    from il2m.data.image_files import find_missing
+    from il2m.data.lists import listed_images
     from il2m.exchange.prepare import make_lists
 
     given = ("name", "state_sizes", "order_seed", "class_order", "exemplar_seed", "root", "relative_to", "data_dir")
@@ -224,6 +226,9 @@ def _lists(args: argparse.Namespace) -> None:
     folder = make_lists(args.source, args.out, **options, **{name: vars(args)[name] for name in given})
     num_states = len(args.state_sizes) or args.states
     print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")
+    if missing := find_missing(listed_images(folder, args.relative_to)):
+        print(printable(name_first("images of these lists are missing on disk", missing)), file=sys.stderr)
+    return int(bool(missing))
 
 
 @_command(

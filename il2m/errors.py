@@ -1,11 +1,21 @@
 """The one error that is the user's to mend."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
     """What was given can't be used: the message says what, what was found, what is expected and what to do."""
+
+
+# controls (but for the line's end), marks that turn the direction of text, halves of characters
+_STEERING = re.compile("[\0-\t\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """A text from elsewhere, for a terminal or a page: what could steer them is written out, as in ``\\x1b``."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

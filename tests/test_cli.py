@@ -98,6 +98,9 @@ def test_the_version_is_the_one_that_is_cited(capsys: pytest.CaptureFixture):
     ("command", "message"),
     [
         (["run", str(GRID), "--workers", "-1"], "argument --workers: '-1': expected a whole number of at least 1"),
+        (["run", str(GRID), "--workers", "\u0661"], "'\u0661': expected a whole number of at least 1"),
+        (["run", str(GRID), "--workers", "9" * 5000], "expected a whole number of at least 1"),
+        (["lists", "a", "--out", "o", "--name", "n", "-K", "1_0"], "'1_0': expected a whole number of at least 0"),
         (["check", "a.lst", "--workers", "-1"], "argument --workers: '-1': expected a whole number of at least 0"),
         (["rectify", "l", "s", "f", "d", "0", "10", "20"], "argument S: '0': expected a whole number of at least 1"),
         (["rectify", "l", "s", "f", "d", "5", "10", "-2"], "argument K: '-2': expected a whole number of at least 1"),

@@ -7,6 +7,7 @@ mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel va
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import deque
@@ -57,13 +58,13 @@ def read_image_list(path: str | Path) -> ImageList:
     images: list[str] = []
     labels: list[int] = []
     number = 0
-    with _readable(path), path.open(encoding="utf-8") as file:
+    with _readable(path), path.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
                 try:
                     if words := line.rsplit(None, 1):
                         image, label = words
-                        labels.append(int(label))
+                        labels.append(int(_plain(label) if "\0" not in image else ""))  # no path holds that
                         images.append(image)
                 except ValueError:
                     raise _bad_list_line(path, number, line.strip()[:80]) from None
@@ -75,6 +76,13 @@ def read_image_list(path: str | Path) -> ImageList:
         return ImageList(path, np.array(images, dtype=TEXT), np.array(labels, dtype=np.int64))
     except OverflowError:
         raise InputError(f"{path}: the label {max(labels, key=abs)} is out of range.") from None
+
+
+def _plain(number: str) -> str:
+    """The same. Raises ValueError for what is a number to Python alone: ``1_0``, or digits of other scripts."""
+    if "_" in number or not number.isascii():
+        raise ValueError(f"found {number[:40]!r}")
+    return number
 
 
 def _bad_list_line(path: Path, number: int, text: str) -> InputError:
@@ -94,8 +102,8 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: can't be read ({error.strerror}).") from None
 
 
-# nothing that readers take for the blank before the label or for the end of a line, nor what UTF-8 does not have
-_WRITABLE_PATH = re.compile(r"[^\r\n\ud800-\udfff]*[^\s\ud800-\udfff]")
+# nothing that readers take for the blank before the label or for the end of a line, nor a mark, nor what is no text
+_WRITABLE_PATH = re.compile(r"(?!\ufeff)[^\0\r\n\ud800-\udfff]*[^\0\s\ud800-\udfff]")
 
 
 def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[int]) -> None:
@@ -142,6 +150,8 @@ def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.nda
     """Blocks of whole lines and what _parse_plain makes of them; a few are parsed ahead, side by side."""
     with ThreadPoolExecutor(_PARSERS) as pool, path.open("rb") as file:
         ahead: deque[tuple[bytes, Future]] = deque()
+        if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+            file.read(len(codecs.BOM_UTF8))
         while block := file.read(_BLOCK_BYTES):
             block += file.readline()
             ahead.append((block, pool.submit(_parse_plain, block, num_classes)))
@@ -174,7 +184,7 @@ def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:
 
 
 def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: int) -> np.ndarray:
-    """The slow way, which also knows every form of number that Python knows, and which line is at fault."""
+    """The slow way, which also knows other blanks and signs, and which line is at fault."""
     rows = []
     for number, line in enumerate(block.split(b"\n"), start=first_line):
         words = line.split()
@@ -184,7 +194,7 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
         if not (line.isascii() and b" ".join(words).decode("ascii").isprintable()):
             raise InputError(f"{path}: not a text file (line {number}).")
         try:
-            row = [float(word) for word in words]
+            row = [float(_plain(word.decode())) for word in words]
         except ValueError as error:
             raise InputError(f"{where}: a score is not a number ({error}).") from None
         if len(row) != num_classes:
@@ -213,7 +223,7 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
 
     Raises InputError when the file can't be read, has no such name, or gives it something else than numbers.
     """
-    lines = _read_text(path).splitlines()
+    lines = read_text(path).splitlines()
     names = [line.partition(":")[0].strip() for line in lines]
     if name not in names:
         known = [known for known in names if known]
@@ -221,9 +231,11 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
             f"{path}: no mean and std for {name!r}: {nearest(name, known) if known else 'the file is empty'}."
         )
     number = names.index(name)
+    if name in names[number + 1 :]:
+        raise InputError(f"{path}: {names.count(name)} lines are named {name!r}; expected one: remove the others.")
     try:
         parts = _MEAN_STD_LINE.fullmatch(lines[number]).groups()
-        mean, std = (tuple(float(value) for value in part.split(",")) for part in parts)
+        mean, std = (tuple(float(_plain(value)) for value in part.split(",")) for part in parts)
         if len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) <= 0:
             raise ValueError
     except (AttributeError, ValueError):
@@ -234,9 +246,10 @@ def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple
     return mean, std
 
 
-def _read_text(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
+    """All of a text file. Raises InputError if it can't be read, or is no text."""
     with _readable(path):
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
 
 
 def check_new_name(path: str | Path, name: str) -> str:
@@ -244,7 +257,7 @@ def check_new_name(path: str | Path, name: str) -> str:
     be written there, or for a file that is no text."""
     if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
         raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
-    text = _read_text(path) if Path(path).exists() else ""
+    text = read_text(path) if Path(path).exists() else ""
     if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
         raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
     return text

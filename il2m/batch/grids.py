@@ -6,6 +6,8 @@ What they may hold: docs/batches.md. For a parameter that is itself a list, a li
 import contextlib
 import itertools
 import math
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, Self
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from il2m.errors import InputError, nearest
 from il2m.parameters import PARAMETERS, check_parameters
@@ -26,6 +28,9 @@ _KEYS = {  # of a file: the type of what they give, and what is expected there
     "combinations": (dict, "expected 'combinations' as name: {parameter: value, ...}"),
     "exclude": (list, "expected 'exclude' as a list of {parameter: value, ...}"),
 }
+_MOST_TEXT, _DEEPEST = 1 << 16, 50  # characters and levels of a file, or of a value of the command line
+_MOST_VALUES, _MOST_DIGITS, _MOST_PROBLEMS = 50_000, 64, 100
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _MOST_SETTINGS = 100_000  # a slip of a list or two should be told, not planned for hours
 
 
@@ -58,7 +63,28 @@ class Grid:
 
 
 class _Constructor(SafeConstructor):
-    """Refuses a name that is given twice beside a merge key too, where ruamel.yaml would let the second win."""
+    """Refuses what is no value of a grid before it costs time or memory, and a name that is given twice beside a merge
+    key too, where ruamel.yaml would let the second win."""
+
+    def construct_document(self, node: Node) -> Any:
+        waiting, count = [node], 0
+        while waiting:  # aliases are followed each time they are met, and one that holds itself never ends
+            if (count := count + 1) > _MOST_VALUES:
+                raise MarkedYAMLError(problem=f"it stands for more than {_MOST_VALUES:,} values, or for itself")
+            if not isinstance(part := waiting.pop(), ScalarNode):
+                waiting += itertools.chain(*part.value) if isinstance(part, MappingNode) else part.value
+        return super().construct_document(node)
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            is_long = isinstance(value, int | float) and len(node.value) > _MOST_DIGITS
+            if is_long or (isinstance(value, str) and _NO_TEXT.search(value)):
+                raise ValueError
+            return value
+        except (ValueError, LookupError, ArithmeticError, AttributeError):  # of whatever Python makes of it
+            what = f"{str(node.value)[:40]!r}{'...' * (len(node.value) > 40)} can't be taken as {node.tag[18:]}"
+            raise MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
 
     def flatten_mapping(self, node: MappingNode) -> None:
         if getattr(node, "merge", None) is None:  # else it is flattened already, with what it merges
@@ -70,20 +96,24 @@ class _Constructor(SafeConstructor):
         super().flatten_mapping(node)
 
 
-def _read_yaml(source: Path | str, where: str) -> Any:
-    """What a file or a text says, as plain values. Raises InputError of one line."""
+def _read_yaml(text: bytes, where: str) -> Any:
+    """What a text says, as plain values. Raises InputError of one line."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
-        return yaml.load(source)
-    except OSError as error:
-        raise InputError(f"can't read the grid {source}: {error.strerror}.") from None
+        if len(text) > _MOST_TEXT:
+            raise MarkedYAMLError(problem=f"it has more than {_MOST_TEXT:,} characters")
+        if max(itertools.accumulate((b in b"[{") - (b in b"]}") for b in text), default=0) > _DEEPEST:
+            raise RecursionError  # ruamel.yaml would take the square of the depth to find out
+        return yaml.load(text)
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         problem = f"{line}{error.problem}"
-    except Exception as error:  # of a value that can't be converted, or of too deep a nesting: of many types
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except Exception as error:  # a file that is no text, and whatever else ruamel.yaml meets: of many types
         problem = f"{type(error).__name__}: {error}"
-    raise InputError(f"{where} is not valid YAML: {' '.join(problem.split())}")
+    raise InputError(f"{where} is not valid YAML: {' '.join(problem.split())[:300]}")
 
 
 def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
@@ -91,7 +121,7 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
 
     below: the files that extend this one, by way of each other.
     """
-    content = _checked(path)
+    content = _checked(path, below)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
     parent = read_grid(path.parent / content["extends"], (*below, path.resolve())) if "extends" in content else Grid("")
@@ -105,8 +135,14 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
     )
 
 
-def _checked(path: Path) -> dict[str, Any]:
-    content = _read_yaml(path, str(path))
+def _checked(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        if below and not path.is_file():  # what a file names shall not be waited for
+            raise InputError(f"can't read the grid {path}: no such file.")
+        with path.open("rb") as file:
+            content = _read_yaml(file.read(_MOST_TEXT + 1), str(path))
+    except OSError as error:
+        raise InputError(f"can't read the grid {path}: {error.strerror}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: {_KEYS['parameters'][1]}.")
     for key, value in content.items():
@@ -133,7 +169,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"-p {text!r}: expected name=value, for example -p memory_size=100")
-        overrides[name.strip()] = _read_yaml(value, f"-p {text!r}: the value")
+        overrides[name.strip()] = _read_yaml(os.fsencode(value), f"-p {text[:80]!r}: the value")
     return overrides
 
 
@@ -168,8 +204,9 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
     for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
         total = len(settings) + math.prod(map(len, swept.values()))
-        if total > _MOST_SETTINGS:
-            raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
+        if total * max(len(grid.exclude) / 10, 1) > _MOST_SETTINGS:
+            most = f"{_MOST_SETTINGS:,} at most, and fewer with more than ten exclusions"
+            raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {most}.")
         products = itertools.product(*swept.values())
         settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
     kept = settings
@@ -202,13 +239,15 @@ def _check(grid: Grid, known: Mapping[str, Any]) -> None:
     parts = [("", grid.parameters)]
     parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
     parts += [("exclude: ", entry) for entry in grid.exclude]
-    problems = []
+    problems: dict[str, None] = {}  # each once
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):
                 try:
                     check_parameters({name: single}, known)
                 except InputError as error:
-                    problems.append(f"{where}{error}")
+                    problems[f"{where}{error}"] = None
+                    if len(problems) == _MOST_PROBLEMS:
+                        raise InputError("\n".join(problems)) from None
     if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+        raise InputError("\n".join(problems))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -174,7 +175,7 @@ def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
 
     absolute = dict(parameters)
     if "data_dir" in parameters:
-        absolute["data_dir"] = str((start / Path(parameters["data_dir"]).expanduser()).resolve())
+        absolute["data_dir"] = str((start / Path(os.path.expanduser(parameters["data_dir"]))).resolve())
     if "dataset" in parameters:
         absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
     return absolute

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,13 @@ from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
 from il2m.batch.status import Estimates, duration
 from il2m.batch.worker import PRELOAD
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.results.collect import collect_results
 from il2m.results.table import save_results, summary
 from il2m.system.machine import CHECKOUT, visible_gpus
+from il2m.system.plugins import resolved
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
@@ -55,21 +57,25 @@ def run_study(
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
     context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
-    with ProcessPoolExecutor(1, mp_context=context) as child:
-        jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as child:
+            jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
+    except BrokenProcessPool:
+        suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"
+        raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
-    print(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run), flush=True)
+    print(printable(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run)), flush=True)
     if dry_run:
         return StudyRun(out, {})
-    records.write_plan(out, grid, sorted([*only, *overrides]), jobs, command)
+    records.write_plan(out, grid, sorted([*only, *overrides, *map(resolved, plugins)]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
     for name, reason in failed.items():
-        print(f"{name}: {reason}", file=sys.stderr)
+        print(printable(f"{name}: {reason}"), file=sys.stderr)
     if failed:
         print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
     return StudyRun(out, failed)
@@ -132,9 +138,9 @@ def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) ->
             print(error)
             return
     for warning in caught:
-        print(warning.message, file=sys.stderr)
+        print(printable(str(warning.message)), file=sys.stderr)
     ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
     for run in ablated if len(ablated) <= _MOST_SUMMARIES else ():
         if len(rows := results[results["run"] == run]):
-            print(f"\n{summary(rows)}")
+            print(printable(f"\n{summary(rows)}"))
     print(f"\nresults: {save_results(results, out)}")

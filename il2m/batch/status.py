@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from il2m.batch.jobs import Job
 from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, jobs_table, read_plans, read_record
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
 from il2m.system.files import modified
@@ -122,7 +122,7 @@ class Live(contextlib.ExitStack):
         self._failed += bool(failure)
         how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
         with tqdm.external_write_mode(file=sys.stdout):
-            print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {how}", flush=True)
+            print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {printable(how)}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
         """Say what is under way, and at how many jobs a time: to a person every second, to a log once a minute."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from il2m.authors.formats import TEXT, ImageList, read_image_list, repeated_images
+from il2m.authors.formats import TEXT, ImageList, read_image_list, read_text, repeated_images
 from il2m.authors.layout import ListLayout
 from il2m.data.dataset import Dataset, FileSource
 from il2m.data.image_files import ImageFiles, find_missing
 from il2m.data.states import States
-from il2m.errors import InputError, name_first
+from il2m.errors import InputError, name_first, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VAL_FOLDERS = ("val", "validation", "test")
@@ -57,7 +57,10 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
     start = folder.relative_to(root)
     images = [str(start / name / file) for name, listed in files.items() for file in listed]
     labels = np.repeat(np.arange(len(files)), [len(listed) for listed in files.values()])
-    return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
+    try:
+        return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
+    except UnicodeEncodeError as error:  # of another encoding, as a foreign archive may bring them
+        raise InputError(f"{folder}: the name {printable(error.object)} is not UTF-8: rename it.") from None
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
@@ -129,14 +132,22 @@ def check_classes(images: ImageList, num_classes: int, problem: str) -> None:
 def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     """Those that ``il2m lists`` noted beside the lists, else the labels."""
     noted = folder / CLASS_NAMES
-    names = tuple(noted.read_text(encoding="utf-8").splitlines()) if noted.is_file() else ()
+    names = tuple(read_text(noted).splitlines()) if noted.is_file() else ()
     return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 def memory_sizes(folder: Path) -> list[int]:
     """The K for which lists in the authors' layout are there, in order."""
     sizes = (path.name.removeprefix("K~") for path in (folder / "unbalanced" / "train").glob("K~*"))
-    return sorted(int(size) for size in sizes if size.isdigit())
+    return sorted(int(size) for size in sizes if size.isascii() and size.isdigit())
+
+
+def listed_images(folder: Path, root: str | Path) -> np.ndarray:
+    """The paths in all lists of a folder, (n,) numpy strings, each once; relative ones start at ``root``."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CLASS_NAMES)
+    if not files:
+        raise InputError(f"no lists in {folder}: expected <lists>/<dataset>/S~<S>.")
+    return np.unique(np.concatenate([read_image_list(file).paths(root) for file in files]))
 
 
 def _joined(source: Path, lists: Iterable[ImageList]) -> ImageList:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -35,10 +36,10 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     """
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
-        folder, options = Path(path).expanduser(), {"image_size": image_size, "num_workers": num_workers}
+        folder, options = Path(os.path.expanduser(path)), {"image_size": image_size, "num_workers": num_workers}
         return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
     if dataset.endswith(".npz"):
-        return dataset_from_arrays(Path(dataset).stem, _load_npz(Path(dataset).expanduser()), source=dataset)
+        return dataset_from_arrays(Path(dataset).stem, _load_npz(Path(os.path.expanduser(dataset))), source=dataset)
     if dataset not in _LOADERS:
         raise InputError(
             f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} "
@@ -75,8 +76,8 @@ def absolute_source(dataset: str, start: Path) -> str:
     """``dataset`` with a path in it made absolute, as seen from ``start``; names stay as they are."""
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
-        return f"{kind}:{(start / Path(path).expanduser()).resolve()}"
-    return str((start / Path(dataset).expanduser()).resolve()) if dataset.endswith(".npz") else dataset
+        return f"{kind}:{(start / Path(os.path.expanduser(path))).resolve()}"
+    return str((start / Path(os.path.expanduser(dataset))).resolve()) if dataset.endswith(".npz") else dataset
 
 
 def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = "arrays") -> Dataset:
@@ -103,7 +104,8 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
                 f"{source}: labels must be 0..{num_classes - 1} without gaps, but {key} has no image of class(es) "
                 f"{absent[:10].tolist()}: every class needs {what} images."
             )
-    names = tuple(str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
+    names = (str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
+    names = tuple(name.encode(errors="backslashreplace").decode() for name in names)  # halves of characters, in words
     if len(names) != num_classes:
         raise InputError(f"{source}: class_names has {len(names)} names for {num_classes} classes.")
     digest = hashlib.sha256()

@@ -19,7 +19,7 @@ from il2m.authors.formats import (
 from il2m.authors.layout import ListLayout
 from il2m.data.batches import Normalisation
 from il2m.data.image_files import ImageFiles, find_missing, find_unreadable, images_mean_std
-from il2m.data.lists import CLASS_NAMES, check_classes, load_folder
+from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
@@ -165,10 +165,7 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
         data = load_folder(Path(path))
         paths = np.concatenate([data.train_images.paths, data.val_images.paths])
     elif kind == "lists":
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name != CLASS_NAMES)
-        if not files:
-            raise InputError(f"no lists in {path}: expected <lists>/<dataset>/S~<S>.")
-        paths = np.concatenate([read_image_list(file).paths(root) for file in files])
+        paths = listed_images(Path(path), root)
     else:
         paths = read_image_list(what).paths(root)
         if repeated := repeated_images(paths):

@@ -29,7 +29,7 @@ def make_figure(shown: Mapping[str, Shown]) -> Figure:
     for ax, (label, what) in zip(axes, shown.items(), strict=True):
         what.draw(ax=ax)
         finding = "\n".join(textwrap.wrap(what.finding, letters)[:2])
-        ax.set_title(f"{label}\n{finding}", loc="left", pad=10, parse_math=False)  # names may hold dollar signs
+        ax.set_title(f"{label}\n{finding}", loc="left", pad=10)
         if (legend := ax.get_legend()) and len(legend.get_texts()) > 6:
             many = ax.get_legend_handles_labels()
             legend.remove()

@@ -55,7 +55,7 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
         cells = json.loads(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
         statements = ast.parse("".join(sources[:1]), "its parameters").body  # papermill too takes the first
-    except (OSError, ValueError, LookupError, TypeError, SyntaxError) as error:
+    except Exception as error:  # of whatever type: it is no notebook, or no Python
         raise InputError(f"{path} can't be read as a notebook: {type(error).__name__}: {error}") from None
     if not sources:
         raise InputError(f"{path}: no cell is tagged 'parameters', so no parameter of it could be set.")
@@ -66,6 +66,6 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
                 with contextlib.suppress(ValueError, TypeError):  # no literal
                     parameters[name] = ast.literal_eval(statement.value)
                     continue
-        code = ast.unparse(statement).splitlines()[0]
+        code = ast.unparse(statement).splitlines()[0][:80]
         raise InputError(f"{path}: line {statement.lineno} of the parameters: expected name = literal, found {code}")
     return parameters

@@ -163,7 +163,8 @@ def _execute(
     try:
         failure = pipe.recv()  # once it has loaded the plugins
         if not failure:
-            papermill.execute_notebook(notebook, output, parameters, **options)
+            paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]  # it formats them
+            papermill.execute_notebook(*paths, parameters, **options)
     except papermill.PapermillExecutionError as error:
         failure = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
     except (DeadKernelError, EOFError):

@@ -85,7 +85,7 @@ def plot_changed_images(
     they were taken for before and after."""
     ax = set_up(ax)
     tall = max((len(entries) for entries in columns.values()), default=0)
-    title = {"weight": "bold", "va": "bottom", "parse_math": False}  # names may hold dollar signs
+    title = {"weight": "bold", "va": "bottom", "parse_math": False}
     small = {"va": "top", "fontsize": 7.5, "linespacing": 1.25, "parse_math": False}
 
     def show(image: np.ndarray, left: float, top: float, side: float) -> None:

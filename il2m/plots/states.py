@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from il2m.plots.style import NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
 
@@ -64,7 +64,8 @@ def plot_class_means(
     points = ax.scatter(initial, current, c=origin, cmap="viridis", s=22, zorder=3)
     ends = min(np.nanmin([initial, current]), 0), np.nanmax([initial, current])
     ax.plot(ends, ends, color=TRUTH, linewidth=1, linestyle="--")
-    ax.set(xlabel=f"mean {unit} when new, $\\mu_P(C_i)$", ylabel=f"mean {unit} now, $\\mu_N(C_i)$")
+    ax.set_xlabel(f"mean {unit} when new, $\\mu_P(C_i)$", parse_math=True)
+    ax.set_ylabel(f"mean {unit} now, $\\mu_N(C_i)$", parse_math=True)
     ax.figure.colorbar(points, ax=ax, label="state in which the class was new", ticks=MaxNLocator(integer=True))
     return ax
 
@@ -104,9 +105,17 @@ def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+class _Plainly(LogFormatter):
+    """0.6 where it would say 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
     """Training loss by epoch, one line per label (label -> loss by epoch), the first pale and the last dark."""
     ax = set_up(ax, xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", whole="x")
+    ax.yaxis.set(major_formatter="{x:g}", minor_formatter=_Plainly(labelOnlyBase=False))
     for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
     if len(losses) > 1:

@@ -28,6 +28,7 @@ _STYLE = {
     "axes.titlesize": "medium",
     "legend.frameon": False,
     "image.cmap": "viridis",
+    "text.parse_math": False,  # names of classes and runs may hold dollar signs
 }
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,16 @@ def report_is_current(folder: Path) -> bool:
 def _loadable_plugins(folder: Path) -> list[str]:
     """The plugins of all plans of a study, without those that can't be loaded here: a warning is printed of each.
 
-    They are tried in a process of their own, which is gone with them.
+    Each is tried in a process of its own, which is gone with it.
     """
     plugins = list(dict.fromkeys(name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins))
-    if not plugins:
-        return []
-    with ProcessPoolExecutor(1, mp_context=process_context(PRELOAD)) as child:
-        problems = dict(zip(plugins, child.map(_problem, plugins), strict=True))
+    problems = {}
+    for name in plugins:
+        try:
+            with ProcessPoolExecutor(1, mp_context=process_context(PRELOAD)) as child:
+                problems[name] = child.submit(_problem, name).result()
+        except BrokenProcessPool:
+            problems[name] = f"plugin {name}: it ended its process"
     for problem in filter(None, problems.values()):
         print(f"warning: the report is made without {problem}", file=sys.stderr)
     return [name for name, problem in problems.items() if not problem]

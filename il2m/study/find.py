@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.parameters import NETWORKS, concerning
 from il2m.study.runs import ANALYSED, KINDS, Run
 from il2m.system.files import modified
@@ -113,7 +113,7 @@ def labelled(runs: Iterable[Run]) -> dict[str, Run]:
     """Runs under what tells them apart in a figure: their setting of distillation, off before on, or else their
     names. Raises InputError if the same run is given twice."""
     runs = sorted(runs, key=lambda run: run.label)
-    for labels in ([run.label for run in runs], [run.name for run in runs]):
+    for labels in ([run.label for run in runs], [printable(run.name) for run in runs]):
         if len(set(labels)) == len(runs):
             return dict(zip(labels, runs, strict=True))
     raise InputError(f"the same run was given twice: {', '.join(labels)}.")

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from il2m.data.states import States
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.study.state_folder import StateFolder, state_path, write_state
 from il2m.system.hashes import read_sealed, short_hash, write_sealed
@@ -120,7 +120,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """Class names in learning order."""
-        return self.config["class_names"]
+        return [*map(printable, self.config["class_names"])]
 
     @cached_property
     def base(self) -> Self:

@@ -1,6 +1,7 @@
 """Plugins: a user's Python files (paths that end in ``.py``) and modules that register methods, networks, data sets."""
 
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -13,7 +14,7 @@ from il2m.system.hashes import file_hash, short_hash
 
 def resolved(plugin: str) -> str:
     """The name by which processes in any folder know it: of a file its absolute path."""
-    return str(Path(plugin).expanduser().absolute()) if plugin.endswith(".py") else plugin
+    return str(Path(os.path.expanduser(plugin)).absolute()) if plugin.endswith(".py") else plugin
 
 
 def load_plugin(plugin: str) -> ModuleType:
@@ -40,8 +41,8 @@ def plugin_hash(plugin: str) -> str:
     """Hash of a plugin's source; of a package, of all its Python files. Raises InputError if it isn't there."""
     try:
         hashes = [file_hash(file) for file in _files(plugin)]
-    except OSError as error:
-        raise InputError(f"plugin {plugin}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: of a name that no file can have
+        raise InputError(f"plugin {plugin}: {getattr(error, 'strerror', error)}") from None
     return hashes[0] if len(hashes) == 1 else short_hash(hashes)
 
 

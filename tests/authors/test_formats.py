@@ -25,7 +25,7 @@ from il2m.system.files import replacing
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # a path that a list can hold: it neither ends in white space nor holds the end of a line
-image_paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1).filter(
+image_paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n\ufeff"), min_size=1).filter(
     lambda path: path == path.rstrip()
 )
 
@@ -56,6 +56,11 @@ def test_a_list_splits_at_the_last_white_space_and_takes_any_line_ending(tmp_pat
     assert found.labels.tolist() == [3, 0, 12]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_path_or_name(tmp_path: Path):
+    assert read_image_list(write(tmp_path / "list", "\ufeffa.png 1\n")).images.tolist() == ["a.png"]
+    assert read_mean_std(write(tmp_path / "list", "\ufeffmine:mean=[1];std=[2]\n"), "mine") == ((1.0,), (2.0,))
+
+
 @pytest.mark.parametrize("image", ["", "a ", "a\nb", "\r", "\udc80"])
 def test_a_path_that_could_not_be_read_back_is_not_written(tmp_path: Path, image: str):
     with pytest.raises(InputError, match="can't be written to a list"):
@@ -73,6 +78,10 @@ def test_a_path_that_could_not_be_read_back_is_not_written(tmp_path: Path, image
         (b"a.png 0\n\xff\xfe\x00 1\n", "not a text file"),
         (b"\x89PNG\x00\x01\x02 x", "not a text file"),
         (b"a\x00b c", "not a text file"),
+        ("a\0.png 1\n", "not a text file"),
+        ("a.png 1_0\n", "line 1: 'a.png 1_0' is not 'path label'"),
+        ("a.png \u0661\n", "line 1: 'a.png \u0661' is not 'path label'"),
+        ("a.png " + "9" * 5000, "line 1: 'a.png 999.* is not 'path label'"),
         ("a.png 99999999999999999999\n", "the label 99999999999999999999 is out of range"),
     ],
 )
@@ -120,6 +129,7 @@ def test_scores_longer_than_a_block_are_read_in_blocks(tmp_path: Path, monkeypat
         "\n1 2.5 -3\n\n\n4 5e-1 6\n\n",
         " 1  2.5\t-3 \n+4 .5 6.\n",
         "1 2.5 -3\n4 5e-1  6\n",
+        "\ufeff1 2.5 -3\n4 5e-1 6\n",
     ],
 )
 def test_scores_in_other_clothes(tmp_path: Path, content: str):
@@ -139,6 +149,8 @@ def test_scores_in_other_clothes(tmp_path: Path, content: str):
         ("1 2 3\n1 x 3\n", "line 2: a score is not a number .*'x'"),
         ("1 2 3\n1,2,3\n", "line 2: a score is not a number"),
         ("1 2 3\n\n1 nan 3\n", "line 3: the score of class 1 is nan"),
+        ("1 2 3\n1_0 2 3\n", "line 2: a score is not a number .*'1_0'"),
+        ("1 2 3\n0x1 2 3\n", "line 2: a score is not a number .*'0x1'"),
         ("1 2 3\n1 2 -inf\n", "line 2: the score of class 2 is -inf"),
         ("1 2 3\n1 2 1e999\n", "line 2: the score of class 2 is inf"),
         (b"1 2 3\n\x00\x01 2 3\n", r"not a text file \(line 2\)"),
@@ -213,6 +225,9 @@ def test_the_authors_means_and_stds():
         ("mine:mean=[nan];std=[1]", "finite numbers"),
         ("mine:mean=[a];std=[1]", "line 1"),
         ("mine", "line 1"),
+        ("mine:mean=[1_0];std=[1]", "line 1"),
+        ("mine:mean=[\u0661];std=[1]", "line 1"),
+        ("mine:mean=[1];std=[1]\nmine:mean=[1];std=[2]", "2 lines are named 'mine'; expected one"),
         (b"\xff\xfe", "not a text file"),
     ],
 )

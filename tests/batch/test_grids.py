@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,11 @@ def test_a_grid_that_extends_itself_is_refused(tmp_path: Path):
         read_grid(write(tmp_path, lost="extends: none.yaml"))
 
 
+ALIAS_BOMB = "parameters:\n  a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"  {name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n" for before, name in itertools.pairwise("abcdefgh")
+)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -161,14 +167,44 @@ def test_a_grid_that_extends_itself_is_refused(tmp_path: Path):
         ("parameters:\n  epochs: 3\n  epochs: {}", "not valid YAML: line 3: 'epochs' is given twice"),
         ("combinations: {a: &s {epochs: 3}, b: {<<: *s, epochs: 7, epochs: 8}}", "'epochs' is given twice"),
         ("combinations: {a: &s {epochs: 3}, b: {<<: *s, <<: *s}}", "'<<' is given twice"),
-        ('extends: "a\\0b"', "not valid YAML: ValueError: embedded null byte"),
+        ('extends: "a\\0b"', "not valid YAML: line 1: 'a\\x00b' can't be taken as str"),
+        ('extends: "a\\ud800b"', "can't be taken as str"),
+        ("extends: /dev/zero", "can't read the grid /dev/zero"),
+        ("parameters: {seed: 0b_}", "line 1: '0b_' can't be taken as int"),
+        ("parameters: {seed: 2001-99-99}", "line 1: '2001-99-99' can't be taken as timestamp"),
+        ("parameters: {seed: !!float x}", "line 1: 'x' can't be taken as float"),
+        ("parameters:\n  seed: !!int ", "line 2: '' can't be taken as int"),
+        ("parameters: {seed: !!bool x}", "line 1: 'x' can't be taken as bool"),
+        pytest.param("parameters: {seed: " + "9" * 400 + "}", "can't be taken as int", id="400 digits"),
+        pytest.param("parameters: {seed: " + "9" * 5000 + "}", "can't be taken as int", id="5,000 digits"),
+        pytest.param("parameters: {seed: " + "[" * 3000, "it is nested too deeply", id="3,000 ["),
+        pytest.param("parameters:\n  " + "- " * 3000, "it is nested too deeply", id="3,000 -"),
+        pytest.param(f"parameters: {{seed: {[*range(200_000)]}}}", "more than 65,536 characters", id="200,000 seeds"),
+        pytest.param("".join(f"k{i:05}: 1\n" for i in range(20_000)), "more than 65,536", id="20,000 keys"),
+        pytest.param(ALIAS_BOMB, "it stands for more than 50,000 values", id="9^8 aliases"),
+        ("parameters: {seed: &a [*a]}", "it stands for more than 50,000 values, or for itself"),
         ("parameters: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("parameters: {epochs: !!python/name:os.system }", "not valid YAML"),
     ],
 )
 def test_files_that_are_no_grid_are_refused(tmp_path: Path, text: str, expected: str):
-    with pytest.raises(InputError, match=re.escape(expected)):
+    with pytest.raises(InputError, match=re.escape(expected)) as caught:
         read_grid(write(tmp_path, grid=text))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_no_list_of_problems_is_endless():
+    grid = Grid("g", parameters=dict.fromkeys(map(str, range(5000)), 1))
+    with pytest.raises(InputError) as caught:
+        all_settings(grid, DEFAULTS)
+    assert len(str(caught.value).splitlines()) == 100
+
+
+def test_too_many_exclusions_of_too_many_settings_are_refused():
+    grid = Grid("g", parameters={"epochs": list(range(1, 10_001))}, exclude=[{"epochs": 1}] * 101)
+    with pytest.raises(InputError, match="20,000 settings"):
+        all_settings(grid, DEFAULTS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -122,6 +123,27 @@ def test_lists_with_a_label_beyond_all_bounds_or_a_name_that_is_a_path(tmp_path:
             make_lists(sources, tmp_path / "out", name=name, memory_sizes=[8])
 
 
+@pytest.mark.parametrize("num_states", ["3", "1"])
+def test_lists_that_point_at_missing_images_are_told(
+    num_states: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    command = ["lists", str(tree), "--out", str(tmp_path), "--name", "tree", "-S", num_states, "-K", "8"]
+    assert main(command) == 0
+    images = load_folder(tree)
+    for part, files, labels in (
+        ("train", images.train_images, images.train_labels),
+        ("val", images.val_images, images.val_labels),
+    ):
+        write_image_list(tmp_path / part, [f"{path}x" for path in files.paths.tolist()], labels)
+    capsys.readouterr()
+    assert main([command[0], str(tmp_path / "train"), str(tmp_path / "val"), *command[2:]]) == 1
+    captured = capsys.readouterr()
+    count = len(images.train_labels) + len(images.val_labels)
+    assert captured.out.startswith(f"lists: {tmp_path / 'tree'}")
+    assert captured.err.startswith(f"{count} images of these lists are missing on disk:\n  {tree}")
+    assert captured.err.endswith(f"  ... and {count - 10} more\n")
+
+
 def test_exemplars_that_need_a_model_are_refused(tree: Path, tmp_path: Path):
     options = {"name": "tree", "num_states": 3, "memory_sizes": [8], "exemplar_selection": "herding"}
     with pytest.raises(InputError, match="exemplar_selection = 'herding': expected random or first"):
@@ -224,3 +246,14 @@ def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: 
     chosen = plan_fine_tuning(exemplars_per_class=2, out_dir=study, data_dir=str(tree))
     assert chosen.exemplars == {}
     assert rectify_files(export_scores(run, tmp_path / "exported")).top1["IL2M"] == series(results_table(run), "IL2M")
+
+
+def test_a_name_in_another_encoding_is_refused(tmp_path: Path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names alone")
+    Image.new("L", (8, 8)).save(os.fsdecode(folder) + "/a.png")
+    with pytest.raises(InputError, match=r"caf\\udce9/a.png is not UTF-8: rename it"):
+        load_folder(tmp_path)

@@ -323,3 +323,13 @@ def test_names_of_datasets_that_are_taken_or_paths_are_refused(datasets_of_this_
     ):
         with pytest.raises(InputError, match=message):
             il2m.register_dataset(name, load)
+
+
+def test_class_names_that_are_no_text_are_replaced(tiny_arrays: dict[str, np.ndarray]):
+    tiny_arrays["class_names"] = np.array(["a\ud800", *"bcdef"])
+    assert dataset_from_arrays("tiny", tiny_arrays).class_names[0] == "a\\ud800"
+
+
+def test_a_home_that_is_not_there_is_a_folder_that_is_not_there(tmp_path: Path):
+    with pytest.raises(InputError, match="no folder"):
+        load_dataset("folder:~nobody-of-that-name/x", tmp_path)

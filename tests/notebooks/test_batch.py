@@ -17,7 +17,7 @@ from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
 from il2m.errors import InputError
-from il2m.notebook.execute import is_warm
+from il2m.notebook.execute import execute_notebook, is_warm
 from il2m.system.hashes import write_sealed
 from il2m.system.locks import is_locked, locked
 from il2m.system.machine import visible_gpus
@@ -100,6 +100,13 @@ def test_a_failure_is_forgotten_when_the_job_works(notebooks: Path, tmp_path: Pa
     assert sorted(path.name for path in job.output.parent.iterdir()) == ["fails-x.html", "fails-x.ipynb"]
     assert records.read_record(job.file(".json"))["status"] == "done"
     assert not job.file(".log").exists()
+
+
+def test_braces_in_paths_are_braces(notebooks: Path, tmp_path: Path):
+    strange = notebooks.rename(tmp_path / "{value}}{0")
+    output = tmp_path / "out {value} {x} }{" / "{value}.ipynb"
+    assert execute_notebook(strange / "works.ipynb", output, {"value": "thing"}) == ""
+    assert sorted(path.name for path in output.parent.iterdir()) == ["{value}.html", "{value}.ipynb"]
 
 
 def test_parameters_reach_the_notebook(notebooks: Path, tmp_path: Path):

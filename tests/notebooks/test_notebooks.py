@@ -49,6 +49,13 @@ def test_notebooks_hold_prose_calls_and_plots(path: Path):
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_tables_of_notebooks_are_escaped(path: Path):
+    for cell in cells(path, "code"):
+        names = {node.attr for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Attribute)}
+        assert not names & {"style", "set_caption", "to_html"}, "use report.tables.styled"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_one_parameters_cell_of_plain_commented_literals(path: Path):
     tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1

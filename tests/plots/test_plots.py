@@ -181,3 +181,20 @@ def test_every_tick_of_an_axis_over_states_or_classes_stands_at_one_and_says_whi
     for place, label in zip(matrix.get_xticks(), matrix.get_xticklabels(), strict=True):
         assert place + 0.5 == int(label.get_text())  # the middle of a cell
     assert 2 <= len(matrix.get_xticks()) <= 12
+
+
+def test_names_with_dollar_signs_are_no_formulas():
+    name = r"cost $\frac$ and $x$"
+    with mpl.rc_context():
+        plots.use_style()
+        image = np.zeros((1, 8, 8, 1), dtype=np.uint8)
+        axes = [plots.plot_images({name: image}), plots.plot_by_state({name: [0.1, 0.2], "b": [0.3, 0.4]})]
+        axes.append(plots.plot_history({"state 1": [3.0, 0.2, 0.004]}))
+        axes.append(plots.plot_class_means(np.array([1.0, 2]), np.array([0.5, 1]), np.array([1, 1])))
+        for ax in axes:
+            ax.set_title(name)
+            ax.figure.canvas.draw()  # raises for a formula that is none
+        assert axes[0].get_yticklabels()[0].get_text() == name
+        assert not any("$" in label.get_text() for label in axes[2].get_yticklabels(which="both"))
+        assert axes[3].xaxis.label.get_parse_math()
+    plt.close("all")

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from il2m.data.contents import content_hash
+
 
 @dataclass(frozen=True)
 class FileSource:
     """Where a dataset of image files comes from. root: where relative paths start. lists, state_sizes: if lists name
-    the images, the folder they lie in, and how many classes each state brings."""
+    the images, the folder they lie in, and how many classes each state brings. unused: a sentence on files there that
+    are not used, if there are any."""
 
     root: Path
     lists: Path | None = None
     state_sizes: tuple[int, ...] = ()
+    unused: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class Dataset:
     def train_counts(self) -> np.ndarray:
         """Training images of each class, (C,)."""
         return np.bincount(self.train_labels, minlength=self.num_classes)
+
+    @cached_property
+    def contents(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of the training and of the validation images in memory, (n,) int64 each."""
+        parts = ((content_hash(image.tobytes()) for image in part) for part in (self.train_images, self.val_images))
+        return tuple(np.fromiter(part, dtype=np.int64) for part in parts)
 
     def in_learning_order(self, class_order: np.ndarray) -> Dataset:
         """The same images with labels 0..C-1 in learning order: class ``class_order[i]`` becomes label i."""

@@ -40,7 +40,8 @@ def load_folder(folder: Path, *, image_size: int = 224, num_workers: int = 2) ->
     else:
         names, images = _class_files(folder, folder)
         train, val = _split(images, names)
-    source = FileSource(folder)
+    used = {*train.images.tolist(), *val.images.tolist()}
+    source = FileSource(folder, unused=_unused(folder, used))
     return _dataset(folder.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
 
 
@@ -58,6 +59,22 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
     images = [str(start / name / file) for name, listed in files.items() for file in listed]
     labels = np.repeat(np.arange(len(files)), [len(listed) for listed in files.values()])
     return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
+
+
+def _unused(folder: Path, used: set[str]) -> str:
+    """A sentence on the files in ``folder`` that are not used, hidden ones aside; ``""`` if all are."""
+    by_suffix: dict[str, list[str]] = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in sorted(name for name in files if not name.startswith(".")):
+            if (path := str((Path(place) / file).relative_to(folder))) not in used:
+                by_suffix.setdefault(Path(file).suffix.lower() or "no suffix", []).append(path)
+    kinds = ", ".join(f"{len(paths)} {suffix} (first {paths[0]})" for suffix, paths in sorted(by_suffix.items())[:10])
+    count = sum(map(len, by_suffix.values()))
+    where = "directly in the class folders, of train/ and val/ if there are such"
+    return f"{folder}: {count} files are not used: {kinds}; used are images {where} ({', '.join(EXTENSIONS)})." * (
+        count > 0
+    )
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:

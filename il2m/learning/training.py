@@ -5,6 +5,7 @@ With a checkpoint file, a training that was interrupted goes on after the last e
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def train(
     CHECKPOINT_SECONDS. If it holds this very training, that goes on there and ends as if it had not been interrupted.
     Whoever has stored the trained model removes it.
     on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now.
-    Raises InputError when the loss stops being a number, or the device lacks the precision.
+    Raises InputError when the loss stops being a number, or the device lacks the precision. Warns of a last epoch's
+    loss above twice that of guessing.
     """
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     identity = checkpoint and settings.of_training() | asked | {
@@ -92,8 +94,18 @@ def train(
             write_checkpoint(checkpoint, identity, training.state_dict())
             stored = time.monotonic()
         on_epoch(epoch)
+    _warn_of_loss(training.history[-1].loss, model, settings, teacher)
     training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
     return training.history
+
+
+def _warn_of_loss(loss: float, model: Classifier, settings: Training, teacher: Classifier | None) -> None:
+    guessing = math.log(model.head.out_features)
+    if teacher:
+        guessing += settings.distillation_weight * math.log(teacher.head.out_features)
+    if loss > 2 * guessing:
+        what = f"the loss of the last epoch is {loss:.4g}, more than twice the {guessing:.4g} of guessing"
+        warnings.warn(f"{what}: this network has not learned. Lower learning_rate, or train longer.", stacklevel=3)
 
 
 class _Training:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,13 +21,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from il2m.data.batches import Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
-from il2m.data.contents import content_hash, warn_of_contents
-from il2m.data.dataset import Dataset
+from il2m.data.dataset import Dataset, content_hash
 from il2m.data.decoding import decode, is_turned, max_megapixels
 from il2m.data.npz import read_npz
 from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
 
+_Prepare = Callable[[Image.Image], torch.Tensor]
 _BATCH = 64  # images that a worker hands over at a time
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -66,10 +67,8 @@ class ImageFiles:
             content = Path(path).read_bytes()
             digest = content_hash(content)
             if self.digests is not None and digest != self.digests[place]:
-                raise InputError(
-                    "its content is not what it was before base training: put it back, or start anew in "
-                    "another out_dir."
-                )
+                changed = "its content is not what it was before base training"
+                raise InputError(f"{changed}: put it back, or start anew in another out_dir.")
             return decode(content, exif_rotation=self.exif_rotation, megapixels=self.megapixels), digest
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -160,18 +159,17 @@ def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
 def read_all(files: ImageFiles) -> tuple[list[str], np.ndarray]:
     """Decode every image once. What is wrong with those that can't be, one line each; and, of the others, hashes of
     the files' contents and of the decoded pixels, (n, 2) int64."""
-    problems: list[str] = []
-    digests = [torch.empty(0, 2, dtype=torch.int64)]
-    for batch in _in_order(files, None):
-        (problems if isinstance(batch, list) else digests).extend(batch if isinstance(batch, list) else [batch])
-    return problems, torch.cat(digests).numpy()
+    batches = list(_in_order(files, None))
+    problems = [problem for batch in batches if isinstance(batch, list) for problem in batch]
+    sound = [batch for batch in batches if not isinstance(batch, list)]
+    return problems, torch.cat([torch.empty(0, 2, dtype=torch.int64), *sound]).numpy()
 
 
 def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Dataset:
     """The dataset, to be compared from now on with what its files hold; other datasets than of files as they are.
 
     Every image is decoded once, before any training, and what was found is noted in ``folder``, so that the next base
-    of the study goes on at once. Warns of contents as warn_of_contents does.
+    of the study goes on at once. Warns of odd_contents.
     Raises InputError that names the images that can't be read.
     """
     if data.files is None:
@@ -190,8 +188,9 @@ def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Data
             raise InputError(name_first("images can't be read", problems) + f"\n{hint}") from None
         with replacing(note, "wb") as file:
             np.savez(file, **found)
-    warn_of_contents(data, found["train"][:, 1], found["val"][:, 1], allow_leakage=allow_leakage)
-    return with_options(data, *({"digests": found[name][:, 0]} for name in parts))
+    for sentence in data.odd_contents((digests[:, 1] for digests in found.values()), allow_leakage):
+        warnings.warn(sentence, stacklevel=2)
+    return with_options(data, *({"digests": digests[:, 0]} for digests in found.values()))
 
 
 def with_options(data: Dataset, train: dict[str, Any], val: dict[str, Any]) -> Dataset:
@@ -213,7 +212,7 @@ class _Files(torch.utils.data.Dataset):
     """What workers do: read the image of a (place, seed), prepare it with that seed; a problem comes back as text.
     prepare: None gives hashes of the file's content and of the pixels instead."""
 
-    def __init__(self, files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor] | None) -> None:
+    def __init__(self, files: ImageFiles, prepare: _Prepare | None) -> None:
         self.files, self.prepare = files, prepare
 
     def __getitem__(self, key: tuple[int, int]) -> torch.Tensor | str:
@@ -237,26 +236,20 @@ def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
 def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     """The batch; raises InputError for problems in its place."""
     if isinstance(batch, list):
-        hint = "Run `il2m check` on the data: it names all such images at once."
+        hint = "`il2m check` on the data names all that can't be decoded at once."
         raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
     return batch
 
 
 def _in_order(
-    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor] | None, batch_size: int = _BATCH
+    files: ImageFiles, prepare: _Prepare | None, batch_size: int = _BATCH
 ) -> Iterable[torch.Tensor | list[str]]:
     """Batches of prepared images, in order, or of the problems with them."""
     keys = [(place, 0) for place in range(len(files))]
     return _loader(files, prepare, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
 
-def _loader(
-    files: ImageFiles,
-    prepare: Callable[[Image.Image], torch.Tensor] | None,
-    batches: list,
-    *,
-    keep_workers: bool = False,
-) -> DataLoader:
+def _loader(files: ImageFiles, prepare: _Prepare | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
     """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
 
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked.

@@ -61,20 +61,20 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
     return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
 
 
-def _unused(folder: Path, used: set[str]) -> str:
-    """A sentence on the files in ``folder`` that are not used, hidden ones aside; ``""`` if all are."""
+def _unused(folder: Path, used: set[str]) -> tuple[str, ...]:
+    """A sentence on the files in ``folder`` that are not used, hidden ones aside; none if all are."""
     by_suffix: dict[str, list[str]] = {}
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(name for name in files if not name.startswith(".")):
-            if (path := str((Path(place) / file).relative_to(folder))) not in used:
-                by_suffix.setdefault(Path(file).suffix.lower() or "no suffix", []).append(path)
+        paths = (os.path.relpath(os.path.join(place, name), folder) for name in sorted(files) if name[0] != ".")
+        for path in (path for path in paths if path not in used):
+            by_suffix.setdefault(Path(path).suffix.lower() or "no suffix", []).append(path)
+    if not by_suffix:
+        return ()
     kinds = ", ".join(f"{len(paths)} {suffix} (first {paths[0]})" for suffix, paths in sorted(by_suffix.items())[:10])
     count = sum(map(len, by_suffix.values()))
-    where = "directly in the class folders, of train/ and val/ if there are such"
-    return f"{folder}: {count} files are not used: {kinds}; used are images {where} ({', '.join(EXTENSIONS)})." * (
-        count > 0
-    )
+    rule = f"used are images ({', '.join(EXTENSIONS)}) directly in class folders, of train/ and val/ if there"
+    return (f"{folder}: {count} files are not used: {kinds}; {rule}.",)
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:

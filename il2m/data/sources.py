@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import PIL
 import PIL.features
-import torch
 
 from il2m.data.dataset import Dataset
 from il2m.data.glyphs import VERSION, render_glyphs
@@ -172,17 +170,15 @@ def _cached_glyphs(data_dir: Path) -> Dataset:
         warnings.warn(f"{path} does not hold the glyphs that il2m wrote there: they are rendered anew.", stacklevel=3)
     arrays = render_glyphs()
     glyphs = dataset_from_arrays("glyphs", arrays)
-    freetype = PIL.features.version("freetype2")
-    versions = {"pillow": PIL.__version__, "freetype": freetype, "numpy": np.__version__, "torch": torch.__version__}
+    versions = {"Pillow": PIL.__version__, "FreeType": PIL.features.version("freetype2"), "numpy": np.__version__}
+    rendered_by = ", ".join(f"{name} {version}" for name, version in versions.items())
     if glyphs.fingerprint != PUBLISHED_GLYPHS:
-        rendered_by = ", ".join(f"{name} {version}" for name, version in versions.items())
+        what = f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}"
         warnings.warn(
-            f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}, the published "
-            f"study's {PUBLISHED_GLYPHS}: its figures may come out a little different.",
-            stacklevel=3,
+            f"{what}, not the published study's {PUBLISHED_GLYPHS}: figures may differ a little.", stacklevel=3
         )
     with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
-        np.savez(file, **arrays, fingerprint=glyphs.fingerprint, rendered_by=json.dumps(versions))
+        np.savez(file, **arrays, fingerprint=glyphs.fingerprint, rendered_by=rendered_by)
     return glyphs
 
 

@@ -18,7 +18,6 @@ from il2m.authors.formats import (
 )
 from il2m.authors.layout import ListLayout
 from il2m.data.batches import Normalisation
-from il2m.data.contents import odd_contents
 from il2m.data.image_files import ImageFiles, find_missing, images_mean_std, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, load_folder
 from il2m.data.sources import load_dataset
@@ -164,7 +163,7 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     data = load_folder(Path(path)) if kind == "folder" else None
     if data:
         paths = np.concatenate([data.train_images.paths, data.val_images.paths])
-        notes += [data.files.unused] * bool(data.files.unused)
+        notes += data.files.unused
     elif kind == "lists":
         files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name != CLASS_NAMES)
         if not files:
@@ -182,5 +181,5 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     if missing or unreadable:
         raise InputError("\n".join(name_first(problem, paths) for problem, paths in problems.items() if paths))
     if data:
-        notes += odd_contents(data, *np.split(digests[places, 1], [len(data.train_labels)]))
+        notes += data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)]))
     return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from il2m.authors.formats import MEAN_STD_FILE, read_mean_std
-from il2m.data.contents import warn_of_contents
 from il2m.data.dataset import Dataset
 from il2m.data.image_files import ImageFiles, with_options
 from il2m.data.lists import given_exemplars
@@ -44,7 +43,7 @@ class Plan:
 
 def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = None, **parameters: Any) -> Plan:
     """Check base training's settings against each other and the data. Raises InputError before any work is done; warns
-    of files that are not used, and of images in memory as warn_of_contents does.
+    of files that are not used, and of odd_contents of images in memory.
 
     Lists in the authors' layout bring their own states and class order. parameters: over ``settings``.
     images: the data set, where it is loaded already (``il2m run`` plans many bases of one).
@@ -55,10 +54,9 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         images = load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
     resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
-    if images.files is None:
-        warn_of_contents(images, *images.contents, allow_leakage=settings.allow_leakage)
-    elif images.files.unused:
-        warnings.warn(images.files.unused, stacklevel=2)
+    told = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
+    for sentence in told:
+        warnings.warn(sentence, stacklevel=2)
     if _turns_images(images, settings.exif_rotation):
         resolved["exif_rotation"] = True  # only where there are such: all other runs keep their hash
         images = with_options(images, *[{"exif_rotation": True}] * 2)

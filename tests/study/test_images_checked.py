@@ -1,6 +1,5 @@
 """What is wrong with the images of a study is told: turned, equal, changed, passed over, or told wrongly."""
 
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -192,10 +191,10 @@ def test_a_glyph_cache_is_what_was_written_or_made_anew(tmp_path, monkeypatch, t
     monkeypatch.setattr(sources, "render_glyphs", lambda: few)
     cache = tmp_path / "glyphs-v1.npz"
     (told,) = warned(load_dataset, "glyphs", tmp_path)
-    assert "the published study's 9347ae08f347c277" in told
+    assert "not the published study's 9347ae08f347c277" in told
     assert warned(load_dataset, "glyphs", tmp_path) == [], "told once"
     with np.load(cache) as arrays:
-        assert {"pillow", "freetype", "numpy"} <= set(json.loads(str(arrays["rendered_by"])))
+        assert all(name in str(arrays["rendered_by"]) for name in ("Pillow", "FreeType", "numpy"))
     for other in (tiny_npz.read_bytes(), (tmp_path / "glyphs-v1.npz").read_bytes()[:-400]):
         cache.write_bytes(other)
         told = warned(load_dataset, "glyphs", tmp_path)[0]

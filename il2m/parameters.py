@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Self
 
 from il2m.errors import InputError, nearest
-from il2m.rules import PATH, SWITCH, TEXT, Rule, choice, integer, integers, number
+from il2m.rules import PATH, SEED, SEED_OR_NONE, SWITCH, TEXT, Rule, choice, integer, integers, number
 
 # name -> hash of its source, "" for what is built in; those that are registered are added
 NETWORKS = dict.fromkeys(("small", "resnet8", "resnet20", "resnet32", "resnet18"), "")
@@ -28,6 +28,8 @@ CONCERNS = {  # whom a parameter concerns -> does it shape what is learned, as i
     "class order": False,  # the order that comes of it does
     "states": False,  # the sizes that come of them do
     "normalisation": False,  # the mean and standard deviation that come of it do
+    "image orientation": False,  # that images were turned does
+    "warnings": False,
     "joint training": False,
     "places": False,
     "machine": False,
@@ -125,15 +127,15 @@ _base = partial(_place, "", PATH, "base run, a folder or its name in out_dir; em
 @dataclass(frozen=True, kw_only=True)
 class _Machine(Settings):
     device: str = _machine("auto", choice(("auto", "cpu", "cuda")), "auto, cpu or cuda")
-    num_threads: int = _machine(1, integer(1), "CPU threads; equal seeds give equal bits for equal threads")
-    num_workers: int = _machine(2, integer(0), "processes that decode image files")
+    num_threads: int = _machine(1, integer(1, 10_000), "CPU threads; equal seeds give equal bits for equal threads")
+    num_workers: int = _machine(2, integer(0, 10_000), "processes that decode image files")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(_Machine):
     """What base training and fine-tuning have in common."""
 
-    batch_size: int = parameter(32, integer(2), "images per mini-batch")
+    batch_size: int = parameter(32, integer(2, 10**6), "images per mini-batch")
     summed_batches: int = parameter(
         1, integer(1), "mini-batches whose gradients are summed for one step (the authors: 8)", neutral=1)
     learning_rate: float = parameter(0.1, number(0, above=True), "of SGD, divided by the state's number")
@@ -144,11 +146,11 @@ class Training(_Machine):
         "step: rate x .1 at 60 % and 85 % of the epochs; plateau: when the loss stalls")
     patience: int = _patience(10)
     max_shift: int = parameter(
-        2, integer(0), "random shift while training (not of image files)", "pixels", concerns="images in memory",
-        only_with=("image_files", False))
+        2, integer(0, 10_000), "random shift while training (not of image files)", "pixels",
+        concerns="images in memory", only_with=("image_files", False))
     flip: bool = parameter(False, SWITCH, "mirror training images at random")
     train_seed: int = parameter(
-        0, integer(0), "seed of weights, heads, exemplars, image order and augmentation", concerns="training seed")
+        0, SEED, "seed of weights, heads, exemplars, image order and augmentation", concerns="training seed")
     precision: str = parameter(
         "float32", choice(("float32", "bf16", "fp16")), "float32, bf16 or fp16 (mixed precision)")
 
@@ -160,15 +162,21 @@ class BaseTraining(Training):
     dataset: str = _place(
         "glyphs", TEXT, "glyphs (embedded), cifar10, cifar100, PATH.npz, folder:PATH or lists:PATH (image files)")
     image_size: int = parameter(
-        224, integer(8), "side of image files once cropped (folder: and lists: only)", "pixels",
+        224, integer(8, 10_000), "side of image files once cropped (folder: and lists: only)", "pixels",
         concerns="image files", only_with=("image_files", True))
+    exif_rotation: str = parameter(
+        "auto", choice(("auto", "on", "off")),
+        "turn image files as their EXIF data say: on, off, or auto: folder: on, lists: off",
+        concerns="image orientation")
     mean_std: str = parameter(
         "", TEXT, "name in datasets_mean_std.txt; empty: computed over the first state's images",
         concerns="normalisation")
+    allow_leakage: bool = parameter(
+        False, SWITCH, "no warning of validation images that are training images too", concerns="warnings")
     num_states: int = _states(5, integer(1), "number of states of equal size (classes must divide evenly)")
     state_sizes: list[int] = _states(
         (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes")
-    order_seed: int = _order(0, integer(0), "seed of the order in which classes arrive")
+    order_seed: int = _order(0, SEED, "seed of the order in which classes arrive")
     class_order: list[int] = _order((), integers(0), "class ids in learning order; empty: shuffled by order_seed")
     network: str = parameter(
         "small", choice(NETWORKS), "small, resnet8, resnet20, resnet32 (32-pixel images) or resnet18 (the paper's)")
@@ -184,7 +192,7 @@ class FineTuning(Training):
 
     base: str = _base()
     dataset: str = _place("", TEXT, "name or path, if it is not where the base found it; must hold the base's images")
-    order_seed: int | None = _order(None, integer(0, or_none=True), "if given, the base must have this class order")
+    order_seed: int | None = _order(None, SEED_OR_NONE, "if given, the base must have this class order")
     memory_size: int = _first_memory(
         200, integer(0), "K, exemplar images in total, shared evenly by the past classes",
         only_with=("exemplars_per_class", 0))

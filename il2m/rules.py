@@ -8,6 +8,8 @@ from typing import Any
 
 from il2m.errors import InputError, nearest
 
+_LONGEST = 1_000_000  # list of numbers, and the highest of them: there are no more classes
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -27,16 +29,18 @@ class Rule:
         if self.accepts(value):
             return ""
         meant = "" if isinstance(self.words, str) else nearest(value, self.words)
-        return f"{name} = {value!r}: expected {self.expected}" + f"; {meant}" * meant.startswith("did")
+        return f"{name} = {repr(value)[:200]}: expected {self.expected}" + f"; {meant}" * meant.startswith("did")
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def integer(low: int, or_none: bool = False) -> Rule:
-    words = f"a whole number of at least {low}" + (", or None" if or_none else "")
-    accepts = lambda v: (or_none and v is None) or (_is_integer(v) and v >= low)  # noqa: E731
+def integer(low: int, high: float = 10**9, *, or_none: bool = False) -> Rule:
+    """high: what no honest study comes near, refused before anything of that size is made."""
+    words = f"a whole number of at least {low}" + (f" and at most {high:,}" if high < float("inf") else "")
+    words += ", or None" if or_none else ""
+    accepts = lambda v: (or_none and v is None) or (_is_integer(v) and low <= v <= high)  # noqa: E731
     return Rule(accepts, words, convert=lambda v: None if v is None else int(v))
 
 
@@ -63,11 +67,16 @@ def check_choice(name: str, value: Any, names: Collection[str]) -> None:
 
 
 def integers(low: int) -> Rule:
-    words = f"a list of whole numbers of at least {low} (empty: not given)"
-    accepts = lambda v: isinstance(v, (list, tuple)) and all(_is_integer(x) and x >= low for x in v)  # noqa: E731
+    words = f"a list of whole numbers of at least {low} (up to {_LONGEST:,}; empty: not given)"
+
+    def accepts(v: Any) -> bool:
+        short = isinstance(v, (list, tuple)) and len(v) <= _LONGEST
+        return short and all(_is_integer(x) and low <= x <= _LONGEST for x in v)
+
     return Rule(accepts, words, convert=lambda v: [int(x) for x in v])
 
 
+SEED, SEED_OR_NONE = (integer(0, float("inf"), or_none=or_none) for or_none in (False, True))
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
 PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +11,21 @@ from pathlib import Path
 import numpy as np
 
 
+def content_hash(*parts: bytes) -> int:
+    """64 bits, as a signed number."""
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "big", signed=True)
+
+
 @dataclass(frozen=True)
 class FileSource:
     """Where a dataset of image files comes from. root: where relative paths start. lists, state_sizes: if lists name
-    the images, the folder they lie in, and how many classes each state brings."""
+    the images, the folder they lie in, and how many classes each state brings. unused: a sentence on files there that
+    are not used, if there are any."""
 
     root: Path
     lists: Path | None = None
     state_sizes: tuple[int, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,28 @@ class Dataset:
     def train_counts(self) -> np.ndarray:
         """Training images of each class, (C,)."""
         return np.bincount(self.train_labels, minlength=self.num_classes)
+
+    @cached_property
+    def contents(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of the training and of the validation images in memory, (n,) int64 each."""
+        parts = ((content_hash(image.tobytes()) for image in part) for part in (self.train_images, self.val_images))
+        return tuple(np.fromiter(part, dtype=np.int64) for part in parts)
+
+    def odd_contents(self, contents: Iterable[np.ndarray], allow_leakage: bool = False) -> Iterator[str]:
+        """Sentences on validation images that are training images too, and on classes that are one image over and
+        over. contents: hashes as those of images in memory, of all training and of all validation images."""
+        train, val = contents
+        leaked = int(np.isin(val, train).sum())
+        if leaked and not allow_leakage:
+            what = f"{self.name}: {leaked} of {len(val)} validation images are equal to training images"
+            yield f"{what}, so accuracies come out too high; take them out, or set allow_leakage = True."
+        limits = np.iinfo(np.int64)
+        lowest, highest = (np.full(self.num_classes, limit) for limit in (limits.max, limits.min))
+        np.minimum.at(lowest, self.train_labels, train)
+        np.maximum.at(highest, self.train_labels, train)
+        if same := np.flatnonzero((lowest == highest) & (self.train_counts > 1)).tolist():
+            names = ", ".join(repr(self.class_names[label]) for label in same[:10])
+            yield f"{self.name}: all training images are equal in {len(same)} of {self.num_classes} classes: {names}."
 
     def in_learning_order(self, class_order: np.ndarray) -> Dataset:
         """The same images with labels 0..C-1 in learning order: class ``class_order[i]`` becomes label i."""

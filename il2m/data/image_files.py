@@ -1,7 +1,7 @@
 """Image files in the place of an array of images: decoded, cropped and resized in worker processes while they are used.
 
 The authors' pipeline (224 pixels): to train, a random resized crop and, if asked, a flip; to score, the shorter side
-to 256 and the centre crop of 224. Other sizes keep the proportion. Pillow decodes, always to 3 channels.
+to 256 and the centre crop of 224. Other sizes keep the proportion. How a file becomes pixels: decoding.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from il2m.data.batches import Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
-from il2m.data.dataset import Dataset
+from il2m.data.dataset import Dataset, content_hash
+from il2m.data.decoding import decode, is_turned, max_megapixels
+from il2m.data.npz import read_npz
 from il2m.errors import InputError, name_first
+from il2m.system.files import replacing
 
+_Prepare = Callable[[Image.Image], torch.Tensor]
 _BATCH = 64  # images that a worker hands over at a time
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -32,23 +37,48 @@ class ImageFiles:
     """Images that stay in their files; ``files[indices]`` chooses some, as from an array.
 
     paths: (n,) numpy strings. image_size: of the square images that come out, in pixels.
-    num_workers: processes that decode; 0 decodes in this one.
+    num_workers: processes that decode; 0 decodes in this one. exif_rotation, megapixels: see decoding.decode.
+    digests: (n,) int64, hashes of the files' contents as they have to be; None: not compared.
     """
 
     paths: np.ndarray
     image_size: int = 224
     num_workers: int = 2
+    exif_rotation: bool = False
+    megapixels: float = field(default_factory=max_megapixels)
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, indices: Any) -> ImageFiles:
-        return replace(self, paths=self.paths[indices])
+        return replace(self, paths=self.paths[indices], digests=None if self.digests is None else self.digests[indices])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The images as they are scored, (height, width, 3) uint8, decoded one after the other: to look at them."""
         view = scoring_view(self.image_size)
-        return (view(open_image(path)).permute(1, 2, 0).numpy() for path in self.paths.tolist())
+        return (view(self.read(place)[0]).permute(1, 2, 0).numpy() for place in range(len(self)))
+
+    def read(self, place: int) -> tuple[Image.Image, int]:
+        """The image at ``place``, decoded, and the hash of its file's content. Raises InputError that names the file
+        if it can't be decoded, or is not what it has to be."""
+        path = str(self.paths[place])
+        try:
+            content = Path(path).read_bytes()
+            digest = content_hash(content)
+            if self.digests is not None and digest != self.digests[place]:
+                changed = "its content is not what it was before base training"
+                raise InputError(f"{changed}: put it back, or start anew in another out_dir.")
+            return decode(content, exif_rotation=self.exif_rotation, megapixels=self.megapixels), digest
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
+            raise InputError(f"{path}: {type(error).__name__}: {error}") from None
+
+    @cached_property
+    def any_turned(self) -> bool:
+        """Whether exif_rotation turns any of them: files are opened one by one until one is met, only their heads."""
+        return any(map(is_turned, self.paths.tolist()))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -126,25 +156,46 @@ def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
     return Normalisation(tuple(mean.tolist()), tuple((float(value) or 1.0) for value in std))
 
 
-def find_unreadable(files: ImageFiles) -> list[str]:
-    """What is wrong with each image that can't be decoded, one line each; empty if all can."""
-    return [problem for batch in _in_order(files, _nothing) if isinstance(batch, list) for problem in batch]
+def read_all(files: ImageFiles) -> tuple[list[str], np.ndarray]:
+    """Decode every image once. What is wrong with those that can't be, one line each; and, of the others, hashes of
+    the files' contents and of the decoded pixels, (n, 2) int64."""
+    batches = list(_in_order(files, None))
+    problems = [problem for batch in batches if isinstance(batch, list) for problem in batch]
+    sound = [batch for batch in batches if not isinstance(batch, list)]
+    return problems, torch.cat([torch.empty(0, 2, dtype=torch.int64), *sound]).numpy()
 
 
-def check_readable(data: Dataset, folder: Path) -> None:
-    """Decode every image of a dataset of files once, before any training; do nothing for other datasets.
+def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Dataset:
+    """The dataset, to be compared from now on with what its files hold; other datasets than of files as they are.
 
-    folder: where it is noted that it was done, so that the next stage of the study goes on at once.
+    Every image is decoded once, before any training, and what was found is noted in ``folder``, so that the next base
+    of the study goes on at once. Warns of odd_contents.
     Raises InputError that names the images that can't be read.
     """
-    done = folder / f"readable-{data.fingerprint}"
-    if data.files is None or done.exists():
-        return
-    if problems := [*find_unreadable(data.train_images), *find_unreadable(data.val_images)]:
-        hint = "Replace them, or take them out of the lists."
-        raise InputError(name_first("images can't be read", problems) + f"\n{hint}")
-    folder.mkdir(parents=True, exist_ok=True)
-    done.touch()
+    if data.files is None:
+        return data
+    note, parts = folder / f"readable-{data.fingerprint}", {"train": data.train_images, "val": data.val_images}
+    try:
+        noted = read_npz(note)
+        found = {name: noted[name].reshape(len(files), 2) for name, files in parts.items()}
+    except (InputError, KeyError, ValueError):  # there is none, it is damaged, or a former version's
+        problems, found = [], {}
+        for name, files in parts.items():
+            unreadable, found[name] = read_all(files)
+            problems += unreadable
+        if problems:
+            hint = "Replace them, or take them out of the lists."
+            raise InputError(name_first("images can't be read", problems) + f"\n{hint}") from None
+        with replacing(note, "wb") as file:
+            np.savez(file, **found)
+    for sentence in data.odd_contents((digests[:, 1] for digests in found.values()), allow_leakage):
+        warnings.warn(sentence, stacklevel=2)
+    return with_options(data, *({"digests": digests[:, 0]} for digests in found.values()))
+
+
+def with_options(data: Dataset, train: dict[str, Any], val: dict[str, Any]) -> Dataset:
+    """The same dataset of files, with these fields of its ImageFiles."""
+    return replace(data, train_images=replace(data.train_images, **train), val_images=replace(data.val_images, **val))
 
 
 def find_missing(paths: Iterable[str | Path]) -> list[str]:
@@ -152,37 +203,26 @@ def find_missing(paths: Iterable[str | Path]) -> list[str]:
     return [str(path) for path in paths if not os.path.isfile(path)]
 
 
-def open_image(path: str) -> Image.Image:
-    """The image in a file, decoded, 3 channels. Damaged EXIF data is passed over, as Pillow does; raises OSError or
-    another of Pillow's errors for an image that can't be decoded whole."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about EXIF, transparency and very large images
-        with Image.open(path) as image:
-            return image.convert("RGB")
-
-
 def _count_values(image: Image.Image) -> torch.Tensor:
     """(3, 256) int64: how often each value occurs in each channel."""
     return torch.tensor(image.histogram(), dtype=torch.int64).view(3, 256)
 
 
-def _nothing(image: Image.Image) -> torch.Tensor:
-    return torch.empty(0)
-
-
 class _Files(torch.utils.data.Dataset):
-    """What workers do: open the image of a (place, seed), prepare it with that seed; a problem comes back as text."""
+    """What workers do: read the image of a (place, seed), prepare it with that seed; a problem comes back as text.
+    prepare: None gives hashes of the file's content and of the pixels instead."""
 
-    def __init__(self, paths: np.ndarray, prepare: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.paths, self.prepare = paths, prepare
+    def __init__(self, files: ImageFiles, prepare: _Prepare | None) -> None:
+        self.files, self.prepare = files, prepare
 
     def __getitem__(self, key: tuple[int, int]) -> torch.Tensor | str:
         place, seed = key
-        path = str(self.paths[place])
         try:
-            image = open_image(path)
-        except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
-            return f"{path}: {type(error).__name__}: {error}"
+            image, digest = self.files.read(place)
+        except InputError as error:
+            return str(error)
+        if self.prepare is None:
+            return torch.tensor([digest, content_hash(str(image.size).encode(), image.tobytes())])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.prepare(image)
@@ -196,22 +236,20 @@ def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
 def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     """The batch; raises InputError for problems in its place."""
     if isinstance(batch, list):
-        hint = "Run `il2m check` on the data: it names all such images at once."
+        hint = "`il2m check` on the data names all that can't be decoded at once."
         raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
     return batch
 
 
 def _in_order(
-    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], batch_size: int = _BATCH
+    files: ImageFiles, prepare: _Prepare | None, batch_size: int = _BATCH
 ) -> Iterable[torch.Tensor | list[str]]:
     """Batches of prepared images, in order, or of the problems with them."""
     keys = [(place, 0) for place in range(len(files))]
     return _loader(files, prepare, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
 
-def _loader(
-    files: ImageFiles, prepare: Callable[[Image.Image], torch.Tensor], batches: list, *, keep_workers: bool = False
-) -> DataLoader:
+def _loader(files: ImageFiles, prepare: _Prepare | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
     """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
 
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked.
@@ -223,7 +261,7 @@ def _loader(
             context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
     return DataLoader(
-        _Files(files.paths, prepare),
+        _Files(files, prepare),
         batch_sampler=batches,
         num_workers=files.num_workers,
         collate_fn=_stack,

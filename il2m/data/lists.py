@@ -40,7 +40,8 @@ def load_folder(folder: Path, *, image_size: int = 224, num_workers: int = 2) ->
     else:
         names, images = _class_files(folder, folder)
         train, val = _split(images, names)
-    source = FileSource(folder)
+    used = {*train.images.tolist(), *val.images.tolist()}
+    source = FileSource(folder, unused=_unused(folder, used))
     return _dataset(folder.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
 
 
@@ -61,6 +62,22 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
         return list(files), ImageList(root, np.array(images, dtype=TEXT), labels)
     except UnicodeEncodeError as error:  # of another encoding, as a foreign archive may bring them
         raise InputError(f"{folder}: the name {printable(error.object)} is not UTF-8: rename it.") from None
+
+
+def _unused(folder: Path, used: set[str]) -> tuple[str, ...]:
+    """A sentence on the files in ``folder`` that are not used, hidden ones aside; none if all are."""
+    by_suffix: dict[str, list[str]] = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (os.path.relpath(os.path.join(place, name), folder) for name in sorted(files) if name[0] != ".")
+        for path in (path for path in paths if path not in used):
+            by_suffix.setdefault(Path(path).suffix.lower() or "no suffix", []).append(path)
+    if not by_suffix:
+        return ()
+    kinds = ", ".join(f"{len(paths)} {suffix} (first {paths[0]})" for suffix, paths in sorted(by_suffix.items())[:10])
+    count = sum(map(len, by_suffix.values()))
+    rule = f"used are images ({', '.join(EXTENSIONS)}) directly in class folders, of train/ and val/ if there"
+    return (f"{folder}: {count} files are not used: {kinds}; {rule}.",)
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:

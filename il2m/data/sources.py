@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
+import PIL.features
 
 from il2m.data.dataset import Dataset
 from il2m.data.glyphs import VERSION, render_glyphs
@@ -22,6 +25,7 @@ from il2m.system.files import replacing
 from il2m.system.hashes import registered_source
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+PUBLISHED_GLYPHS = "9347ae08f347c277"  # fingerprint of those that the published figures are of
 _CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
@@ -152,16 +156,32 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
     return read_npz(path, (*REQUIRED, "class_names"))
 
 
-def _cached_glyphs(data_dir: Path) -> dict[str, np.ndarray]:
-    """The rendered glyphs, from the cache if it is readable, else rendered anew and cached."""
+def _cached_glyphs(data_dir: Path) -> Dataset:
+    """The rendered glyphs, from the cache if it holds what was written, else rendered anew and cached.
+
+    The cache has their fingerprint, and says what rendered them; one of before version 0.2 has to hold the published
+    ones. Warns of a cache that is not used, and, when they are rendered, of others than the published ones.
+    """
     path = data_dir / f"glyphs-v{VERSION}.npz"
     if path.is_file():
-        with contextlib.suppress(InputError):  # a damaged cache is simply rendered again
-            return read_npz(path)
+        with contextlib.suppress(InputError):
+            arrays = read_npz(path)
+            glyphs = dataset_from_arrays("glyphs", arrays)
+            if glyphs.fingerprint in (PUBLISHED_GLYPHS, str(arrays.get("fingerprint"))):
+                return glyphs
+        warnings.warn(f"{path} does not hold the glyphs that il2m wrote there: they are rendered anew.", stacklevel=3)
     arrays = render_glyphs()
+    glyphs = dataset_from_arrays("glyphs", arrays)
+    versions = {"Pillow": PIL.__version__, "FreeType": PIL.features.version("freetype2"), "numpy": np.__version__}
+    rendered_by = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if glyphs.fingerprint != PUBLISHED_GLYPHS:
+        what = f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}"
+        warnings.warn(
+            f"{what}, not the published study's {PUBLISHED_GLYPHS}: figures may differ a little.", stacklevel=3
+        )
     with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
-        np.savez(file, **arrays)
-    return arrays
+        np.savez(file, **arrays, fingerprint=glyphs.fingerprint, rendered_by=rendered_by)
+    return glyphs
 
 
 def _load_cifar(dataset: str, data_dir: Path) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from il2m.authors.formats import (
 )
 from il2m.authors.layout import ListLayout
 from il2m.data.batches import Normalisation
-from il2m.data.image_files import ImageFiles, find_missing, find_unreadable, images_mean_std
+from il2m.data.image_files import ImageFiles, find_missing, images_mean_std, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
@@ -161,20 +161,23 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     """
     kind, _, path = what.partition(":")
     notes: list[str] = []
-    if kind == "folder":
-        data = load_folder(Path(path))
+    data = load_folder(Path(path)) if kind == "folder" else None
+    if data:
         paths = np.concatenate([data.train_images.paths, data.val_images.paths])
+        notes += data.files.unused
     elif kind == "lists":
         paths = listed_images(Path(path), root)
     else:
         paths = read_image_list(what).paths(root)
         if repeated := repeated_images(paths):
             notes.append(name_first("images occur more than once", repeated))
-    paths = np.unique(paths)
+    paths, places = np.unique(paths, return_inverse=True)
     missing = find_missing(paths)
     present = np.setdiff1d(paths, np.array(missing, dtype=TEXT))
-    unreadable = find_unreadable(ImageFiles(present, num_workers=num_workers))
+    unreadable, digests = read_all(ImageFiles(present, num_workers=num_workers))
     problems = {"images are missing on disk": missing, "images can't be read": unreadable}
     if missing or unreadable:
         raise InputError("\n".join(name_first(problem, paths) for problem, paths in problems.items() if paths))
+    if data:
+        notes += data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)]))
     return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from il2m import plots
 from il2m.data.dataset import Dataset
-from il2m.data.image_files import ImageFiles, open_image, scoring_view
+from il2m.data.image_files import ImageFiles
 from il2m.errors import InputError
 from il2m.explorer.outcomes import RunOutcomes, kind_for
 from il2m.explorer.views import Choice, Shown
@@ -31,10 +31,9 @@ def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.n
     """Some images, (h, w, c) uint8 each: from memory, or decoded here and cut as they are to be scored."""
     if not isinstance(images, ImageFiles):
         return list(images[indices])
-    view = scoring_view(images.image_size)
     try:
-        return [view(open_image(path)).permute(1, 2, 0).numpy() for path in images[indices].paths.tolist()]
-    except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
+        return list(images[indices])
+    except InputError as error:
         raise InputError(f"an image can't be read ({error}); all other views work.") from None
 
 

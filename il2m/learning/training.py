@@ -5,6 +5,7 @@ With a checkpoint file, a training that was interrupted goes on after the last e
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def train(
     CHECKPOINT_SECONDS. If it holds this very training, that goes on there and ends as if it had not been interrupted.
     Whoever has stored the trained model removes it.
     on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now.
-    Raises InputError when the loss stops being a number, or the device lacks the precision.
+    Raises InputError for a loss that is no number, or a device without the precision. Warns if nothing was learned.
     """
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     identity = checkpoint and settings.of_training() | asked | {
@@ -92,7 +93,7 @@ def train(
             write_checkpoint(checkpoint, identity, training.state_dict())
             stored = time.monotonic()
         on_epoch(epoch)
-    training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
+    training.finish()
     return training.history
 
 
@@ -154,6 +155,16 @@ class _Training:
         self.scheduler.step(*([mean_loss] if isinstance(self.scheduler, ReduceLROnPlateau) else []))
         self.history.append(Epoch(number, mean_loss, rate, num_images / (time.perf_counter() - start)))
         return self.history[-1]
+
+    def finish(self) -> None:
+        """Leave the model as it came, trained; warn of a loss above twice that of guessing."""
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        loss, guessing = self.history[-1].loss, math.log(model.head.out_features)
+        if self.teacher:
+            guessing += self.settings.distillation_weight * math.log(self.teacher.head.out_features)
+        if loss > 2 * guessing:
+            what = f"the loss of the last epoch is {loss:.4g}, more than twice the {guessing:.4g} of guessing"
+            warnings.warn(f"{what}: this network has not learned. Lower learning_rate, or train longer.", stacklevel=3)
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self.accelerator.autocast():

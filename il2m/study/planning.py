@@ -1,5 +1,6 @@
 """What a stage is asked to do, checked against itself, its base and the data before any work is done."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from il2m.authors.formats import MEAN_STD_FILE, read_mean_std
 from il2m.data.dataset import Dataset
+from il2m.data.image_files import ImageFiles, with_options
 from il2m.data.lists import given_exemplars
 from il2m.data.sources import absolute_source, load_dataset
 from il2m.data.states import States, make_class_order, make_states
@@ -40,7 +42,8 @@ class Plan:
 
 
 def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = None, **parameters: Any) -> Plan:
-    """Check base training's settings against each other and the data. Raises InputError before any work is done.
+    """Check base training's settings against each other and the data. Raises InputError before any work is done; warns
+    of files that are not used, and of odd_contents of images in memory.
 
     Lists in the authors' layout bring their own states and class order. parameters: over ``settings``.
     images: the data set, where it is loaded already (``il2m run`` plans many bases of one).
@@ -50,8 +53,15 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         options = {"image_size": settings.image_size, "num_workers": settings.num_workers}
         images = load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
-    images = images.in_learning_order(order)
     resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
+    told = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
+    for sentence in told:
+        warnings.warn(sentence, stacklevel=2)
+    if _turns_images(images, settings.exif_rotation):
+        resolved["exif_rotation"] = True  # only where there are such: all other runs keep their hash
+        images = with_options(images, *[{"exif_rotation": True}] * 2)
+    images = images.in_learning_order(order)
+    _check_shift(settings, images)
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:
@@ -80,6 +90,24 @@ def _identity(settings: Training, kind: str, images: Dataset, states: States, re
     return former if folders[1].exists() and not folders[0].exists() else identity
 
 
+def _turns_images(images: Dataset, exif_rotation: str) -> bool:
+    """Whether EXIF data turn any image: they are followed, and some ask for it. Planning opens files to find out, only
+    their heads; what goes on from a base knows it from its identity."""
+    if not isinstance(images.train_images, ImageFiles) or exif_rotation == "off":
+        return False
+    followed = exif_rotation == "on" or images.files.lists is None
+    return followed and (images.train_images.any_turned or images.val_images.any_turned)
+
+
+def _check_shift(settings: Training, images: Dataset) -> None:
+    """Raise InputError for a shift that could leave nothing of an image."""
+    size = images.train_images.shape[1:3]
+    if images.files is None and settings.max_shift >= min(size):
+        raise InputError(
+            f"max_shift = {settings.max_shift}: expected less than the images' {size[0]} x {size[1]} pixels."
+        )
+
+
 def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, np.ndarray]:
     """The states and the class order asked for, or those that the dataset's lists give."""
     listed = images.files.state_sizes if images.files else ()
@@ -102,6 +130,9 @@ def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[s
     mean, std = read_mean_std(path, name)
     if len(mean) != num_channels:
         raise InputError(f"{path}: {name!r} has {len(mean)} channels, but the images have {num_channels}.")
+    if not (0 <= min(mean) <= max(mean) <= 1 and max(std) <= 1):
+        problem = f"mean {list(mean)} and std {list(std)} are not of pixel values scaled to 0..1"
+        raise InputError(f"{path}: {name!r}: {problem}: divide those of 0..255 by 255.")
     return {"mean": list(mean), "std": list(std)}
 
 
@@ -121,6 +152,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
             f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}: name "
             "another base, or train one."
         )
+    _check_shift(settings, images)
     check_memory(settings.memory_size, settings.exemplars_per_class, states)
     resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and not settings.exemplars_per_class:
@@ -150,7 +182,7 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
 
 def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: int = 2) -> Dataset:
     """The images that a run was made from, in its learning order. dataset: where they are now, if not where they were
-    then. Raises InputError if they are other images."""
+    then; files are compared with what they held then when they are decoded. Raises InputError if they are others."""
     base, source = run.base, dataset or run.config["source"]
     options = {"image_size": base.identity.get("image_size", 224), "num_workers": num_workers}
     images = load_dataset(source, data_dir, **options)
@@ -159,4 +191,9 @@ def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: 
             f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']}), but {source} holds "
             "other images: name the dataset the base was trained on, or train a base on this one."
         )
+    if isinstance(images.train_images, ImageFiles):
+        same, state = {"exif_rotation": base.identity.get("exif_rotation", False)}, base.state(1)
+        stored = [f"{part}_digests" for part in ("train", "val")]  # none in states of before version 0.2
+        digests = [state.array(name) if name in state.array_names else None for name in stored]
+        images = with_options(images, *({**same, "digests": each} for each in digests))
     return images.in_learning_order(np.array(base.identity["class_order"]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from il2m.data.batches import Normalisation
-from il2m.data.image_files import check_readable, images_mean_std
+from il2m.data.image_files import checked, images_mean_std
 from il2m.learning.networks import Classifier, with_head
 from il2m.learning.scores import mean_by_class, score_images, score_training_images
 from il2m.learning.training import Epoch
@@ -34,8 +34,8 @@ def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
 
 
 def _train_base_state(plan: Plan, run: Run) -> None:
-    settings, data = BaseTraining.of_identity(run.identity, device=plan.settings.device), plan.dataset
-    check_readable(data, run.folder.parent)
+    settings = BaseTraining.of_identity(run.identity, device=plan.settings.device)
+    data = checked(plan.dataset, run.folder.parent, allow_leakage=plan.settings.allow_leakage)
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
     given = run.identity.get("normalisation")
     normalisation = Normalisation(**given) if given else images_mean_std(data.train_images[new])
@@ -134,6 +134,8 @@ def _score_and_store(
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     arrays = stage.score_validation(model, state)
     training = score_training_images(model, stage.batches(new))
+    if not num_past and stage.data.files:
+        arrays |= {"train_digests": stage.data.train_images.digests, "val_digests": stage.data.val_images.digests}
     arrays |= {"new_indices": new, "new_labels": labels[new]}
     arrays |= {f"new_{name}": values for name, values in training.items()}
     if num_past and stage.settings.held_out:

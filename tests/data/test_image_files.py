@@ -11,7 +11,8 @@ from PIL import Image
 
 from il2m.cli import main
 from il2m.data.batches import Normalisation, channel_mean_std
-from il2m.data.image_files import FileBatches, find_unreadable, images_mean_std, open_image
+from il2m.data.decoding import decode
+from il2m.data.image_files import FileBatches, images_mean_std, read_all
 from il2m.data.lists import load_folder
 from il2m.errors import InputError
 from il2m.study.stages import train_base
@@ -124,8 +125,8 @@ def test_odd_images_are_read(tmp_path: Path):
     Image.fromarray(np.full((5, 6, 4), 9, dtype=np.uint8)).save(tmp_path / "alpha.png")
     grey.save(tmp_path / "exif.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05damaged")
     for name in ("grey.png", "alpha.png", "exif.jpg"):
-        assert open_image(str(tmp_path / name)).mode == "RGB"
-        assert open_image(str(tmp_path / name)).size == (6, 5)
+        image = decode((tmp_path / name).read_bytes())
+        assert (image.mode, image.size) == ("RGB", (6, 5))
 
 
 def test_broken_images_are_all_named_before_training(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -140,7 +141,7 @@ def test_broken_images_are_all_named_before_training(damaged: Path, tmp_path: Pa
     with pytest.raises(InputError, match="2 images can't be read"):
         train_base(out_dir=str(tmp_path / "out"), device="cpu", **parameters)
     assert not list((tmp_path / "out").rglob("state_*"))
-    assert len(find_unreadable(load_folder(damaged, num_workers=0).train_images)) == 1
+    assert len(read_all(load_folder(damaged, num_workers=0).train_images)[0]) == 1
     for path in broken:
         path.unlink()
     assert main(["check", f"folder:{damaged}", "--workers", "0"]) == 0

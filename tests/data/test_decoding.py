@@ -1,0 +1,111 @@
+"""From the bytes of an image file to its pixels. fixtures/images has the images, and what made them."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from tiny import PROJECT
+
+from il2m.data.decoding import FORMATS, decode, is_turned, max_megapixels
+from il2m.data.image_files import ImageFiles, read_all
+from il2m.errors import InputError
+
+IMAGES = PROJECT / "tests" / "fixtures" / "images"
+GREY = (np.linspace(0, 65535, 48).round() / 257).round().reshape(6, 8)  # of 16 bits, in 8
+
+
+def pixels(name: str, **options: object) -> np.ndarray:
+    return np.asarray(decode((IMAGES / name).read_bytes(), **options))
+
+
+@pytest.mark.parametrize("path", sorted((IMAGES / "as_ever").iterdir()), ids=lambda path: path.name)
+def test_what_was_read_rightly_is_read_as_ever_bit_for_bit(path: Path):
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    for exif_rotation in (False, True):
+        np.testing.assert_array_equal(pixels(path, exif_rotation=exif_rotation), expected)
+    assert not is_turned(path), "TIFF was turned by Pillow, before and now"
+
+
+@pytest.mark.parametrize(
+    "name", ["grey_16.png", "grey_16.tif", "grey_16_mm.tif", "grey_16_white_is_zero.tif", "grey_16.pgm"]
+)
+def test_16_bits_of_grey_are_scaled_to_8(name):
+    np.testing.assert_array_equal(pixels(name), np.stack([GREY] * 3, -1))
+
+
+def test_12_bits_of_grey_are_scaled_to_8():
+    np.testing.assert_allclose(pixels("grey_12.tif")[..., 0], GREY, atol=1)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("whole_32.tif", "32-bit whole numbers"), ("fractions.tif", "fractions")])
+def test_pixels_of_unknown_range_are_refused_by_name(name, kind):
+    problems, digests = read_all(ImageFiles(np.array([str(IMAGES / name)]), num_workers=0))
+    assert len(digests) == 0
+    assert str(IMAGES / name) in problems[0]
+    assert kind in problems[0]
+
+
+@pytest.mark.parametrize("name", ["alpha.png", "alpha.tif", "alpha.webp", "grey_alpha.png"])
+def test_what_is_transparent_shows_a_white_ground(name):
+    with Image.open(IMAGES / name) as image:
+        colour = np.asarray(image.convert("RGBA")).astype(float)
+    alpha = colour[..., 3:] / 255
+    np.testing.assert_allclose(pixels(name), colour[..., :3] * alpha + 255 * (1 - alpha), atol=1)
+    assert (pixels(name)[0, 0] == 255).all()
+
+
+def test_transparency_of_palettes_and_of_one_colour():
+    assert pixels("palette.png").tolist() == [[[255, 255, 255], [212, 214, 216], [70, 80, 90]]]
+    assert pixels("palette.gif").tolist() == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
+    grey = pixels("grey_16_transparent.png")[..., 0]
+    assert grey[0, 0] == 255
+    np.testing.assert_array_equal(grey.ravel()[1:], GREY.ravel()[1:])
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"turned_{orientation}.jpg" for orientation in range(1, 9)), "turned.png", "turned.webp"]
+)
+def test_exif_rotation_where_it_is_asked_for(name):
+    with Image.open(IMAGES / name) as image:
+        as_it_is, turned = np.asarray(image.convert("RGB")), np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(pixels(name), as_it_is)
+    np.testing.assert_array_equal(pixels(name, exif_rotation=True), turned)
+    assert is_turned(IMAGES / name) == (name != "turned_1.jpg")
+
+
+def test_other_formats_are_refused_whatever_their_name_and_start_no_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # a Ghostscript that leaves a trace
+    for program in ("gs", "gswin64c"):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho > {tmp_path}/started\n")
+        (tmp_path / program).chmod(0o755)
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(content)
+    assert not is_turned(tmp_path / "a.png")
+    problems, _ = read_all(ImageFiles(np.array([str(tmp_path / "a.png")]), num_workers=0))
+    assert problems == [f"{tmp_path}/a.png: no image of a format that is read ({', '.join(FORMATS)})."]
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("size", [(10_000, 5_001), (20_000, 20_000)])
+def test_images_above_the_limit_are_refused_and_the_variable_that_lifts_it_is_named(size):
+    content = bytearray((IMAGES / "grey_16.png").read_bytes())
+    content[16:24] = struct.pack(">II", *size)  # in a head that is whole
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    with pytest.raises(InputError, match=r"more than 50 megapixels.*set the environment variable IL2M_MAX_MEGAPIXELS"):
+        decode(bytes(content))
+
+
+def test_the_limit_reaches_the_processes_that_decode(tmp_path, monkeypatch):
+    Image.new("L", (300, 200)).save(tmp_path / "a.png")
+    paths = np.array([str(tmp_path / "a.png")])
+    monkeypatch.setenv("IL2M_MAX_MEGAPIXELS", "0.05")
+    assert "more than 0.05 megapixels (300 x 200 pixels)" in read_all(ImageFiles(paths, num_workers=1))[0][0]
+    monkeypatch.setenv("IL2M_MAX_MEGAPIXELS", "0.06")
+    assert read_all(ImageFiles(paths, num_workers=1))[0] == []
+    monkeypatch.setenv("IL2M_MAX_MEGAPIXELS", "many")
+    with pytest.raises(InputError, match="IL2M_MAX_MEGAPIXELS = 'many': expected a number"):
+        max_megapixels()

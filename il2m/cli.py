@@ -15,6 +15,7 @@ from typing import Any
 from il2m import __version__
 from il2m.errors import InputError
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES, parameters_table
+from il2m.rules import at_least, whole_numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,23 +63,7 @@ def _argument(names: str, meaning: str, **options: Any) -> tuple[list[str], dict
     return names.split(), {"help": meaning, **options}
 
 
-def _at_least(low: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {low}")
-        return int(text)
-
-    return convert
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers, separated by commas") from None
-
-
-_COUNT = {"type": _at_least(1), "metavar": "N"}
+_COUNT = {"type": at_least(1), "metavar": "N"}
 _REPEATED = {"action": "append", "default": []}
 _FOLDER = {"type": Path, "metavar": "DIR"}
 
@@ -167,11 +152,32 @@ def _report(args: argparse.Namespace) -> None:
     print(build_report(args.study))
 
 
+@_command(
+    "reproduce",
+    "make a run again elsewhere, from its configuration, and tell whether it comes out the same",
+    _argument("run", "the run's folder", type=Path),
+    _argument("--out", "a new folder (default: a temporary one)", **_FOLDER),
+    _argument("--data-dir", "where the project's datasets are (default: data)", default="data", metavar="DIR"),
+    _argument("-p", "dataset, if its images are elsewhere now; device, num_threads", dest="given", **_REPEATED),
+    _argument("--plugin", _PLUGIN, dest="plugins", metavar="FILE_OR_MODULE", **_REPEATED),
+)
+def _reproduce(args: argparse.Namespace) -> int:
+    from il2m.batch.grids import read_overrides
+    from il2m.study.reproduce import DIFFERENT, reproduce
+    from il2m.system.plugins import load_plugin
+
+    for plugin in args.plugins:
+        load_plugin(plugin)
+    reproduction = reproduce(args.run, args.out, args.data_dir, **read_overrides(args.given))
+    print(reproduction)
+    return 1 if reproduction.verdict == DIFFERENT else 0
+
+
 # lists and images
 
 _ROOT = _argument("--root", "where relative paths start (default: here)", default="", metavar="DIR")
 _DECODERS = "processes that decode (default: 2; 0: this one)"
-_IMAGES = (_ROOT, _argument("--workers", _DECODERS, type=_at_least(0), default=2, metavar="N"))
+_IMAGES = (_ROOT, _argument("--workers", _DECODERS, type=at_least(0), default=2, metavar="N"))
 
 
 @_command(
@@ -180,11 +186,11 @@ _IMAGES = (_ROOT, _argument("--workers", _DECODERS, type=_at_least(0), default=2
     _argument("source", "a folder of images, a dataset of the project, or two lists: training, validation", nargs="+"),
     _argument("--out", "the folder of all lists", required=True, **_FOLDER),
     _argument("--name", "the dataset's name there", required=True),
-    _argument("-S --states", "number of states (default: 10)", type=_at_least(1), default=10, metavar="S"),
-    _argument("--state-sizes", "classes of each state", type=_whole_numbers, default=(), metavar="N,N,..."),
+    _argument("-S --states", "number of states (default: 10)", type=at_least(1), default=10, metavar="S"),
+    _argument("--state-sizes", "classes of each state", type=whole_numbers, default=(), metavar="N,N,..."),
     _argument("-K --memory-size", "exemplars in all", type=int, nargs="+", required=True, metavar="K"),
     _argument("--order-seed", "of the class order (default: 0)", type=int, default=0, metavar="N"),
-    _argument("--class-order", "the class order itself", type=_whole_numbers, default=(), metavar="C,C,..."),
+    _argument("--class-order", "the class order itself", type=whole_numbers, default=(), metavar="C,C,..."),
     _argument("--exemplars", "which ones (default: random)", choices=("random", "first"), default="random"),
     _argument("--exemplar-seed", "of random exemplars (default: 0)", type=int, default=0, metavar="N"),
     _argument("--root", "where relative paths of plain lists start", default="", metavar="DIR"),
@@ -239,9 +245,9 @@ def _check(args: argparse.Namespace) -> None:
     _argument("scores", "folder of all scores", type=Path),
     _argument("first_batch_scores", "folder of the first state's scores", type=Path),
     _argument("dataset", "the dataset's name in these folders"),
-    _argument("S", "number of states, the first one included", type=_at_least(1)),
-    _argument("P", "classes per state; or of each state, for example 50,10,10", type=_whole_numbers),
-    _argument("K", "size of the memory", type=_at_least(1)),
+    _argument("S", "number of states, the first one included", type=at_least(1)),
+    _argument("P", "classes per state; or of each state, for example 50,10,10", type=whole_numbers),
+    _argument("K", "size of the memory", type=at_least(1)),
     _argument("--undefined", "where a mean is not positive", choices=UNDEFINED_POLICIES, default="keep"),
     _argument("--score-kind", "(default: raw, as the paper)", choices=SCORE_KINDS, default="raw"),
     _argument("--json", "also write the accuracies, in percent, unrounded", type=Path, metavar="FILE"),

@@ -1,5 +1,6 @@
 """What a value may be: types and ranges, in code and in words."""
 
+import argparse
 import numbers
 import os
 from collections.abc import Callable, Collection
@@ -56,3 +57,25 @@ def integers(low: int) -> Rule:
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
 PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)
+
+
+# words of the command line
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """For argparse: a text that is a whole number of at least ``low``."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {low}")
+        return int(text)
+
+    return convert
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """For argparse: whole numbers, separated by commas."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers, separated by commas") from None

@@ -243,8 +243,8 @@ def leftovers(study: Study) -> list[str]:
     """Files in the study's folder, and in that for temporary files, that a finished study does not have."""
     found = {path.relative_to(study.folder) for pattern in LEFTOVERS for path in study.folder.glob(pattern)}
     found |= {path.relative_to(study.folder) for path in study.folder.glob("**/*.failed.*")}
-    temporary = [path for path in study.temporary.iterdir() if path != study.log]
-    return sorted(map(str, found)) + [f"(temporary) {path.name}" for path in temporary]
+    temporary = [path.name for pattern in ("il2m-*", "pymp-*") for path in study.temporary.glob(pattern)]
+    return sorted(map(str, found)) + [f"(temporary) {name}" for name in temporary]
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -287,20 +287,34 @@ def main() -> int:
     out = args.out or Path(tempfile.mkdtemp(prefix="kill-"))
     command = ["run", "quickstart", "--workers", "2"]
     command += [] if args.whole else [word for each in SMALL for word in ("-p", each)]
-    seconds = undisturbed(Study(command, out / "reference", out / "t"))
-    print("reference: " + ", ".join(f"{kind} {taken:.0f} s" for kind, taken in seconds.items()), flush=True)
-    draw, outcomes, kinds = random.Random(args.seed), [], []
-    for number in range(args.rounds):
-        while len(kinds) < args.per_round:
-            kinds += draw.sample(KINDS, len(KINDS))
-        chosen, kinds = kinds[: args.per_round], kinds[args.per_round :]
-        study = Study(command, out / f"round_{number}", out / f"t{number}")
-        outcomes.append(one_round(study, out / "reference", chosen, seconds, draw))
-        told = [f"{kill.victim} at {'+'.join(kill.hit)}" for kill in outcomes[-1].kills] or ["nothing left to kill"]
-        ended = "different" if outcomes[-1].differences else "as the reference"
-        print(f"round {number}: {', '.join(told)}: {ended}, {len(outcomes[-1].leftovers)} left over", flush=True)
+    outcomes = []
+    try:
+        for outcome in rounds(command, out, args):
+            outcomes.append(outcome)
+            told = [f"{kill.victim} at {'+'.join(kill.hit)}" for kill in outcome.kills] or ["nothing left to kill"]
+            ended = "different" if outcome.differences else "as the reference"
+            print(f"round {len(outcomes)}: {', '.join(told)}: {ended}, {len(outcome.leftovers)} left over", flush=True)
+    except KeyboardInterrupt:
+        pass
     print(table(outcomes))
     return 1 if any(outcome.differences for outcome in outcomes) else 0
+
+
+def rounds(command: Sequence[str], out: Path, args: argparse.Namespace) -> Iterator[Outcome]:
+    """The reference, and then round after round. Kinds come in a drawn order, each as often as the others."""
+    study = Study(command, out / "reference", out / "t")
+    try:
+        seconds = undisturbed(study)
+        print("reference: " + ", ".join(f"{kind} {taken:.0f} s" for kind, taken in seconds.items()), flush=True)
+        draw, kinds = random.Random(args.seed), []
+        for number in range(1, args.rounds + 1):
+            while len(kinds) < args.per_round:
+                kinds += draw.sample(KINDS, len(KINDS))
+            chosen, kinds = kinds[: args.per_round], kinds[args.per_round :]
+            study = Study(command, out / f"round_{number}", out / f"t{number}")
+            yield one_round(study, out / "reference", chosen, seconds, draw)
+    finally:
+        study.kill(study.processes)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SMALL = (
 )  # over the default study, so that a round takes half a minute
 TIMES = ("checksum", "training_seconds", "images_per_second")  # what differs in state.json of two equal trainings
 STAYED = -1000  # an exit code that there is not
-REPORT_BEGINS = " jobs done, "  # printed before the report is made
+REPORT_BEGINS = "executed notebooks: "  # printed before results are collected and the report is made
 LEFTOVERS = ("**/*.tmp", "**/.state_*", "**/*.lease", "notebooks/.*", "**/*.checkpoint", "**/progress.json")
 
 
@@ -174,8 +174,11 @@ def kill_in(study: Study, kind: str, victim: str, wait: float) -> Kill | None:
     while kind not in study.running() and study.process.poll() is None:
         time.sleep(0.02)
     time.sleep(wait)
-    hit = study.running()
-    killed = study.kill_one(victim, kind)
+    killed, hit = False, set()
+    while not killed and study.process.poll() is None:  # a job is on record before it has a process, and a kernel
+        hit = study.running()
+        killed = study.kill_one(victim, kind)
+        time.sleep(0.02)
     is_all_gone = study.finish() != STAYED
     return Kill(kind, victim, tuple(sorted(hit)), is_all_gone) if killed and hit else None
 
@@ -188,11 +191,16 @@ def one_round(
     for kind in sorted(kinds):
         victim = draw.choice(VICTIMS)
         kills.append(kill_in(study, kind, victim, draw.random() * seconds.get(kind, 1.0)))
+    problems = to_the_end(study, reference)
+    return Outcome([kill for kill in kills if kill], problems, leftovers(study))
+
+
+def to_the_end(study: Study, reference: Path) -> list[str]:
+    """Give the command once more, undisturbed; returns what is wrong with what is there then."""
     study.start()
     code = study.finish()
     problems = [f"exit code {code}: {study.log.read_text()[-500:]}"] if code else []
-    problems += differences(reference, study.folder)
-    return Outcome([kill for kill in kills if kill], problems, leftovers(study))
+    return problems + differences(reference, study.folder)
 
 
 def differences(reference: Path, study: Path) -> list[str]:

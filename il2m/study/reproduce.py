@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ class Reproduction:
         lines = [f"state {state}: {verdict}{about}" for state, (verdict, about) in self.states.items()]
         lines += [f"{name}: {then} then, {now} now" for name, (then, now) in self.made_with.items()]
         if self.verdict == DIFFERENT:
-            what = (
-                "it may be what rounding grew to in training" if self.made_with else "it is not the machine's rounding"
+            why = (
+                "may be what rounding grew to in training"
+                if self.made_with
+                else "is not rounding: all that rounds is equal"
             )
-            lines += [f"{what}, see docs/reliability.md"]
+            lines.append(f"it {why}, see docs/reliability.md")
         return "\n".join([*lines, f"{self.verdict}: {self.run.folder}"])
 
 
@@ -130,10 +133,11 @@ def compare_states(then: StateFolder, now: StateFolder) -> tuple[str, str]:
         scores = [each["val_scores"].astype(float) for each in (stored, again)]
         image, label = np.unravel_index(abs(scores[1] - scores[0]).argmax(), scores[0].shape)
         about += f"; scores by up to {abs(scores[1] - scores[0]).max():.2g} (validation image {image}, class {label}), "
-        means = {
-            name: np.nan_to_num(abs(again[name] - each)).max(initial=0) for name, each in stored.items() if " " in name
-        }
-        about += "".join(f"second memory by {means[name]:.2g} ({name}), " for name in sorted(means, key=means.get)[-1:])
+        means = {name: abs(again[name] - stored[name]) for name in apart if " " in name and apart[name] < np.inf}
+        largest = {name: np.nan_to_num(each).max(initial=0) for name, each in means.items()}
+        about += "".join(
+            f"second memory by {most:.2g} ({name}), " for name, most in sorted(largest.items(), key=itemgetter(1))[-1:]
+        )
         top1 = [(each.argmax(axis=1) == stored["val_labels"]).mean() for each in scores]
         others = (scores[0].argmax(axis=1) != scores[1].argmax(axis=1)).mean()
         about += f"top-1 {top1[0]:.4f} then, {top1[1]:.4f} now, {others:.1%} of predictions"

@@ -5,12 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import PROJECT, rewrite_checked
 
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.exchange.exporting import export_scores
 from il2m.exchange.importing import import_authors_files
+from il2m.exchange.prepare import make_lists
 from il2m.study.joint import train_joint
 from il2m.study.reproduce import DIFFERENT, IDENTICAL, reproduce
 from il2m.study.stages import fine_tune, train_base
@@ -63,6 +65,22 @@ def test_settings_that_a_run_tells_only_by_their_results(tiny_npz, tiny_base_par
     assert again.run.base.identity["normalisation"] == {"mean": [0.4], "std": [0.2]}
 
 
+def test_lists_of_image_files_give_states_and_exemplars_again(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        for part, number in (("train", 5), ("val", 2)):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(number):
+                image = Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8))
+                image.save(tmp_path / "images" / part / name / f"{i}.png")
+    lists = make_lists([str(tmp_path / "images")], tmp_path / "lists", name="abc", num_states=3, memory_sizes=[4])
+    data = {"out_dir": str(tmp_path / "study"), "data_dir": str(tmp_path), "num_workers": 0, "device": "cpu"}
+    base = train_base(dataset=f"lists:{lists}", num_states=3, image_size=16, base_epochs=1, batch_size=4, **data)
+    run = fine_tune(base=base, memory_size=4, epochs=1, batch_size=4, **data)
+    assert run.identity["exemplar_selection"] == "lists"
+    assert reproduce(run.folder, tmp_path / "again", tmp_path, num_workers=0).verdict == IDENTICAL
+
+
 def test_changed_scores_are_told_with_state_and_size(study, tiny_study, tmp_path, capsys):
     state = study / tiny_study.off.name / "state_02"
     scores = np.load(state / "val_scores.npy")
@@ -72,7 +90,10 @@ def test_changed_scores_are_told_with_state_and_size(study, tiny_study, tmp_path
     printed = capsys.readouterr().out
     assert "state 1: bit-identical\nstate 2: different: val_scores by " in printed
     assert "; scores by up to 0.05 (validation image 7, class 1), second memory by 0 " in printed
-    assert "state 3: bit-identical\nit is not the machine's rounding, see docs/reliability.md\ndifferent: " in printed
+    assert (
+        "state 3: bit-identical\nit is not rounding: all that rounds is equal, see docs/reliability.md\ndifferent: "
+        in printed
+    )
 
 
 def test_a_changed_second_memory_is_told(study, tiny_study, tmp_path):

@@ -190,7 +190,7 @@ def one_round(
     kills = []
     for kind in sorted(kinds):
         victim = draw.choice(VICTIMS)
-        kills.append(kill_in(study, kind, victim, draw.random() * seconds.get(kind, 1.0)))
+        kills.append(kill_in(study, kind, victim, draw.uniform(0, 0.8) * seconds[kind]))
     problems = to_the_end(study, reference)
     return Outcome([kill for kill in kills if kill], problems, leftovers(study))
 

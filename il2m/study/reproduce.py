@@ -96,8 +96,9 @@ def _check_can_be_made(run: Run, states: Mapping[int, StateFolder], out: Path, g
 def _plans(run: Run, dataset: str, where: Mapping[str, Any]) -> list[Plan]:
     """The stages that make the run, each under the identity that it has."""
     base = open_base(run.base.folder.parent, run.base.name)
-    source, size = dataset or base.config["source"], base.identity.get("image_size", 224)
-    images = load_dataset(source, where["data_dir"], image_size=size)
+    source = dataset or base.config["source"]
+    options = {"image_size": base.identity.get("image_size", 224), "num_workers": where.get("num_workers", 2)}
+    images = load_dataset(source, where["data_dir"], **options)
     states = {name: base.identity[name] for name in ("state_sizes", "class_order")}
     if images.files and images.files.state_sizes:  # the lists give both
         states = {"num_states": len(images.files.state_sizes)}

@@ -25,6 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 KINDS = ("01", "02", "03", "04", "report")
+BETWEEN = "between jobs"
 VICTIMS = ("everything", "everything", "the command", "a job", "a kernel")  # the first is the most frequent
 SMALL = (
     "base_epochs=2",
@@ -173,14 +174,17 @@ def kill_in(study: Study, kind: str, victim: str, wait: float) -> Kill | None:
     study.start()
     while kind not in study.running() and study.process.poll() is None:
         time.sleep(0.02)
-    time.sleep(wait)
+    until = time.monotonic() + wait
+    while kind in study.running() and time.monotonic() < until:
+        time.sleep(0.02)
     killed, hit = False, set()
     while not killed and study.process.poll() is None:  # a job is on record before it has a process, and a kernel
         hit = study.running()
+        victim = victim if kind in hit else "everything"  # it was quicker than usual: kill just after it
         killed = study.kill_one(victim, kind)
         time.sleep(0.02)
     is_all_gone = study.finish() != STAYED
-    return Kill(kind, victim, tuple(sorted(hit)), is_all_gone) if killed and hit else None
+    return Kill(kind, victim, tuple(sorted(hit or {BETWEEN})), is_all_gone) if killed else None
 
 
 def one_round(
@@ -261,7 +265,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     counts = Counter((kind, kill.victim) for kill in kills for kind in kill.hit)
     victims = sorted(set(VICTIMS))
     lines = [f"{'kills while at':16}" + "".join(f"{victim:>14}" for victim in victims) + f"{'all':>8}"]
-    for kind in KINDS:
+    for kind in (*KINDS, BETWEEN):
         row = [counts[kind, victim] for victim in victims]
         lines.append(f"{kind:16}" + "".join(f"{count:14}" for count in row) + f"{sum(row):8}")
     bad = [outcome for outcome in outcomes if outcome.differences]

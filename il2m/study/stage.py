@@ -22,6 +22,7 @@ from il2m.study.runs import Run
 from il2m.study.state_folder import state_path
 from il2m.system.files import SET_ASIDE, set_aside
 from il2m.system.locks import RUN_LOCK, locked, sweep
+from il2m.system.machine import cpu_model
 
 
 def train_missing(run: Run, settings: Training | JointTraining, train_states: Callable[[list[int]], None]) -> Run:
@@ -138,7 +139,9 @@ class Stage:
         return {"val_indices": val, "val_labels": labels, "val_scores": scores, "val_features": features}
 
     def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
-        """Write the finished state, and remove the checkpoints of its trainings."""
-        self.run.store(state, arrays, weights, info)
+        """Write the finished state, with what rounds its numbers, and remove the checkpoints of its trainings."""
+        gpu = torch.cuda.get_device_name() if self.settings.device != "cpu" and torch.cuda.is_available() else None
+        made_with = {"threads": torch.get_num_threads(), "torch": torch.__version__, "cpu": cpu_model(), "gpu": gpu}
+        self.run.store(state, arrays, weights, {**info, "made_with": made_with})
         for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):
             checkpoint.unlink(missing_ok=True)

@@ -28,12 +28,17 @@ def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
     parameters: of parameters.BaseTraining, over ``settings``. A finished base is returned as it is.
     Raises InputError before any work for settings that don't fit each other or the data.
     """
-    plan = plan_base(settings, **parameters)
+    return train_planned(plan_base(settings, **parameters))
+
+
+def train_planned(plan: Plan) -> Run:
+    """Make the planned run as far as it is missing, in the folder and under the identity that the plan has."""
     run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
-    return train_missing(run, plan.settings, lambda missing: _train_base_state(plan, run))
+    train_states = _train_base_state if plan.kind == "base" else _fine_tune_states
+    return train_missing(run, plan.settings, lambda missing: train_states(plan, run, missing))
 
 
-def _train_base_state(plan: Plan, run: Run) -> None:
+def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
     settings = BaseTraining.of_identity(run.identity, device=plan.settings.device)
     data = checked(plan.dataset, run.folder.parent, allow_leakage=plan.settings.allow_leakage)
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
@@ -52,9 +57,7 @@ def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
     parameters: of parameters.FineTuning, over ``settings``. Finished states are kept; one that was interrupted goes on
     there. Raises InputError before any work for settings that don't fit each other, the base or the data.
     """
-    plan = plan_fine_tuning(settings, **parameters)
-    run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
-    return train_missing(run, plan.settings, lambda missing: _fine_tune_states(plan, run, missing))
+    return train_planned(plan_fine_tuning(settings, **parameters))
 
 
 def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:

@@ -22,7 +22,7 @@ from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash
 if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is on disk
     import torch
 
-_TIMES = ("history", "training_seconds")  # of what a state says of its training: nothing is computed from it
+_OF_TRAINING = ("history", "training_seconds", "made_with", "origin")  # nothing is computed from what they say
 
 
 class StateFolder:
@@ -84,7 +84,7 @@ class StateFolder:
     @property
     def digest(self) -> str:
         """Hash of all that is computed from this state, and nothing else: equal for a training repeated exactly."""
-        return short_hash({name: value for name, value in self.record.items() if name not in (*_TIMES, "origin")})
+        return short_hash({name: value for name, value in self.record.items() if name not in _OF_TRAINING})
 
     @property
     def made(self) -> str:

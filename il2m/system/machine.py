@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": psutil.cpu_count(),  # of the machine
         "usable_cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),  # of the machine
@@ -65,7 +65,9 @@ def _packages() -> dict[str, str | None]:
     return {name: next((it.version for it in metadata.distributions(name=name)), None) for name in names}
 
 
-def _cpu_model() -> str | None:
+@functools.cache
+def cpu_model() -> str | None:
+    """What the processor calls itself."""
     if platform.system() == "Darwin":
         return _printed_by("sysctl", "-n", "machdep.cpu.brand_string").strip() or None
     info = Path("/proc/cpuinfo")

@@ -1,0 +1,35 @@
+"""``il2m ...``: arguments in, one library call, readable errors out.
+
+Each command is a function under the table of its arguments. What is slow to import is imported inside.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from il2m.cli import study, transfer  # noqa: F401 - each declares its commands
+from il2m.cli.command import PARSER
+from il2m.errors import InputError, printable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 a job failed, 2 the input can't be used."""
+    args = PARSER.parse_args(arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    args.words = ["il2m", *(sys.argv[1:] if arguments is None else arguments)]
+    try:
+        return args.command(args) or 0
+    except InputError as error:
+        print(f"il2m: {printable(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # who read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a path that can't be written, or a full disk
+        where = error.filename2 or error.filename
+        print(f"il2m: {f'{where}: ' if where else ''}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("il2m: stopped; what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return 130

@@ -1,0 +1,135 @@
+"""Commands on studies: run them, look at them, read them whole, make a run again."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from il2m.cli.command import COUNT, FOLDER, REPEATED, argument, command
+from il2m.errors import InputError, printable
+from il2m.parameters import parameters_table
+
+_SET = "set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated"
+_PLUGIN = "load this Python file or module first, here and in each job; may be repeated"
+_STUDY = argument("study", "the study's folder, however far it is", **FOLDER)
+
+
+@command(
+    "run",
+    "execute a study: a grid of parameters through the notebooks",
+    argument("grid", "a grid file, or the name of one that il2m grids lists"),
+    argument("--out", "the study's folder (default: runs/<grid>, in the checkout or here)", **FOLDER),
+    argument("-p", _SET, dest="overrides", metavar="name=value", **REPEATED),
+    argument("--only", "this combination of the grid; may be repeated", metavar="NAME", **REPEATED),
+    argument("--dry-run", "print the plan, job by job, and do nothing", action="store_true"),
+    argument("--workers", "jobs side by side (default: one per GPU, or else per CPU core)", **COUNT),
+    argument("--threads", "CPU threads of a job (default: 1)", default=1, **COUNT),
+    argument("--scheduler", "run on this dask scheduler's workers (tcp:// or tls://)", default="", metavar="ADDRESS"),
+    argument("--plugin", _PLUGIN, dest="plugins", metavar="FILE_OR_MODULE", **REPEATED),
+)
+def _run(args: argparse.Namespace) -> int:
+    from il2m.batch.dispatch import Workers
+    from il2m.batch.run import run_study
+    from il2m.notebook.catalogue import find_grid
+
+    workers = Workers(args.workers, args.threads, args.scheduler)
+    given = {name: vars(args)[name] for name in ("only", "overrides", "plugins", "dry_run")}
+    study = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, command=args.words, **given)
+    if args.dry_run:
+        return 0
+    from il2m.report.build import refresh_report
+
+    try:
+        print(f"report: {refresh_report(study.folder)}")
+    except InputError as error:  # it does not undo what was done
+        print(error, file=sys.stderr)
+        return 1
+    return 1 if study.failed else 0
+
+
+@command("parameters", "every parameter: notebook, default, unit, range, whom it concerns, meaning (Markdown)")
+def _parameters(args: argparse.Namespace) -> None:
+    rows = list(parameters_table())
+    for cells in (list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)):
+        print(f"| {' | '.join(cells)} |")
+
+
+@command("grids", "list the grids that come with il2m, each a name for il2m run")
+def _grids(_: argparse.Namespace) -> None:
+    from il2m.batch.grids import read_grid
+    from il2m.notebook.catalogue import find_grids
+
+    grids = find_grids()
+    for name, file in grids.items():
+        print(f"{name:{max(map(len, grids))}}  {read_grid(file).description}")
+
+
+@command(
+    "notebooks",
+    "copy the notebooks into a folder, to open them there",
+    argument("folder", "where to; notebooks that were changed there are not overwritten", **FOLDER),
+)
+def _notebooks(args: argparse.Namespace) -> None:
+    from il2m.notebook.catalogue import copy_notebooks
+
+    copies = copy_notebooks(args.folder)
+    print(f"{len(copies)} notebooks: {args.folder}; data and runs will be kept in {args.folder.resolve().parent}")
+    print(f"to open them, {copies[0].name} first: jupyter lab --notebook-dir {shlex.quote(str(args.folder))}")
+
+
+@command("status", "how a study stands: done, running, failed, missing, by stage", _STUDY)
+def _status(args: argparse.Namespace) -> None:
+    from il2m.batch.status import status_text
+
+    print(printable(status_text(args.study)))
+
+
+@command("report", "make a study's report again: index.html and the pages it links to", _STUDY)
+def _report(args: argparse.Namespace) -> None:
+    from il2m.report.build import build_report
+
+    print(build_report(args.study))
+
+
+@command(
+    "verify",
+    "read a whole study, and name what is damaged, exchanged, stale, orphaned or unknown; exit code 1 if anything is",
+    _STUDY,
+    argument("--repair", "set aside what is damaged or orphaned, so that it is made again", action="store_true"),
+    argument("--adopt", "make states of before version 0.2 say whose they are, as they lie", action="store_true"),
+)
+def _verify(args: argparse.Namespace) -> int:
+    from il2m.report import verify
+
+    if args.adopt:
+        print(f"{verify.adopt(args.study)} states of before version 0.2 say now whose they are")
+    findings = verify.verify_study(args.study)
+    for path, kind, why in findings:
+        print(f"{kind}: {path.relative_to(args.study)}: {why}")
+    if args.repair:
+        verify.repair(findings)
+    elif findings:
+        print(f"to repair: {verify.repair_command(args.study)}")
+    print(verify.summary(args.study, findings))
+    return 1 if findings else 0
+
+
+@command(
+    "reproduce",
+    "make a run again elsewhere, from its configuration, and tell whether it comes out the same",
+    argument("run", "the run's folder", type=Path),
+    argument("--out", "a new folder (default: a temporary one)", **FOLDER),
+    argument("--data-dir", "where the project's datasets are (default: data)", default="data", metavar="DIR"),
+    argument("-p", "dataset, if its images are elsewhere now; device, num_threads", dest="given", **REPEATED),
+    argument("--plugin", _PLUGIN, dest="plugins", metavar="FILE_OR_MODULE", **REPEATED),
+)
+def _reproduce(args: argparse.Namespace) -> int:
+    from il2m.batch.grids import read_overrides
+    from il2m.study.reproduce import DIFFERENT, reproduce
+    from il2m.system.plugins import load_plugin
+
+    for plugin in args.plugins:
+        load_plugin(plugin)
+    reproduction = reproduce(args.run, args.out, args.data_dir, **read_overrides(args.given))
+    print(reproduction)
+    return 1 if reproduction.verdict == DIFFERENT else 0

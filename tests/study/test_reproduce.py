@@ -15,6 +15,7 @@ from il2m.exchange.importing import import_authors_files
 from il2m.exchange.prepare import make_lists
 from il2m.study.joint import train_joint
 from il2m.study.reproduce import DIFFERENT, IDENTICAL, reproduce
+from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
 from il2m.system.hashes import file_hash, short_hash
 
@@ -26,12 +27,15 @@ def study(tmp_path, tiny_study):
 
 
 def change_state(state, change):
-    """Change arrays of a stored state, by name, and what is told of them, so that no checksum tells."""
+    """Change arrays of a stored state, by name, and what is told of them, so that no checksum tells; and no state says
+    whose it is."""
     info = json.loads((state / "state.json").read_text())
     for name, new in change(info).items():
         np.save(state / f"{name}.npy", new)
         info["files"][f"{name}.npy"] = file_hash(state / f"{name}.npy")
     rewrite_checked(state / "state.json", info)
+    for path in state.parents[1].glob("*/state_*/state.json"):
+        rewrite_checked(path, json.loads(path.read_text()))
 
 
 @pytest.mark.parametrize("kind", ["base", "off", "on"])
@@ -42,7 +46,7 @@ def test_on_one_thread_a_run_is_bit_identical(tiny_study, tmp_path, capsys, kind
     states = (1,) if kind == "base" else (1, 2, 3)
     assert printed[1:-1] == [f"state {state}: bit-identical" for state in states]
     assert printed[-1] == f"bit-identical: {tmp_path / 'again' / run.name}"
-    assert (tmp_path / "again" / run.name / "config.json").read_bytes() == (run.folder / "config.json").read_bytes()
+    assert {**Run(tmp_path / "again" / run.name).config, "made": ""} == {**run.config, "made": ""}
 
 
 def test_joint_training_is_made_again_too(study, tmp_path):
@@ -139,11 +143,14 @@ def no_training(monkeypatch):
 
 
 def change_identity(run, **changed):
-    """Give a run another identity, in its folder and as whole as if it had been trained so."""
+    """Give a run another identity, as whole as if it had been trained so, and a folder whose name is no hash."""
     config = json.loads((run / "config.json").read_text())
     config["identity"] |= changed
     config["hash"] = short_hash(config["identity"])
     rewrite_checked(run / "config.json", config)
+    state = run / "state_01" / "state.json"
+    rewrite_checked(state, json.loads(state.read_text()))
+    return run.rename(run.parent / "changed")
 
 
 @pytest.mark.usefixtures("no_training")
@@ -153,16 +160,16 @@ def change_identity(run, **changed):
         ({"result_version": 0}, "result_version = 1, not 0"),
         (
             {"fingerprint": "0" * 16},
-            "now give another run than base-.*: fingerprint = [0-9a-f]{16}, not 0000000000000000",
+            "now give another run than changed: fingerprint = [0-9a-f]{16}, not 0000000000000000",
         ),
         ({"network": "mine", "network_source": "abc"}, "the network 'mine', which is not registered here.*--plugin"),
         ({"unheard_of": 3}, "unheard_of = None, not 3"),
     ],
 )
 def test_what_can_not_be_made_again_is_refused(study, tiny_study, tmp_path, changed, told):
-    change_identity(study / tiny_study.base.name, **changed)
+    run = change_identity(study / tiny_study.base.name, **changed)
     with pytest.raises(InputError, match=told):
-        reproduce(study / tiny_study.base.name, tmp_path / "again")
+        reproduce(run, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 

@@ -1,5 +1,10 @@
 """The embedded dataset: what it holds, and that it follows from its seed."""
 
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -54,3 +59,15 @@ def test_validation_comes_from_faces_never_trained_on():
 def test_more_classes_than_distinct_letters():
     with pytest.raises(ValueError, match=r"only \d+ distinct letters; 500 were asked for"):
         render_glyphs(num_classes=500, train_per_class=1, val_per_class=1)
+
+
+@pytest.mark.parametrize("without", ["X86_V4 AVX512_ICL AVX512_SPR", "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"])
+def test_images_are_the_same_whatever_the_processor_can_do(few, without):
+    """numpy takes other code on other processors; sums of products and cosines then differ in their last bits."""
+    code = (
+        "import hashlib; from il2m.data.glyphs import render_glyphs as render;"
+        "print(hashlib.sha256(render(6, 8, 5)['x_train'].tobytes()).hexdigest())"
+    )
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": without}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == hashlib.sha256(few["x_train"].tobytes()).hexdigest()

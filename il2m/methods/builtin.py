@@ -1,13 +1,11 @@
-"""The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does.
-
-The formulas are in rectify.py (Eq. 1) and corrections.py (the field's); here each meets a frozen state.
-"""
+"""The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does about the
+bias after training. Without past classes all leave things alone. Longer formulas: rectify.py (Eq. 1), corrections.py."""
 
 import numpy as np
 
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
 from il2m.methods import corrections
-from il2m.methods.corrections import Head
+from il2m.methods.corrections import Head, head_scores
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS, rectify
 from il2m.methods.registry import Size, method
@@ -40,8 +38,12 @@ for _name, _what, _colour, _means, _confidences in (
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
 def prior_thresholding(state: Frozen) -> np.ndarray:
-    """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given)."""
-    return corrections.threshold_by_prior(state.scores, state.counts)
+    """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given).
+
+    After softmax this divides the probabilities by the prior, relative to equal ones.
+    """
+    prior = state.counts / state.counts.mean()
+    return state.scores - np.log(prior).astype(state.scores.dtype)
 
 
 def _mean_cost(size: Size) -> tuple[int, int]:
@@ -73,8 +75,15 @@ def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
 
 @method("WA", "Zhao et al., CVPR 2020", HEAD, lambda size: (0, size.linear), "#17BECF")
 def weight_alignment(state: Frozen) -> np.ndarray:
-    """New classes' weight vectors scaled to the mean norm of past ones."""
-    return corrections.head_scores(state.features, corrections.align_weights(state.head, state.num_past))
+    """New classes' weight vectors scaled to the mean norm of past ones.
+
+    Biases stay. The paper's weight clipping during training is not part of it.
+    """
+    features, (weight, bias), num_past = state.features, state.head, state.num_past
+    norms, aligned = np.linalg.norm(weight, axis=1), weight.copy()
+    if num_past:
+        aligned[num_past:] *= norms[:num_past].mean() / norms[num_past:].mean()
+    return head_scores(features, Head(aligned, bias))
 
 
 @method(
@@ -87,12 +96,11 @@ def weight_alignment(state: Frozen) -> np.ndarray:
 def scail(state: Frozen) -> np.ndarray:
     """Past classes' initial weights, scaled rank by rank to the new ones' size; the 10 best past classes stay."""
     current = state.head
-    weight, bias = (tensor.copy() for tensor in current)
+    scaled = Head(*(tensor.copy() for tensor in current))
     for past in state.earlier:
         own = slice(past.num_past, past.num_classes)
-        weight[own], bias[own] = corrections.scale_initial_head(past.head, current, own, state.num_past)
-    corrected = corrections.head_scores(state.features, (weight, bias))
-    return corrections.keep_top_past(corrected, state.scores, state.num_past)
+        scaled.weight[own], scaled.bias[own] = corrections.scale_initial_head(past.head, current, own, state.num_past)
+    return corrections.keep_top_past(head_scores(state.features, scaled), state.scores, state.num_past)
 
 
 @method("SIW", "Belouadah et al., BMVC 2020", HEAD, lambda size: (size.initial_head, size.linear), "#88A9D9")
@@ -100,7 +108,9 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
     """Each class's initial weights, standardised."""
     parts = [(each.head, each.num_past) for each in (*state.earlier, state)]  # as they were where the class was new
     weight, bias = (np.concatenate([head[i][num_past:] for head, num_past in parts]) for i in (0, 1))
-    return corrections.head_scores(state.features, Head(corrections.standardise(weight), bias))
+    centred = weight - weight.mean(axis=1, keepdims=True)
+    standardised = centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
+    return head_scores(state.features, Head(standardised, bias))
 
 
 @method(
@@ -112,8 +122,8 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
 )
 def standardised_and_calibrated(state: Frozen) -> np.ndarray:
     """SIW, past scores times the ratio of confidences."""
-    statistics, scores = state.statistics, standardised_initial_weights(state)
-    return corrections.calibrate_past(scores, statistics.confidences, statistics.state_of_class)
+    confidences, scores = state.statistics.confidences, standardised_initial_weights(state)
+    return scores * (confidences[-1] / confidences[state.state_of_class - 1]).astype(scores.dtype)
 
 
 @method("BiC", "Wu et al., CVPR 2019", "held_out", lambda size: (2, size.linear + size.new), "#D4479B")
@@ -136,5 +146,9 @@ def nearest_class_mean(state: Frozen) -> np.ndarray:
 
 @method("task-aware-oracle", needs="val_labels", colour="#A6A6A6", dash=":", cost=lambda size: (0, size.linear))
 def task_aware(state: Frozen) -> np.ndarray:
-    """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach."""
-    return corrections.within_own_state(state.scores, state.val_labels, state.state_of_class)
+    """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach.
+
+    Its top-1 is the task-aware accuracy of a task-incremental scenario (van de Ven and Tolias, 2019).
+    """
+    competes = state.state_of_class == state.state_of_class[state.val_labels][:, None]
+    return np.where(competes, state.scores, -np.inf).astype(state.scores.dtype, copy=False)

@@ -1,9 +1,5 @@
-"""What the field does about the bias towards new classes, after training: small functions on stored arrays.
-
-Raw scores are ``s = features @ weight.T + bias``, (n, C). The classes are in learning order, ``num_past`` of them past.
-Each method returns new scores or a new head; none changes what it is given. In a state without past classes all leave
-things alone.
-"""
+"""The formulas of the field's corrections that take more than a line or two; builtin.py has the others. The classes are
+in learning order, ``num_past`` of them past. None changes what it is given."""
 
 from typing import NamedTuple
 
@@ -23,18 +19,9 @@ class Head(NamedTuple):
 
 def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
     """Raw scores (n, C) of features (n, d)."""
-    weight, bias = head
-    scores = features @ weight.T
-    scores += bias
+    scores = features @ head.weight.T
+    scores += head.bias
     return scores
-
-
-def threshold_by_prior(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Prior thresholding, (n, C): raw scores minus the log of each class's share of the training images, relative to
-    equal ones. After softmax this divides the probabilities by the prior (Buda et al., Neural Networks 2018).
-    counts: (C,) training images of each class, all > 0."""
-    prior = counts / counts.mean()
-    return scores - np.log(prior).astype(scores.dtype)
 
 
 def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -59,20 +46,6 @@ def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndar
     return -np.sqrt(np.maximum(-scores, 0, out=scores), out=scores)
 
 
-def align_weights(head: Head, num_past: int) -> Head:
-    """Weight alignment (WA; Zhao et al., CVPR 2020): new classes' weights scaled to the mean norm of past ones. Biases
-    stay. The paper's weight clipping during training is not part of it."""
-    norms, aligned = np.linalg.norm(head[0], axis=1), head[0].copy()
-    if num_past:
-        aligned[num_past:] *= norms[:num_past].mean() / norms[num_past:].mean()
-    return Head(aligned, head[1])
-
-
-def mean_by_rank(weight: np.ndarray) -> np.ndarray:
-    """(d,): the mean over classes (rows) of their largest absolute weight, of their second largest, and so on."""
-    return -np.sort(-np.abs(weight), axis=1).mean(axis=0)
-
-
 def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) -> Head:
     """ScaIL's head for the classes ``own`` that one past state brought (Belouadah and Popescu, WACV 2020).
 
@@ -83,11 +56,11 @@ def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) 
     that of the two heads' numbers of classes.)
     initial: the head at the end of the past state, over all classes it knew. current: the current state's head.
     """
-    weight, bias = initial[0][own], initial[1][own]
-    before, now = mean_by_rank(weight), mean_by_rank(current[0][num_past:])
-    ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)
+    weight, bias = initial.weight[own], initial.bias[own]
+    before, now = (-np.sort(-np.abs(each), axis=1).mean(axis=0) for each in (weight, current.weight[num_past:]))
+    ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)  # by rank
     rank = np.argsort(np.argsort(-np.abs(weight), axis=1, kind="stable"), axis=1)
-    spread_before, spread_now = (np.abs(b).sum() / max(np.linalg.norm(b), 1e-12) for b in (initial[1], current[1]))
+    spread_before, spread_now = (np.abs(b).sum() / max(np.linalg.norm(b), 1e-12) for b in (initial.bias, current.bias))
     return Head(weight * ratio[rank], bias * (spread_now / max(spread_before, 1e-12)))
 
 
@@ -100,19 +73,6 @@ def keep_top_past(corrected: np.ndarray, scores: np.ndarray, num_past: int, kept
         last_kept = np.partition(past, num_past - kept, axis=1)[:, num_past - kept, None]
         result[:, :num_past][past < last_kept] = -np.inf
     return result
-
-
-def standardise(weight: np.ndarray) -> np.ndarray:
-    """Each class's weight vector (row) with mean 0 and standard deviation 1, (C, d) (SIW; Belouadah et al., BMVC
-    2020)."""
-    centred = weight - weight.mean(axis=1, keepdims=True)
-    return centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
-
-
-def calibrate_past(scores: np.ndarray, confidences: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
-    """Scores (n, C) times ``mu(M_N) / mu(M_P)`` of each class's state P: 1 for new classes (SIW "with calibration").
-    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) from 1."""
-    return scores * (confidences[-1] / confidences[state_of_class - 1]).astype(scores.dtype)
 
 
 def fit_bias_correction(scores: np.ndarray, labels: np.ndarray, num_past: int) -> tuple[float, float]:
@@ -139,10 +99,3 @@ def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -
     corrected[:, num_past:] *= alpha
     corrected[:, num_past:] += beta
     return corrected
-
-
-def within_own_state(scores: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
-    """Scores (n, C) of the classes of each image's *true* state, -inf for all others: an oracle. Its top-1 bounds what
-    any method that only shifts the balance between states can reach (task-aware accuracy, as in van de Ven and Tolias
-    2019's task-incremental scenario). labels: (n,). state_of_class: (C,) from 1."""
-    return np.where(state_of_class == state_of_class[labels][:, None], scores, -np.inf).astype(scores.dtype, copy=False)

@@ -1,5 +1,5 @@
 """The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does about the
-bias after training. Without past classes all leave things alone. Longer formulas: rectify.py (Eq. 1), corrections.py."""
+bias after training; without past classes all leave things alone. Longer formulas: rectify.py, corrections.py."""
 
 import numpy as np
 

@@ -15,6 +15,7 @@ from il2m.data.image_files import ImageFiles
 from il2m.errors import InputError
 from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuracies, kind_for
 from il2m.methods.registry import METHODS
+from il2m.plots import detail
 from il2m.results.metrics import error_breakdown, share_new, state_confusion
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
@@ -68,7 +69,7 @@ def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
     }
     numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class"))
     finding = "{predicted:.0%} of images are taken for new classes, {truth:.0%} are".format(**numbers.iloc[-1])
-    return Shown(numbers, finding, partial(plots.plot_origins, numbers["predicted"], numbers["truth"]))
+    return Shown(numbers, finding, partial(detail.plot_origins, numbers["predicted"], numbers["truth"]))
 
 
 def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -98,7 +99,7 @@ def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     taken = np.bincount(outcome.predicted[wrong], minlength=num_seen)
     finding = f"{taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
-    draw = partial(plots.plot_class_confusion, shares, states.of_class[:num_seen])
+    draw = partial(detail.plot_class_confusion, shares, states.of_class[:num_seen])
     return Shown(numbers, finding, draw, pd.DataFrame(common).set_index("true"), height=4.8)
 
 
@@ -120,7 +121,7 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     numbers = pd.DataFrame({name: [measure(own) for own in scores.values()] for name, measure in measures.items()})
     numbers = numbers.set_axis(scores).assign(**{"second memory (training images, exemplars)": kept})
     finding = "class {}: mean {} {:.2f} when new, {:.2f} now".format(title, choice.unit, *numbers["mean"])
-    draw = partial(plots.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
+    draw = partial(detail.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
     return Shown(numbers, finding, draw)
 
 
@@ -133,7 +134,7 @@ def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:
     before, after = shares["FT"]["past as new"], shares[choice.method]["past as new"]
     finding = f"past taken for new: {before:.1%} of images before, {after:.1%} after {choice.method}"
     numbers = pd.DataFrame(shares).T.rename_axis("method")
-    return Shown(numbers, finding, partial(plots.plot_errors_before_after, shares))
+    return Shown(numbers, finding, partial(detail.plot_errors_before_after, shares))
 
 
 def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -174,7 +175,7 @@ def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
     right = ax.inset_axes((0.54, 0, 0.46, 1), sharey=left)
     for panel, factor, title in ((left, "means", "class means"), (right, "confidence", "confidence")):
         curves, share = what_if_curves(outcomes, choice, factor)
-        plots.plot_what_if(EXPONENTS, curves, getattr(choice.exponents, factor), factor=title, ax=panel)
+        detail.plot_what_if(EXPONENTS, curves, getattr(choice.exponents, factor), factor=title, ax=panel)
     right.tick_params(labelleft=False)
     left.set_ylabel(f"top-{choice.top} accuracy" + ("" if share == 1 else f" ({share:.0%} of images)"))
     right.legend(fontsize="x-small")
@@ -217,7 +218,7 @@ def images(outcomes: RunOutcomes, choice: Choice) -> Shown:
     group = "exemplar" if choice.label < outcomes.run.states.num_past(choice.state) else "new"
     own = np.flatnonzero(stored.array(f"{group}_labels") == choice.label)[:_KEPT]
     kept = pixels_of(data.train_images, stored.array(f"{group}_indices")[own])
-    draw = partial(plots.plot_changed_images, kept, columns, heading=f"in memory: {titles[choice.label]}")
+    draw = partial(detail.plot_changed_images, kept, columns, heading=f"in memory: {titles[choice.label]}")
     return Shown(numbers, finding, draw, height=5.6)
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from il2m.methods.corrections import (
-    Head,
+from il2m.methods.builtin import (
     correct_bias,
     fit_bias_correction,
     head_scores,
@@ -16,7 +15,7 @@ from il2m.methods.corrections import (
     nearest_mean_scores,
     scale_initial_head,
 )
-from il2m.methods.frozen import Frozen
+from il2m.methods.frozen import Frozen, Head
 from il2m.methods.registry import METHODS
 
 NUM_CLASSES, NUM_PAST, NUM_FEATURES = 7, 4, 5

@@ -14,7 +14,7 @@ import pandas as pd
 from IPython.display import HTML, Image, display
 
 from il2m.errors import InputError
-from il2m.explorer.background import Part, Worker
+from il2m.explorer.background import Worker
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_for
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
 from il2m.explorer.views import VIEWS, View
@@ -162,14 +162,15 @@ class BiasExplorer(widgets.VBox):
 
     def _show(self, view: View, choice: Choice) -> None:
         runs = [shown for shown in self.all_outcomes if self.controls.run.value in (shown.label, SIDE_BY_SIDE)]
-        parts = [Part(outcomes, *need, choice.score_kind) for outcomes in runs for need in view.needs(outcomes, choice)]
-        missing = self._worker.missing(parts)
+        missing = self._worker.missing([part for outcomes in runs for part in view.parts(outcomes, choice)])
         if sum(part.outcomes.work(part.state) for part in missing) <= AT_ONCE:
             for part in missing:
                 part.compute()
             missing = []
         self.is_waiting = bool(missing)
-        self._worker.want(missing, self._likely_next(runs, choice))
+        every = (part for outcomes in runs for part in VIEWS["accuracy"].parts(outcomes, choice))  # method, every state
+        likely = [part for part in every if not part.is_ready()]  # another choice is then shown at once
+        self._worker.want(missing, sorted(likely, key=lambda part: part.state != choice.state))
         if not missing or view.by_state:
             self.shown = {outcomes.label: view.show(outcomes, choice) for outcomes in runs}
             self.figure.value = f'<div class="il2m">{page_svg(self.shown)}</div>'
@@ -178,13 +179,6 @@ class BiasExplorer(widgets.VBox):
         if (kind := kind_for(choice.method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
         self._say(" ".join(notes))
-
-    def _likely_next(self, runs: Sequence[RunOutcomes], choice: Choice) -> list[Part]:
-        """Every method at every state, the chosen state's first: another choice is then shown at once."""
-        states = [*range(choice.state, 0, -1), *range(choice.state + 1, runs[0].num_states + 1)]
-        methods = [method for _, method in self.controls.method.options]
-        keys = ((outcomes, state, method) for state in states for method in methods for outcomes in runs)
-        return [part for key in keys if not (part := Part(*key, choice.score_kind)).is_ready()]
 
     def _say(self, text: str) -> None:
         self.status.value = f'<div class="il2m" role="status">{html.escape(text)}</div>'

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,7 @@ _ROWS = 8192  # images scored at a time
 _WHAT_IF_ROWS = 256  # as in rectify: small enough to stay in the processor's cache
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """At one state, for n validation images: ``labels``, ``ranks`` of the true class (0 is top-1), ``predicted`` class,
     and ``own``, the score of the true class (-inf where a method took it out of play); all (n,)."""
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from il2m import plots
 from il2m.data.image_files import ImageFiles
 from il2m.errors import InputError
+from il2m.explorer.background import Part
 from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuracies, kind_for
 from il2m.methods.registry import METHODS
 from il2m.plots import detail
@@ -240,14 +241,15 @@ class View:
     chosen: bool = True
     also: Iterable[str] = ()
 
-    def needs(self, outcomes: RunOutcomes, choice: Choice) -> list[tuple[int, str]]:
-        """(state, method) of each outcome that the view is made of, the chosen method's and state's first."""
+    def parts(self, outcomes: RunOutcomes, choice: Choice) -> list[Part]:
+        """Each outcome that the view is made of, the chosen method's and state's first."""
         states = [choice.state, *(range(outcomes.num_states, 0, -1) if self.by_state else ())]
         if self.show is one_class:
             states.append(min(choice.state, int(outcomes.run.states.of_class[choice.label])))
         methods = [choice.method] if self.chosen else []
         methods += [method for method in self.also if method in outcomes.methods]
-        return list(dict.fromkeys((state, method) for method in methods for state in states))
+        keys = dict.fromkeys((state, method, choice.score_kind) for method in methods for state in states)
+        return [Part(outcomes, *key) for key in keys]
 
 
 VIEWS: dict[str, View] = {

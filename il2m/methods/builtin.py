@@ -91,8 +91,7 @@ def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     ranking = rank_classes(settings.exemplar_selection, features, labels, num_kept, settings.train_seed)
     kept += [(features[positions], labels[positions]) for positions in ranking.values()]
     features, labels = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
-    directions = mean_directions(features, labels, state.num_classes)
-    return nearest_mean_scores(state.features, directions)
+    return nearest_mean_scores(state.features, mean_directions(features, labels, state.num_classes))
 
 
 def head_scores(features: np.ndarray, head: Head) -> np.ndarray:

@@ -38,7 +38,10 @@ def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> 
     Raises InputError for folders that hold no finished run, and for runs of different classes or states.
     """
     all_outcomes = open_outcomes(runs, data_dir)
-    return show_static(all_outcomes) if is_headless() else BiasExplorer(all_outcomes)
+    if not is_headless():
+        return BiasExplorer(all_outcomes)
+    show_static(all_outcomes)
+    return None
 
 
 def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../data") -> list[RunOutcomes]:

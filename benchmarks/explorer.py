@@ -21,6 +21,7 @@ import numpy as np
 
 from il2m.exchange.importing import import_scores
 from il2m.explorer.explore import BiasExplorer, open_outcomes
+from il2m.explorer.views import VIEWS
 
 CHANGES = (
     ("state", -1),
@@ -71,7 +72,7 @@ def shown_after(page: BiasExplorer, name: str, value: object) -> tuple[float, fl
 
 def measure(runs: list, settle_first: bool) -> None:
     start_memory, start = peak_megabytes(), time.perf_counter()
-    page = BiasExplorer(open_outcomes(runs), data_dir="data")
+    page = BiasExplorer(open_outcomes(runs, data_dir="data"))
     while page.is_waiting:
         time.sleep(0.002)
     size = sum(one.run.state(one.num_states).array("val_scores").nbytes for one in page.all_outcomes) / 1e6
@@ -80,7 +81,7 @@ def measure(runs: list, settle_first: bool) -> None:
         page.settle()
         print(f"all methods at all states, beside the page: {time.perf_counter() - start:.1f} s")
     last = page.controls.state.max
-    for view in page.views:
+    for view in VIEWS:
         times = {f"to view {view}": shown_after(page, "view", view)}
         for name, value in (*CHANGES, *(WHAT_IF if view == "what if" else ())):
             times[f"{name} {value}"] = shown_after(page, name, last + value if name == "state" else value)

@@ -3,8 +3,9 @@
 import html
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,10 @@ import pandas as pd
 from IPython.display import HTML, Image, display
 
 from il2m.errors import InputError
-from il2m.explorer.background import Part, Worker
-from il2m.explorer.image_view import find_images, images
-from il2m.explorer.outcomes import Exponents, RunOutcomes, kind_for
+from il2m.explorer.background import Worker
+from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_for
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
-from il2m.explorer.views import VIEWS, Choice, Shown, View
+from il2m.explorer.views import VIEWS, View
 from il2m.methods.registry import METHODS
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
@@ -37,14 +37,14 @@ def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> 
     data_dir: where the runs' images are, as in the notebooks.
     Raises InputError for folders that hold no finished run, and for runs of different classes or states.
     """
-    all_outcomes = open_outcomes(runs)
+    all_outcomes = open_outcomes(runs, data_dir)
     if not is_headless():
-        return BiasExplorer(all_outcomes, data_dir=data_dir)
-    show_static(all_outcomes, data_dir=data_dir)
+        return BiasExplorer(all_outcomes)
+    show_static(all_outcomes)
     return None
 
 
-def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
+def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../data") -> list[RunOutcomes]:
     """The runs, checked that each is finished and that they can be compared, each with a label of its own."""
     opened = [run for given in runs for run in _open(given)]
     if not 1 <= len(opened) <= MOST_RUNS:
@@ -64,17 +64,13 @@ def open_outcomes(runs: Sequence[Run | str | Path]) -> list[RunOutcomes]:
                     f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
                     f"({_in_short(mine[what])} and {_in_short(first[what])}). Explore them one by one."
                 )
-        if (stored := _stored_policy(run)) != "keep":
+        policy = "keep"
+        with suppress(Exception):  # there is no table, or it is damaged, in whatever way
+            policy = pd.read_parquet(run.folder / RESULTS_FILE, columns=["state"]).attrs.get("undefined", "keep")
+        if policy != "keep":
             shown = "the explorer shows undefined = keep (a class whose ratio is undefined is left alone)"
-            warnings.warn(f"{shown}; the table stored beside {run.name} has {stored}.", stacklevel=3)
-    return [RunOutcomes(run, label) for label, run in labelled(opened).items()]
-
-
-def _stored_policy(run: Run) -> str:
-    try:
-        return pd.read_parquet(run.folder / RESULTS_FILE, columns=["state"]).attrs.get("undefined", "keep")
-    except Exception:  # there is none, or it is damaged, in whatever way
-        return "keep"
+            warnings.warn(f"{shown}; the table stored beside {run.name} has {policy}.", stacklevel=3)
+    return [RunOutcomes(run, label, data_dir) for label, run in labelled(opened).items()]
 
 
 def _open(given: Run | str | Path) -> list[Run]:
@@ -92,26 +88,16 @@ def _in_short(values: Sequence[object]) -> str:
     return f"{len(values)}: {', '.join(map(str, values[:5]))}{', ...' if len(values) > 5 else ''}"
 
 
-def common_methods(all_outcomes: Sequence[RunOutcomes]) -> list[str]:
-    """Methods that every run can give."""
-    return [name for name in all_outcomes[0].methods if all(name in outcomes.methods for outcomes in all_outcomes)]
+def first_choice(all_outcomes: Sequence[RunOutcomes]) -> Choice:
+    """What is shown until something else is chosen: the last state, of IL2M where every run can give it."""
+    has_il2m = not any("IL2M" in outcomes.left_out for outcomes in all_outcomes)
+    return Choice(all_outcomes[0].num_states, "IL2M" if has_il2m else "FT")
 
 
-def first_shown(methods: Sequence[str]) -> str:
-    """The method that is shown until another is chosen."""
-    return "IL2M" if "IL2M" in methods else "FT"
-
-
-def all_views(data_dir: str | Path) -> Mapping[str, View]:
-    """The views, with that of the images, which are loaded when it is first looked at."""
-    find = cache(partial(find_images, data_dir=data_dir))
-    return {**VIEWS, "images": View(lambda outcomes, choice: images(outcomes, choice, find(outcomes)), also=("FT",))}
-
-
-def show_static(all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
-    """Display every view at the last state as a picture, IL2M where it can be had."""
-    choice = Choice(state=all_outcomes[0].num_states, method=first_shown(common_methods(all_outcomes)))
-    for name, view in all_views(data_dir).items():
+def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
+    """Display every view as a picture."""
+    choice = first_choice(all_outcomes)
+    for name, view in VIEWS.items():
         try:
             shown = {outcomes.label: view.show(outcomes, choice) for outcomes in all_outcomes}
         except InputError as error:
@@ -125,12 +111,10 @@ def show_static(all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "
 class BiasExplorer(widgets.VBox):
     """The page. ``controls`` holds the controls by name; ``figure``, ``numbers`` and ``status`` what they change."""
 
-    def __init__(self, all_outcomes: Sequence[RunOutcomes], *, data_dir: str | Path = "../data") -> None:
-        self.all_outcomes, self.views = list(all_outcomes), all_views(data_dir)
-        self.methods = common_methods(all_outcomes)
+    def __init__(self, all_outcomes: Sequence[RunOutcomes]) -> None:
+        self.all_outcomes, self.controls = all_outcomes, make_controls(all_outcomes)
         self.shown: dict[str, Shown] = {}
         self.is_waiting = False  # for parts of the view that was chosen
-        self.controls = make_controls(self.all_outcomes, self.methods, list(self.views))
         self.reset = widgets.Button(description="IL2M's own choice", tooltip="set exponents and gate to 1")
         self.save = widgets.Button(description="Save this view", tooltip="make links that save figure and numbers")
         self.figure, self.numbers, self.status, self.links = (widgets.HTML() for _ in range(4))
@@ -174,21 +158,22 @@ class BiasExplorer(widgets.VBox):
             self.what_if.layout.display = "" if name == "what if" else "none"
             self.links.value = ""
             try:
-                self._show(self.views[name], self.choice)
+                self._show(VIEWS[name], self.choice)
             except InputError as error:
                 self.shown, self.figure.value, self.numbers.value, self.is_waiting = {}, "", "", False
                 self._say(str(error))
 
     def _show(self, view: View, choice: Choice) -> None:
         runs = [shown for shown in self.all_outcomes if self.controls.run.value in (shown.label, SIDE_BY_SIDE)]
-        parts = [Part(outcomes, *need, choice.score_kind) for outcomes in runs for need in view.needs(outcomes, choice)]
-        missing = self._worker.missing(parts)
+        missing = self._worker.missing([part for outcomes in runs for part in view.parts(outcomes, choice)])
         if sum(part.outcomes.work(part.state) for part in missing) <= AT_ONCE:
             for part in missing:
                 part.compute()
             missing = []
         self.is_waiting = bool(missing)
-        self._worker.want(missing, self._likely_next(runs, choice))
+        every = (part for outcomes in runs for part in VIEWS["accuracy"].parts(outcomes, choice))  # method, every state
+        likely = [part for part in every if not part.is_ready()]  # another choice is then shown at once
+        self._worker.want(missing, sorted(likely, key=lambda part: part.state != choice.state))
         if not missing or view.by_state:
             self.shown = {outcomes.label: view.show(outcomes, choice) for outcomes in runs}
             self.figure.value = f'<div class="il2m">{page_svg(self.shown)}</div>'
@@ -197,12 +182,6 @@ class BiasExplorer(widgets.VBox):
         if (kind := kind_for(choice.method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
         self._say(" ".join(notes))
-
-    def _likely_next(self, runs: Sequence[RunOutcomes], choice: Choice) -> list[Part]:
-        """Every method at every state, the chosen state's first: another choice is then shown at once."""
-        states = [*range(choice.state, 0, -1), *range(choice.state + 1, runs[0].num_states + 1)]
-        keys = ((outcomes, state, method) for state in states for method in self.methods for outcomes in runs)
-        return [part for key in keys if not (part := Part(*key, choice.score_kind)).is_ready()]
 
     def _say(self, text: str) -> None:
         self.status.value = f'<div class="il2m" role="status">{html.escape(text)}</div>'
@@ -216,23 +195,23 @@ class BiasExplorer(widgets.VBox):
         self.links.value = save_links(self.shown, name.replace(" ", "-")) if self.shown else ""
 
 
-def make_controls(all_outcomes: Sequence[RunOutcomes], methods: Sequence[str], views: Sequence[str]) -> SimpleNamespace:
+def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
     """The controls that change what is shown, by name; each has a ``value``."""
-    num_states, titles = all_outcomes[0].num_states, all_outcomes[0].titles
-    labels, wide = [(METHODS[name].label, name) for name in methods], {"style": {"description_width": "initial"}}
+    choice, titles = first_choice(all_outcomes), all_outcomes[0].titles
+    wide, hint = {"style": {"description_width": "initial"}}, "name or number"
+    left_out = {method for outcomes in all_outcomes for method in outcomes.left_out}
+    methods = [(METHODS[name].label, name) for name in all_outcomes[0].methods if name not in left_out]
     buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
     exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, layout={"width": "340px"}, **wide)
     return SimpleNamespace(
-        view=buttons(options=views, description="View"),
-        state=widgets.IntSlider(value=num_states, min=1, max=num_states, description="State", **wide),
-        method=widgets.Dropdown(options=labels, value=first_shown(methods), description="Method", **wide),
+        view=buttons(options=list(VIEWS), description="View"),
+        state=widgets.IntSlider(value=choice.state, min=1, max=choice.state, description="State", **wide),
+        method=widgets.Dropdown(options=methods, value=choice.method, description="Method", **wide),
         run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
         score_kind=buttons(options=["raw", "softmax"], description="Scores"),
         top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
         by_origin=buttons(options={"together": False, "by state": True}, description="Past classes"),
-        class_name=widgets.Combobox(
-            options=titles, value=titles[0], description="Class", placeholder="name or number", **wide
-        ),
+        class_name=widgets.Combobox(value=titles[0], options=titles, description="Class", placeholder=hint, **wide),
         means=exponent(description="Class means, exponent"),
         confidence=exponent(description="Confidence, exponent"),
         gate=exponent(description="Gate", max=1.0),
@@ -255,10 +234,7 @@ def find_class(text: str, titles: Sequence[str]) -> int:
 
 def _left_out_html(all_outcomes: Sequence[RunOutcomes]) -> str:
     """The methods that some run can't give, each with the first such run's reason."""
-    left_out = {}
-    for outcomes in reversed(all_outcomes):
-        left_out |= {method: f"{outcomes.label}: {why}" for method, why in outcomes.left_out.items()}
-    if not left_out:
-        return ""
-    items = "".join(f"<li>{html.escape(method)}: {html.escape(why)}</li>" for method, why in left_out.items())
-    return f'<details class="il2m"><summary>{len(left_out)} method(s) left out</summary><ul>{items}</ul></details>'
+    left_out = {method: (runs, why) for runs in reversed(all_outcomes) for method, why in runs.left_out.items()}
+    told = [f"<li>{html.escape(f'{method}: {runs.label}: {why}')}</li>" for method, (runs, why) in left_out.items()]
+    summary = f"<summary>{len(told)} method(s) left out</summary>"
+    return f'<details class="il2m">{summary}<ul>{"".join(told)}</ul></details>' if told else ""

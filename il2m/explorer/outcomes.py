@@ -4,11 +4,18 @@ All views are made of these outcomes, so that the scores of a large run are read
 """
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from scipy.special import softmax
 
+from il2m.data.dataset import Dataset
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 from il2m.methods.frozen import Frozen
@@ -16,14 +23,14 @@ from il2m.methods.rectify import rectification_factors
 from il2m.methods.registry import METHODS, missing_for
 from il2m.parameters import check_parameters
 from il2m.results.metrics import predictions, ranks, top_k
+from il2m.study.planning import load_images
 from il2m.study.runs import Run
 
 _ROWS = 8192  # images scored at a time
 _WHAT_IF_ROWS = 256  # as in rectify: small enough to stay in the processor's cache
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """At one state, for n validation images: ``labels``, ``ranks`` of the true class (0 is top-1), ``predicted`` class,
     and ``own``, the score of the true class (-inf where a method took it out of play); all (n,)."""
 
@@ -46,11 +53,42 @@ class Exponents:
     gate: float = 1.0
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What the controls say. ``label`` is a class in learning order; ``top`` is 1 or 5; ``wait`` False leaves out of
+    views by state what isn't computed yet."""
+
+    state: int
+    method: str = "IL2M"
+    score_kind: str = "raw"
+    top: int = 1
+    by_origin: bool = False
+    label: int = 0
+    exponents: Exponents = field(default_factory=Exponents)
+    wait: bool = True
+
+    @property
+    def unit(self) -> str:
+        return "probability" if kind_for(self.method, self.score_kind) == "softmax" else "score"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """numbers: behind the drawing, all of them. finding: in words. draw: what draws it into an Axes.
+    table: the numbers that a page has room for, if not all."""
+
+    numbers: pd.DataFrame
+    finding: str
+    draw: Callable[..., Axes]
+    table: pd.DataFrame | None = None
+    height: float = 3.9
+
+
 class RunOutcomes:
     """A run and the outcomes of every method on it, each computed once when it is first asked for."""
 
-    def __init__(self, run: Run, label: str = "") -> None:
-        self.run, self.label, self.num_states = run, label or run.name, run.states.num_states
+    def __init__(self, run: Run, label: str = "", data_dir: str | Path = "../data") -> None:
+        self.run, self.label, self.data_dir, self.num_states = run, label or run.name, data_dir, run.states.num_states
         problems = {method: missing_for(run, method) for method in METHODS}
         self.methods = [method for method, why in problems.items() if not why]
         self.left_out = {method: why for method, why in problems.items() if why}
@@ -62,6 +100,17 @@ class RunOutcomes:
     def titles(self) -> list[str]:
         """``label: name`` of each class in learning order, so that equal names stay apart."""
         return [f"{label}: {name}" for label, name in enumerate(self.run.class_names)]
+
+    @cached_property
+    def images(self) -> Dataset:
+        """The images that the run was made from, in learning order. Raises InputError, in words for the page, if they
+        are not at hand."""
+        if self.run.kind == "imported":
+            raise InputError(f"{self.label}: imported scores come without images; all other views work.")
+        try:
+            return load_images(self.run, self.data_dir)
+        except (InputError, OSError) as error:
+            raise InputError(f"{self.label}: its images are not at hand ({error}) All other views work.") from None
 
     def labels(self, state: int) -> np.ndarray:
         """True classes of the state's validation images, (n,)."""

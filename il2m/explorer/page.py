@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from il2m import plots
-from il2m.explorer.views import Shown
+from il2m.explorer.outcomes import Shown
 
 _INK = "#20303c"  # of lines and text in saved figures; on a page they take the theme's colour
 STYLE = f"<style>{(Path(__file__).parent / 'page.css').read_text()}</style>"

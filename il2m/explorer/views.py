@@ -2,7 +2,7 @@
 and of what was chosen. Nothing here knows of controls."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,45 +11,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from il2m import plots
+from il2m.data.image_files import ImageFiles
 from il2m.errors import InputError
-from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, accuracies, kind_for
+from il2m.explorer.background import Part
+from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuracies, kind_for
 from il2m.methods.registry import METHODS
+from il2m.plots import detail
 from il2m.results.metrics import error_breakdown, share_new, state_confusion
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
 _CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
 _NO_PAST = "no past classes yet"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the controls say. ``label`` is a class in learning order; ``top`` is 1 or 5; ``wait`` False leaves out of
-    views by state what isn't computed yet."""
-
-    state: int
-    method: str = "IL2M"
-    score_kind: str = "raw"
-    top: int = 1
-    by_origin: bool = False
-    label: int = 0
-    exponents: Exponents = field(default_factory=Exponents)
-    wait: bool = True
-
-    @property
-    def unit(self) -> str:
-        return "probability" if kind_for(self.method, self.score_kind) == "softmax" else "score"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """numbers: behind the drawing, all of them. finding: in words. draw: what draws it into an Axes.
-    table: the numbers that a page has room for, if not all."""
-
-    numbers: pd.DataFrame
-    finding: str
-    draw: Callable[..., Axes]
-    table: pd.DataFrame | None = None
-    height: float = 3.9
+_KEPT, _SHOWN = 7, 3  # exemplars, and images of each kind
 
 
 def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> Iterator[tuple[int, Outcome]]:
@@ -97,7 +70,7 @@ def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
     }
     numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class"))
     finding = "{predicted:.0%} of images are taken for new classes, {truth:.0%} are".format(**numbers.iloc[-1])
-    return Shown(numbers, finding, partial(plots.plot_origins, numbers["predicted"], numbers["truth"]))
+    return Shown(numbers, finding, partial(detail.plot_origins, numbers["predicted"], numbers["truth"]))
 
 
 def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -127,7 +100,7 @@ def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     taken = np.bincount(outcome.predicted[wrong], minlength=num_seen)
     finding = f"{taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
-    draw = partial(plots.plot_class_confusion, shares, states.of_class[:num_seen])
+    draw = partial(detail.plot_class_confusion, shares, states.of_class[:num_seen])
     return Shown(numbers, finding, draw, pd.DataFrame(common).set_index("true"), height=4.8)
 
 
@@ -149,7 +122,7 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     numbers = pd.DataFrame({name: [measure(own) for own in scores.values()] for name, measure in measures.items()})
     numbers = numbers.set_axis(scores).assign(**{"second memory (training images, exemplars)": kept})
     finding = "class {}: mean {} {:.2f} when new, {:.2f} now".format(title, choice.unit, *numbers["mean"])
-    draw = partial(plots.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
+    draw = partial(detail.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
     return Shown(numbers, finding, draw)
 
 
@@ -162,7 +135,7 @@ def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:
     before, after = shares["FT"]["past as new"], shares[choice.method]["past as new"]
     finding = f"past taken for new: {before:.1%} of images before, {after:.1%} after {choice.method}"
     numbers = pd.DataFrame(shares).T.rename_axis("method")
-    return Shown(numbers, finding, partial(plots.plot_errors_before_after, shares))
+    return Shown(numbers, finding, partial(detail.plot_errors_before_after, shares))
 
 
 def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -202,9 +175,8 @@ def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
     left = ax.inset_axes((0, 0, 0.46, 1))
     right = ax.inset_axes((0.54, 0, 0.46, 1), sharey=left)
     for panel, factor, title in ((left, "means", "class means"), (right, "confidence", "confidence")):
-        others = replace(choice.exponents, **{factor: 1.0})
-        curves, share = what_if_curves(outcomes, replace(choice, exponents=others, method="IL2M", label=0), factor)
-        plots.plot_what_if(EXPONENTS, curves, getattr(choice.exponents, factor), factor=title, ax=panel)
+        curves, share = what_if_curves(outcomes, choice, factor)
+        detail.plot_what_if(EXPONENTS, curves, getattr(choice.exponents, factor), factor=title, ax=panel)
     right.tick_params(labelleft=False)
     left.set_ylabel(f"top-{choice.top} accuracy" + ("" if share == 1 else f" ({share:.0%} of images)"))
     right.legend(fontsize="x-small")
@@ -213,18 +185,50 @@ def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
 
 def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[Mapping[str, Sequence[float]], float]:
     """Accuracy by group over EXPONENTS of ``factor``, the other as chosen; and the share of images used."""
-    if (choice, factor) in outcomes.curves:  # a slider of one factor leaves the curves over that factor as they are
-        return outcomes.curves[choice, factor]
-    step = -(-outcomes.work(choice.state) // _CURVE_WORK)
-    rows = slice(None, None, step)
-    labels, num_past = outcomes.labels(choice.state)[rows], outcomes.run.states.num_past(choice.state)
-    points = []
-    for exponent in EXPONENTS:
-        exponents = replace(choice.exponents, **{factor: exponent})
-        ranks = outcomes.what_if(choice.state, exponents, choice.score_kind, rows)
-        points.append(accuracies(ranks, labels, num_past, choice.top))
-    outcomes.curves[choice, factor] = pd.DataFrame(points).to_dict("list"), 1 / step
-    return outcomes.curves[choice, factor]
+    state, kind, top, step = choice.state, choice.score_kind, choice.top, -(-outcomes.work(choice.state) // _CURVE_WORK)
+    points = [replace(choice.exponents, **{factor: exponent}) for exponent in EXPONENTS]
+    key = (state, kind, top, *points)  # a slider of one factor leaves the curves over that factor as they are
+    if key not in outcomes.curves:
+        rows = slice(None, None, step)
+        labels, num_past = outcomes.labels(state)[rows], outcomes.run.states.num_past(state)
+        curve = [accuracies(outcomes.what_if(state, point, kind, rows), labels, num_past, top) for point in points]
+        outcomes.curves[key] = pd.DataFrame(curve).to_dict("list"), 1 / step
+    return outcomes.curves[key]
+
+
+def images(outcomes: RunOutcomes, choice: Choice) -> Shown:
+    """The class's first exemplars at this state, or its training images where it is new; and images that the method
+    mended or broke, with their top-5 before and after."""
+    data, kind, methods = outcomes.images, kind_for(choice.method, choice.score_kind), ("FT", choice.method)
+    stored, titles = outcomes.run.state(choice.state), np.array(outcomes.titles, dtype=object)
+    was, now = (outcomes.outcome(choice.state, method, kind).ranks < choice.top for method in methods)
+    changed = {"mended": np.flatnonzero(~was & now), "broken": np.flatnonzero(was & ~now)}
+    labels, places = outcomes.labels(choice.state), stored.array("val_indices")
+    rows, columns = [], {}
+    for what, changed_rows in changed.items():
+        some = changed_rows[np.linspace(0, len(changed_rows) - 1, min(_SHOWN, len(changed_rows))).astype(int)]
+        scores = (outcomes.some_scores(some, choice.state, method, kind) for method in methods)
+        top_5 = [titles[np.argsort(-by_class, axis=1, kind="stable")[:, :5]] for by_class in scores]  # (m, 5) each
+        true, pixels = titles[labels[some]], pixels_of(data.val_images, places[some])
+        entries = columns[f"{len(changed_rows)} {what} by {choice.method}"] = []
+        for place, image, title, *best in zip(places[some].tolist(), pixels, true, *top_5, strict=True):
+            entries.append((image, f"true: {title}", *best))
+            rows.append((place, what, title, *map(" | ".join, best)))
+    finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *map(len, changed.values()), choice.top)
+    numbers = pd.DataFrame(rows, columns=["image", "what", "true", "top-5 before", "top-5 after"]).set_index("image")
+    group = "exemplar" if choice.label < outcomes.run.states.num_past(choice.state) else "new"
+    own = np.flatnonzero(stored.array(f"{group}_labels") == choice.label)[:_KEPT]
+    kept = pixels_of(data.train_images, stored.array(f"{group}_indices")[own])
+    draw = partial(detail.plot_changed_images, kept, columns, heading=f"in memory: {titles[choice.label]}")
+    return Shown(numbers, finding, draw, height=5.6)
+
+
+def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.ndarray]:
+    """Some images, (h, w, c) uint8 each: from memory, or decoded here and cut as they are to be scored."""
+    try:
+        return list(images[indices])
+    except InputError as error:
+        raise InputError(f"an image can't be read ({error}); all other views work.") from None
 
 
 @dataclass(frozen=True)
@@ -237,14 +241,15 @@ class View:
     chosen: bool = True
     also: Iterable[str] = ()
 
-    def needs(self, outcomes: RunOutcomes, choice: Choice) -> list[tuple[int, str]]:
-        """(state, method) of each outcome that the view is made of, the chosen method's and state's first."""
+    def parts(self, outcomes: RunOutcomes, choice: Choice) -> list[Part]:
+        """Each outcome that the view is made of, the chosen method's and state's first."""
         states = [choice.state, *(range(outcomes.num_states, 0, -1) if self.by_state else ())]
         if self.show is one_class:
             states.append(min(choice.state, int(outcomes.run.states.of_class[choice.label])))
         methods = [choice.method] if self.chosen else []
         methods += [method for method in self.also if method in outcomes.methods]
-        return list(dict.fromkeys((state, method) for method in methods for state in states))
+        keys = dict.fromkeys((state, method, choice.score_kind) for method in methods for state in states)
+        return [Part(outcomes, *key) for key in keys]
 
 
 VIEWS: dict[str, View] = {
@@ -256,4 +261,5 @@ VIEWS: dict[str, View] = {
     "errors": View(errors, also=("FT",)),
     "accuracy": View(accuracy, by_state=True, also=METHODS),
     "what if": View(what_if, chosen=False, also=("FT", "IL2M")),
+    "images": View(images, also=("FT",)),
 }

@@ -1,14 +1,12 @@
-"""The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does.
-
-The formulas are in rectify.py (Eq. 1) and corrections.py (the field's); here each meets a frozen state.
-"""
+"""The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does about the
+bias after training. In a state without past classes all leave things alone."""
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import softmax
 
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
-from il2m.methods import corrections
-from il2m.methods.corrections import Head
-from il2m.methods.frozen import Frozen
+from il2m.methods.frozen import Frozen, Head
 from il2m.methods.rectify import PARTS, rectify
 from il2m.methods.registry import Size, method
 from il2m.parameters import SCORE_KINDS
@@ -40,8 +38,34 @@ for _name, _what, _colour, _means, _confidences in (
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
 def prior_thresholding(state: Frozen) -> np.ndarray:
-    """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given)."""
-    return corrections.threshold_by_prior(state.scores, state.counts)
+    """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given).
+
+    After softmax this divides the probabilities by the prior, relative to equal ones.
+    """
+    prior = state.counts / state.counts.mean()
+    return state.scores - np.log(prior).astype(state.scores.dtype)
+
+
+def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Each class's mean of l2-normalised features, re-normalised, (num_classes, d); zeros for a class without images:
+    the prototypes of iCaRL (Rebuffi et al., CVPR 2017, Alg. 1). features: (n, d). labels: (n,)."""
+    sums = np.zeros((num_classes, features.shape[1]))
+    by_class = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[by_class], return_index=True)
+    sums[present] = np.add.reduceat(unit_features(features[by_class]), starts, axis=0, dtype=np.float64)
+    return unit_features(sums)  # the direction of a sum is that of its mean
+
+
+def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Minus the distance of each l2-normalised feature to each class's direction, (n, C) (iCaRL, Alg. 1).
+
+    features: (n, d). directions: (C, d), of unit length: with all images of each class this is the nearest class mean,
+    with exemplars the nearest exemplar mean. Distances are not raw scores: no softmax makes probabilities of them.
+    """
+    scores = unit_features(features) @ directions.T.astype(features.dtype)
+    scores *= 2
+    scores -= 2  # minus the squared distance of two unit vectors
+    return -np.sqrt(np.maximum(-scores, 0, out=scores), out=scores)
 
 
 def _mean_cost(size: Size) -> tuple[int, int]:
@@ -67,14 +91,56 @@ def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     ranking = rank_classes(settings.exemplar_selection, features, labels, num_kept, settings.train_seed)
     kept += [(features[positions], labels[positions]) for positions in ranking.values()]
     features, labels = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
-    directions = corrections.mean_directions(features, labels, state.num_classes)
-    return corrections.nearest_mean_scores(state.features, directions)
+    return nearest_mean_scores(state.features, mean_directions(features, labels, state.num_classes))
+
+
+def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
+    """Raw scores (n, C) of features (n, d)."""
+    scores = features @ head.weight.T
+    scores += head.bias
+    return scores
 
 
 @method("WA", "Zhao et al., CVPR 2020", HEAD, lambda size: (0, size.linear), "#17BECF")
 def weight_alignment(state: Frozen) -> np.ndarray:
-    """New classes' weight vectors scaled to the mean norm of past ones."""
-    return corrections.head_scores(state.features, corrections.align_weights(state.head, state.num_past))
+    """New classes' weight vectors scaled to the mean norm of past ones.
+
+    Biases stay. The paper's weight clipping during training is not part of it.
+    """
+    features, (weight, bias), num_past = state.features, state.head, state.num_past
+    norms, aligned = np.linalg.norm(weight, axis=1), weight.copy()
+    if num_past:
+        aligned[num_past:] *= norms[:num_past].mean() / norms[num_past:].mean()
+    return head_scores(features, Head(aligned, bias))
+
+
+def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) -> Head:
+    """ScaIL's head for the classes ``own`` that one past state brought (Belouadah and Popescu, WACV 2020).
+
+    Their initial weights, the dimension of rank r (by absolute weight, within the class) times the ratio of the mean
+    r-th largest absolute weight of the current new classes to that of the initial ones. Biases: times the ratio of
+    ``sum |b| / norm(b)`` of the current head to the initial one. (The published script differs: it looks the factor up
+    by ``argsort(-w)[dimension]``, which is not a rank, and normalises each bias by itself, so that its bias ratio is
+    that of the two heads' numbers of classes.)
+    initial: the head at the end of the past state, over all classes it knew. current: the current state's head.
+    """
+    weight, bias = initial.weight[own], initial.bias[own]
+    before, now = (-np.sort(-np.abs(each), axis=1).mean(axis=0) for each in (weight, current.weight[num_past:]))
+    ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)  # by rank
+    rank = np.argsort(np.argsort(-np.abs(weight), axis=1, kind="stable"), axis=1)
+    spread_before, spread_now = (np.abs(b).sum() / max(np.linalg.norm(b), 1e-12) for b in (initial.bias, current.bias))
+    return Head(weight * ratio[rank], bias * (spread_now / max(spread_before, 1e-12)))
+
+
+def keep_top_past(corrected: np.ndarray, scores: np.ndarray, num_past: int, kept: int = 10) -> np.ndarray:
+    """``corrected`` (n, C) with only each image's ``kept`` past classes of highest raw score in play, the others -inf
+    (of ScaIL). scores: (n, C), before correction; past classes that tie with the last one kept stay too."""
+    result = corrected.copy()
+    if num_past > kept:
+        past = scores[:, :num_past]
+        last_kept = np.partition(past, num_past - kept, axis=1)[:, num_past - kept, None]
+        result[:, :num_past][past < last_kept] = -np.inf
+    return result
 
 
 @method(
@@ -87,12 +153,11 @@ def weight_alignment(state: Frozen) -> np.ndarray:
 def scail(state: Frozen) -> np.ndarray:
     """Past classes' initial weights, scaled rank by rank to the new ones' size; the 10 best past classes stay."""
     current = state.head
-    weight, bias = (tensor.copy() for tensor in current)
+    scaled = Head(*(tensor.copy() for tensor in current))
     for past in state.earlier:
         own = slice(past.num_past, past.num_classes)
-        weight[own], bias[own] = corrections.scale_initial_head(past.head, current, own, state.num_past)
-    corrected = corrections.head_scores(state.features, (weight, bias))
-    return corrections.keep_top_past(corrected, state.scores, state.num_past)
+        scaled.weight[own], scaled.bias[own] = scale_initial_head(past.head, current, own, state.num_past)
+    return keep_top_past(head_scores(state.features, scaled), state.scores, state.num_past)
 
 
 @method("SIW", "Belouadah et al., BMVC 2020", HEAD, lambda size: (size.initial_head, size.linear), "#88A9D9")
@@ -100,7 +165,9 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
     """Each class's initial weights, standardised."""
     parts = [(each.head, each.num_past) for each in (*state.earlier, state)]  # as they were where the class was new
     weight, bias = (np.concatenate([head[i][num_past:] for head, num_past in parts]) for i in (0, 1))
-    return corrections.head_scores(state.features, Head(corrections.standardise(weight), bias))
+    centred = weight - weight.mean(axis=1, keepdims=True)
+    standardised = centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
+    return head_scores(state.features, Head(standardised, bias))
 
 
 @method(
@@ -112,8 +179,34 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
 )
 def standardised_and_calibrated(state: Frozen) -> np.ndarray:
     """SIW, past scores times the ratio of confidences."""
-    statistics, scores = state.statistics, standardised_initial_weights(state)
-    return corrections.calibrate_past(scores, statistics.confidences, statistics.state_of_class)
+    confidences, scores = state.statistics.confidences, standardised_initial_weights(state)
+    return scores * (confidences[-1] / confidences[state.state_of_class - 1]).astype(scores.dtype)
+
+
+def fit_bias_correction(scores: np.ndarray, labels: np.ndarray, num_past: int) -> tuple[float, float]:
+    """BiC's two numbers alpha and beta (Wu et al., CVPR 2019), fitted by cross-entropy: convex in the two; where the
+    images are separated without error it has no minimum, and the fit stops where it is flat.
+    scores: (n, C) raw, of images that were not trained on, equally many per class. labels: (n,)."""
+    scores = scores.astype(np.float64)
+    images = np.arange(len(labels))
+
+    def loss_and_gradient(alpha_beta: np.ndarray) -> tuple[float, np.ndarray]:
+        probabilities = softmax(correct_bias(scores, num_past, *alpha_beta), axis=1)
+        loss = -np.log(np.maximum(probabilities[images, labels], 1e-300)).mean()
+        probabilities[images, labels] -= 1  # from here on the gradient with respect to the corrected scores
+        new = probabilities[:, num_past:]
+        return loss, np.array([(new * scores[:, num_past:]).sum(), new.sum()]) / len(labels)
+
+    alpha, beta = minimize(loss_and_gradient, (1.0, 0.0), jac=True, method="L-BFGS-B").x
+    return float(alpha), float(beta)
+
+
+def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -> np.ndarray:
+    """BiC's bias-correction layer, (n, C): ``alpha s + beta`` for new classes, past classes as they are."""
+    corrected = scores.copy()
+    corrected[:, num_past:] *= alpha
+    corrected[:, num_past:] += beta
+    return corrected
 
 
 @method("BiC", "Wu et al., CVPR 2019", "held_out", lambda size: (2, size.linear + size.new), "#D4479B")
@@ -121,20 +214,24 @@ def bias_correction(state: Frozen) -> np.ndarray:
     """Two numbers for new classes' scores, fitted on images held out of training."""
     if not state.num_past:
         return state.scores
-    fitted = corrections.fit_bias_correction(state.held_out.scores, state.held_out.labels, state.num_past)
-    return corrections.correct_bias(state.scores, state.num_past, *fitted)
+    fitted = fit_bias_correction(state.held_out.scores, state.held_out.labels, state.num_past)
+    return correct_bias(state.scores, state.num_past, *fitted)
 
 
 @method("NCM-oracle", needs=("features", "new", "all_past"), colour="#8A8A8A", cost=_mean_cost, distances=True)
 def nearest_class_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of *all* training images: breaks the memory limit."""
-    directions = corrections.mean_directions(state.new.features, state.new.labels, state.num_classes)
+    directions = mean_directions(state.new.features, state.new.labels, state.num_classes)
     if state.num_past:
         directions[: state.num_past] = unit_features(state.past_class_features)
-    return corrections.nearest_mean_scores(state.features, directions)
+    return nearest_mean_scores(state.features, directions)
 
 
 @method("task-aware-oracle", needs="val_labels", colour="#A6A6A6", dash=":", cost=lambda size: (0, size.linear))
 def task_aware(state: Frozen) -> np.ndarray:
-    """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach."""
-    return corrections.within_own_state(state.scores, state.val_labels, state.state_of_class)
+    """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach.
+
+    Its top-1 is the task-aware accuracy of a task-incremental scenario (van de Ven and Tolias, 2019).
+    """
+    competes = state.state_of_class == state.state_of_class[state.val_labels][:, None]
+    return np.where(competes, state.scores, -np.inf).astype(state.scores.dtype, copy=False)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -17,7 +17,6 @@ from il2m.data.states import States
 from il2m.errors import InputError, nearest
 from il2m.memory.exemplars import of_past_classes
 from il2m.memory.statistics import ClassStatistics, reduce_scores, state_statistics, statistics_of_states
-from il2m.methods.corrections import Head
 from il2m.parameters import FineTuning, check_parameters
 from il2m.study.runs import Run
 
@@ -44,6 +43,13 @@ _OF_PAST = ("exemplar_", "past_", "held_out_")  # state 1 has no past classes, a
 
 class NotStored(InputError):
     """A state was asked for what it does not have."""
+
+
+class Head(NamedTuple):
+    """A linear layer over C classes: weight (C, d) and bias (C,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
 
 
 class Images:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ PARTS: dict[str, dict[str, bool]] = {
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
 
 
-@dataclass(frozen=True)
-class Factors:
+class Factors(NamedTuple):
     """values: (C,) what each class's score is multiplied by. undefined: (C,) bool, whose ratio means nothing."""
 
     values: np.ndarray

@@ -217,8 +217,7 @@ def costs_table(run: Run) -> pd.DataFrame:
     if last.lacks("head"):
         return pd.DataFrame(columns=columns)
     (classes, features), past = last.head.weight.shape, last.num_past
-    derived = {"linear": classes * features, "initial_head": past * (features + 1)}
-    size = Size(classes, past, classes - past, last.state, features, **derived)
+    size = Size(classes, past, classes - past, last.state, features, classes * features, past * (features + 1))
     for name, one in METHODS.items():
         floats, operations = one.cost(size) if one.cost else (np.nan, np.nan)
         words = [_COSTS_IN_WORDS[need] for need in one.needs or () if need in _COSTS_IN_WORDS]

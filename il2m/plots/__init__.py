@@ -1,17 +1,9 @@
 """Plots: values in, Axes out. They compute nothing and save nothing; pass ``ax`` to draw into a figure of your own.
 
 style   the look, and what each colour means          states  a quantity by state, memories, confusion, images
-seeds   many runs: seeds, settings, paired differences    detail  one state and method, as the explorer shows them
+seeds   many runs: seeds, settings, paired differences    detail  of the explorer alone: one state and method
 """
 
-from il2m.plots.detail import (
-    plot_changed_images,
-    plot_class_confusion,
-    plot_errors_before_after,
-    plot_origins,
-    plot_own_scores,
-    plot_what_if,
-)
 from il2m.plots.seeds import plot_differences, plot_means, plot_over_seeds
 from il2m.plots.states import (
     plot_accuracy_matrix,

@@ -60,14 +60,13 @@ def plot_over_seeds(
     intervals: Mapping[str, Mapping[float, tuple[float, float]]],
     *,
     xlabel: str,
-    ylabel: str = "mean top-1 over states 2..S",
     colours: Looks = NONE_GIVEN,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
     mean on a line, its interval upright.
     values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high)."""
-    ax = set_up(ax, xlabel=xlabel, ylabel=ylabel, percent="y", plain="x")
+    ax = set_up(ax, xlabel=xlabel, ylabel="mean top-1 over states 2..S", percent="y", plain="x")
     settings = sorted({setting for by_setting in values.values() for setting in by_setting})
     for i, (method, by_setting) in enumerate(values.items()):
         places = np.array([settings.index(setting) for setting in by_setting]) + 0.07 * (i - (len(values) - 1) / 2)

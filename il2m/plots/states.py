@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from il2m.plots.style import NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
 
@@ -105,17 +105,10 @@ def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-class _Plainly(LogFormatter):
-    """0.6 where it would say 6e-01."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
 def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
     """Training loss by epoch, one line per label (label -> loss by epoch), the first pale and the last dark."""
     ax = set_up(ax, xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", whole="x")
-    ax.yaxis.set(major_formatter="{x:g}", minor_formatter=_Plainly(labelOnlyBase=False))
+    ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
     if len(losses) > 1:

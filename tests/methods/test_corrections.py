@@ -6,23 +6,37 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from il2m.methods.corrections import (
-    align_weights,
-    calibrate_past,
+from il2m.methods.builtin import (
     correct_bias,
     fit_bias_correction,
     head_scores,
     keep_top_past,
-    mean_by_rank,
     mean_directions,
     nearest_mean_scores,
     scale_initial_head,
-    standardise,
-    threshold_by_prior,
-    within_own_state,
 )
+from il2m.methods.frozen import Frozen, Head
+from il2m.methods.registry import METHODS
 
 NUM_CLASSES, NUM_PAST, NUM_FEATURES = 7, 4, 5
+STATE_OF_CLASS = np.array([1, 1, 2, 2, 3, 3, 3])
+
+
+def corrected_by(method, scores, state_sizes=(2, 2, 3), **arrays):
+    return METHODS[method](Frozen.of_arrays(scores, state_sizes, **arrays))
+
+
+def thresholded(scores, counts):
+    per_class = np.split(np.repeat(np.arange(NUM_CLASSES), counts), [sum(counts[:NUM_PAST])])
+    return corrected_by("FT-th", scores, exemplar_labels=per_class[0], new_labels=per_class[1])
+
+
+def weights_used(method, head, *state_sizes):
+    """The weights (C, d) that a method makes of a head: the scores of unit vectors, less the bias."""
+    weight, bias = head
+    num_classes, width = weight.shape
+    arrays = {"val_features": np.eye(width), "head_weight": weight, "head_bias": bias}
+    return (corrected_by(method, np.zeros((width, num_classes)), state_sizes, **arrays) - bias).T
 
 
 @pytest.fixture
@@ -32,7 +46,7 @@ def rng():
 
 @pytest.fixture
 def head(rng):
-    return rng.normal(size=(NUM_CLASSES, NUM_FEATURES)), rng.normal(size=NUM_CLASSES)
+    return Head(rng.normal(size=(NUM_CLASSES, NUM_FEATURES)), rng.normal(size=NUM_CLASSES))
 
 
 @pytest.fixture
@@ -58,7 +72,7 @@ def test_head_scores_agree_with_loops(features, head):
 
 def test_prior_thresholding_ranks_as_probabilities_divided_by_the_prior(scores):
     counts = np.array([2, 2, 3, 3, 50, 40, 60])
-    corrected = threshold_by_prior(scores, counts)
+    corrected = thresholded(scores, counts)
     for row, got in zip(scores, corrected, strict=True):
         exponentials = [math.exp(s) for s in row]
         divided = [e / sum(exponentials) / (n / counts.sum()) for e, n in zip(exponentials, counts, strict=True)]
@@ -67,11 +81,11 @@ def test_prior_thresholding_ranks_as_probabilities_divided_by_the_prior(scores):
 
 
 def test_equal_priors_change_nothing(scores):
-    assert_array_equal(threshold_by_prior(scores, np.full(NUM_CLASSES, 9)), scores)
+    assert_array_equal(thresholded(scores, np.full(NUM_CLASSES, 9)), scores)
 
 
 def test_prior_thresholding_keeps_the_dtype(scores):
-    assert threshold_by_prior(scores.astype(np.float32), np.arange(1, NUM_CLASSES + 1)).dtype == np.float32
+    assert thresholded(scores.astype(np.float32), np.arange(1, NUM_CLASSES + 1)).dtype == np.float32
 
 
 # nearest means
@@ -118,20 +132,18 @@ def test_a_feature_at_a_mean_has_distance_zero():
 
 def test_weight_alignment_of_a_hand_worked_case():
     weight, bias = np.array([[3.0, 4.0], [0.0, 7.0], [6.0, 8.0], [0.0, 2.0]]), np.arange(4.0)
-    aligned, same_bias = align_weights((weight, bias), num_past=2)  # mean norms: past (5 + 7) / 2, new (10 + 2) / 2
-    assert_allclose(aligned, weight)
+    assert_allclose(weights_used("WA", (weight, bias), 2, 2), weight)  # mean norms: past (5 + 7) / 2, new (10 + 2) / 2
     weight[2:] *= 3
-    aligned, same_bias = align_weights((weight, bias), num_past=2)
+    aligned = weights_used("WA", (weight, bias), 2, 2)  # less the same biases
     assert_allclose(aligned[2:], weight[2:] / 3)
-    assert_array_equal(aligned[:2], weight[:2])
-    assert_array_equal(same_bias, bias)
+    assert_allclose(aligned[:2], weight[:2])
 
 
 def test_weight_alignment_makes_the_mean_norms_equal_and_equal_norms_change_nothing(head):
-    aligned = align_weights(head, NUM_PAST)
-    norms = np.linalg.norm(aligned[0], axis=1)
+    aligned = weights_used("WA", head, NUM_PAST, 3)
+    norms = np.linalg.norm(aligned, axis=1)
     assert norms[:NUM_PAST].mean() == pytest.approx(norms[NUM_PAST:].mean())
-    assert_allclose(align_weights(aligned, NUM_PAST)[0], aligned[0])
+    assert_allclose(weights_used("WA", (aligned, head.bias), NUM_PAST, 3), aligned)
 
 
 # ScaIL
@@ -160,7 +172,7 @@ def loop_scail(initial, current, own, num_past):
 
 
 def test_scail_agrees_with_loops(head, rng):
-    initial = rng.normal(size=(4, NUM_FEATURES)), rng.normal(size=4)
+    initial = Head(rng.normal(size=(4, NUM_FEATURES)), rng.normal(size=4))
     own = slice(2, 4)
     expected = loop_scail(initial, head, own, NUM_PAST)
     for got, wanted in zip(scale_initial_head(initial, head, own, NUM_PAST), expected, strict=True):
@@ -174,15 +186,14 @@ def test_scail_leaves_classes_alone_whose_weights_are_as_large_as_the_new_ones(h
 
 
 def test_scail_gives_past_classes_the_new_ones_mean_weight_at_each_rank(head, rng):
-    initial = rng.normal(size=(4, NUM_FEATURES)) * 9, rng.normal(size=4)
-    weight, _ = scale_initial_head(
-        initial, head, slice(0, 1), NUM_PAST
-    )  # a state of one class: its rank means are its own
-    assert_allclose(mean_by_rank(weight), mean_by_rank(head[0][NUM_PAST:]))
+    initial = Head(rng.normal(size=(4, NUM_FEATURES)) * 9, rng.normal(size=4))
+    (weight,), _ = scale_initial_head(initial, head, slice(0, 1), NUM_PAST)  # one class: its rank means are its own
+    new_by_size = np.sort(np.abs(head.weight[NUM_PAST:]), axis=1)
+    assert_allclose(np.sort(np.abs(weight)), new_by_size.mean(axis=0))
 
 
 def test_scail_of_weights_that_are_zero_stays_zero(head):
-    initial = np.zeros((4, NUM_FEATURES)), np.zeros(4)
+    initial = Head(np.zeros((4, NUM_FEATURES)), np.zeros(4))
     weight, bias = scale_initial_head(initial, head, slice(0, 4), NUM_PAST)
     assert_array_equal(weight, 0)
     assert_array_equal(bias, 0)
@@ -205,23 +216,17 @@ def test_few_past_classes_all_stay_in_play(scores):
 
 
 def test_standardised_weights_have_mean_0_and_deviation_1(head):
-    weight = standardise(head[0])
+    weight = weights_used("SIW", head, NUM_CLASSES)
     for row, before in zip(weight, head[0], strict=True):
         mean = sum(before) / NUM_FEATURES
         deviation = math.sqrt(sum((x - mean) ** 2 for x in before) / NUM_FEATURES)
         assert_allclose(row, [(x - mean) / deviation for x in before])
-    assert_allclose(standardise(weight), weight)
-    assert_allclose(standardise(head[0] * 5 - 2), weight)
+    for same in (weight, head.weight * 5 - 2):
+        assert_allclose(weights_used("SIW", (same, head.bias), NUM_CLASSES), weight)
 
 
 def test_constant_weights_standardise_to_zero():
-    assert_array_equal(standardise(np.full((1, 4), 2.5)), np.zeros((1, 4)))
-
-
-def test_calibration_multiplies_past_scores_by_the_ratio_of_confidences(scores):
-    state_of_class, confidences = np.array([1, 1, 2, 2, 3, 3, 3]), np.array([10.0, 4.0, 8.0])
-    got = calibrate_past(scores, confidences, state_of_class)
-    assert_allclose(got, scores * [0.8, 0.8, 2, 2, 1, 1, 1])
+    assert_array_equal(weights_used("SIW", (np.full((2, 4), 2.5), np.zeros(2)), 2), np.zeros((2, 4)))
 
 
 # bias correction
@@ -272,20 +277,20 @@ def test_correct_bias_changes_new_classes_only(scores):
 
 
 def test_only_classes_of_the_true_state_stay_in_play(scores):
-    state_of_class, labels = np.array([1, 1, 2, 2, 3, 3, 3]), np.arange(20) % NUM_CLASSES
-    got = within_own_state(scores, labels, state_of_class)
+    labels = np.arange(20) % NUM_CLASSES
+    got = corrected_by("task-aware-oracle", scores, val_labels=labels)
     for i in range(20):
         for c in range(NUM_CLASSES):
-            same = state_of_class[c] == state_of_class[labels[i]]
+            same = STATE_OF_CLASS[c] == STATE_OF_CLASS[labels[i]]
             assert got[i, c] == (scores[i, c] if same else -np.inf)
 
 
 def test_no_shift_between_states_beats_the_task_aware_bound(rng):
     scores = rng.normal(size=(400, NUM_CLASSES))
-    labels, state_of_class = rng.integers(NUM_CLASSES, size=400), np.array([1, 1, 2, 2, 3, 3, 3])
-    bound = np.mean(within_own_state(scores, labels, state_of_class).argmax(axis=1) == labels)
+    labels = rng.integers(NUM_CLASSES, size=400)
+    bound = np.mean(corrected_by("task-aware-oracle", scores, val_labels=labels).argmax(axis=1) == labels)
     for _ in range(20):
-        shift, scale = rng.normal(size=3)[state_of_class - 1], rng.uniform(0.1, 3, size=3)[state_of_class - 1]
+        shift, scale = rng.normal(size=3)[STATE_OF_CLASS - 1], rng.uniform(0.1, 3, size=3)[STATE_OF_CLASS - 1]
         assert np.mean((scores * scale + shift).argmax(axis=1) == labels) <= bound
 
 
@@ -293,28 +298,25 @@ def test_no_shift_between_states_beats_the_task_aware_bound(rng):
 
 
 def test_no_method_changes_its_inputs(scores, features, head):
-    labels, state_of_class = np.arange(20) % NUM_CLASSES, np.array([1, 1, 2, 2, 3, 3, 3])
-    counts = np.arange(1, NUM_CLASSES + 1)
-    inputs = [scores, features, *head, labels, state_of_class, counts]
+    labels, given = np.arange(20) % NUM_CLASSES, {}
+    given |= {"val_features": features, "val_labels": labels, "head_weight": head.weight, "head_bias": head.bias}
+    given |= {"new_labels": labels[labels >= NUM_PAST], "exemplar_labels": labels[labels < NUM_PAST]}
+    inputs = [scores, *given.values()]
     before = [array.copy() for array in inputs]
-    for array in inputs:
-        array.setflags(write=False)
-    threshold_by_prior(scores, counts)
+    for method in ("FT-th", "WA", "task-aware-oracle"):
+        corrected_by(method, scores, **given)
+    corrected_by("SIW", scores, (NUM_CLASSES,), val_features=features, head_weight=head.weight, head_bias=head.bias)
     nearest_mean_scores(features, mean_directions(features, labels, NUM_CLASSES))
-    align_weights(head, NUM_PAST)
     scale_initial_head(head, head, slice(0, 2), NUM_PAST)
     keep_top_past(scores, scores, NUM_PAST, kept=1)
-    standardise(head[0])
-    calibrate_past(scores, np.ones(3), state_of_class)
     correct_bias(scores, NUM_PAST, *fit_bias_correction(scores, labels, NUM_PAST))
-    within_own_state(scores, labels, state_of_class)
     head_scores(features, head)
     for array, copy in zip(inputs, before, strict=True):
         assert_array_equal(array, copy)
 
 
 def test_without_past_classes_nothing_changes(scores, head):
-    assert_array_equal(align_weights(head, 0)[0], head[0])
+    assert_allclose(weights_used("WA", head, NUM_CLASSES), head.weight)
     assert_array_equal(keep_top_past(scores, scores, 0), scores)
-    assert_array_equal(calibrate_past(scores, np.array([4.0]), np.ones(NUM_CLASSES, dtype=int)), scores)
-    assert_array_equal(within_own_state(scores, np.zeros(20, dtype=int), np.ones(NUM_CLASSES, dtype=int)), scores)
+    alone = corrected_by("task-aware-oracle", scores, (NUM_CLASSES,), val_labels=np.zeros(20, dtype=int))
+    assert_array_equal(alone, scores)

@@ -9,6 +9,7 @@ import pytest
 
 from il2m import plots
 from il2m.methods.registry import METHODS
+from il2m.plots import detail
 from il2m.plots.style import UNNAMED
 
 mpl.use("Agg")
@@ -159,10 +160,10 @@ def test_every_tick_of_an_axis_over_states_or_classes_stands_at_one_and_says_whi
     first_and_axes = [
         (1, plots.plot_state_confusion(rng.random((count, count)))),
         (1, plots.plot_by_state({"FT": rng.random(count), "WA": rng.random(count - 1)})),
-        (1, plots.plot_origins(rng.random(count), rng.random(count))),
+        (1, detail.plot_origins(rng.random(count), rng.random(count))),
         (2, plots.plot_error_breakdown(later)),
         (2, plots.plot_prediction_share(*list(later.values())[:2])),
-        (0, plots.plot_class_confusion(rng.random((count, count)), np.arange(count))),
+        (0, detail.plot_class_confusion(rng.random((count, count)), np.arange(count))),
     ]
     for first, ax in first_and_axes:
         low, high = ax.get_xlim()

@@ -11,8 +11,8 @@ from PIL import Image
 from il2m.cli import main
 from il2m.data.sources import dataset_from_arrays, load_dataset
 from il2m.errors import InputError
-from il2m.explorer.image_view import find_images, pixels_of
 from il2m.explorer.outcomes import RunOutcomes
+from il2m.explorer.views import pixels_of
 from il2m.study.planning import load_images, plan_base, plan_fine_tuning
 from il2m.study.stages import fine_tune, train_base
 
@@ -126,7 +126,7 @@ def test_a_file_changed_at_equal_size_is_named_where_it_is_decoded_again(tree):
     for call in (
         lambda: fine_tune(out_dir=out, **tuning, train_seed=1),
         lambda: train_base(out_dir=out, **given, train_seed=1),
-        lambda: pixels_of(find_images(RunOutcomes(run), ".").train_images, np.array([new])),
+        lambda: pixels_of(RunOutcomes(run, data_dir=".").images.train_images, np.array([new])),
     ):
         with pytest.raises(InputError) as error:
             call()

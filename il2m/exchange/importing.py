@@ -17,7 +17,7 @@ from il2m.memory.statistics import reduce_scores, state_statistics
 from il2m.methods.rectify import count_undefined, undefined_in_words
 from il2m.methods.registry import missing_for
 from il2m.parameters import check_parameters
-from il2m.results.imported import About, unknown_in_words
+from il2m.results.description import About, unknown_in_words
 from il2m.study.runs import Run
 from il2m.system.hashes import file_hash
 

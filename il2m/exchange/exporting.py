@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from il2m.authors.formats import TEXT, ImageList, write_image_list, write_scores
+from il2m.authors.formats import TEXT, write_image_list, write_scores
 from il2m.errors import InputError
-from il2m.exchange.importing import PAIRS
 from il2m.exchange.score_files import AuthorsFiles
 from il2m.study.runs import ANALYSED, Run
 from il2m.study.state_folder import StateFolder
@@ -30,29 +29,21 @@ def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
     roots = (out / folder for folder in ("images_list_files", "scores", "scores_first_batch"))
     files = AuthorsFiles(*roots, dataset, states, run.memory_size)
     for state in range(1, states.num_states + 1):
-        pairs, stored = files.pairs(state), run.state(state)
-        for name, part in PAIRS.items():
-            if part not in pairs:
-                continue
-            list_path, scores_path = pairs[part]
-            labels = stored.array(f"{name}_labels")
-            images = ImageList(list_path, _image_names(stored, name, len(labels)), labels)
-            write_image_list(list_path, images.images, labels)
+        stored = run.state(state)
+        for part, (list_path, scores_path) in files.pairs(state).items():
+            labels, folder = stored.array(f"{part}_labels"), "val" if part == "val" else "train"
+            knows_places = f"{part}_indices.npy" in stored.info["files"]
+            places = stored.array(f"{part}_indices") if knows_places else range(len(labels))
+            images = np.array([f"{folder}/{place:06d}.png" for place in places], dtype=TEXT)
+            write_image_list(list_path, images, labels)
             if part == "val":
-                new = images[np.isin(labels, states.new_classes(state))]
-                write_image_list(files.list_layout.separated_val(state), new.images, new.labels)
-            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored, name))
+                is_new = np.isin(labels, states.new_classes(state))
+                write_image_list(files.list_layout.separated_val(state), images[is_new], labels[is_new])
+            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored.array(f"{part}_scores")))
     return files
 
 
-def _image_names(stored: StateFolder, name: str, count: int) -> np.ndarray:
-    indices = stored.array(f"{name}_indices") if f"{name}_indices.npy" in stored.info["files"] else range(count)
-    folder = "val" if name == "val" else "train"
-    return np.array([f"{folder}/{index:06d}.png" for index in indices], dtype=TEXT)
-
-
-def _blocks(stored: StateFolder, name: str) -> Iterator[np.ndarray]:
-    scores = stored.array(f"{name}_scores")
+def _blocks(scores: np.ndarray) -> Iterator[np.ndarray]:
     return (scores[start : start + _ROWS] for start in range(0, len(scores), _ROWS))
 
 

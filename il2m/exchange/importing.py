@@ -11,7 +11,7 @@ import numpy as np
 from il2m.data.npz import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
-from il2m.exchange.score_files import AuthorsFiles, check_labels
+from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels
 from il2m.memory.exemplars import of_past_classes
 from il2m.memory.statistics import reduce_scores, state_statistics
 from il2m.methods.rectify import count_undefined, undefined_in_words
@@ -23,12 +23,11 @@ from il2m.system.hashes import file_hash
 
 Arrays = dict[str, np.ndarray]  # by name
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
-PAIRS = {"val": "val", "new": "new", "exemplar": "old"}  # arrays <name>_scores and <name>_labels -> part of a state
 HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
 SHAPES = {  # array -> its axes: images of a kind, classes seen so far, features
-    **{f"{name}_labels": (name,) for name in PAIRS},
-    **{f"{name}_scores": (name, "classes") for name in PAIRS},
-    **{f"{name}_features": (name, "features") for name in PAIRS},
+    **{f"{part}_labels": (part,) for part in PARTS},
+    **{f"{part}_scores": (part, "classes") for part in PARTS},
+    **{f"{part}_features": (part, "features") for part in PARTS},
     "head_weight": ("classes", "features"),
     "head_bias": ("classes",),
 }
@@ -110,17 +109,15 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
 def _authors_arrays(files: AuthorsFiles, state: int) -> Arrays:
     """What a run stores of a state: of its new training images' scores only what is made of them."""
     arrays: Arrays = {}
-    for name, part in PAIRS.items():
-        if part not in files.pairs(state):
-            continue
+    for part, (_, path) in files.pairs(state).items():
         images, blocks = files.read(state, part)
         kept = []
         for scores, labels in blocks:
             if np.abs(scores).max() > np.finfo(np.float32).max:
-                raise InputError(f"{files.pairs(state)[part][1]}: scores are beyond float32's range.")
+                raise InputError(f"{path}: scores are beyond float32's range.")
             kept.append(reduce_scores(scores, labels) if part == "new" else {"scores": scores.astype(np.float32)})
-        arrays[f"{name}_labels"] = images.labels
-        arrays |= {f"{name}_{key}": np.concatenate([block[key] for block in kept]) for key in kept[0]}
+        arrays[f"{part}_labels"] = images.labels
+        arrays |= {f"{part}_{name}": np.concatenate([block[name] for block in kept]) for name in kept[0]}
     return arrays
 
 
@@ -199,7 +196,7 @@ def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
         raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
     if ("head_weight" in arrays) != ("head_bias" in arrays):
         raise InputError(f"{path}: head_weight and head_bias are only of use together.")
-    sizes = {name: len(arrays[f"{name}_labels"]) for name in PAIRS if f"{name}_labels" in arrays}
+    sizes = {part: len(arrays[f"{part}_labels"]) for part in PARTS if f"{part}_labels" in arrays}
     widths = {array.shape[-1] for name, array in arrays.items() if SHAPES[name][-1] == "features" and array.ndim}
     if len(widths) > 1:
         raise InputError(f"{path}: features and head have different widths: {sorted(widths)}.")
@@ -211,10 +208,9 @@ def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
         if array.shape != expected:
             raise InputError(f"{path}: state {state}: {name} has shape {array.shape}; expected {expected}.")
     past = of_past_classes(arrays, states, state)  # labels of classes to come are still in it
-    for name, part in PAIRS.items():
-        if name in sizes:
-            part = "val" if part == "old" and state == 1 else part
-            check_labels(f"{path}: {name}_labels: state {state}", past[f"{name}_labels"], states, state, part)
+    for part in (part for part in PARTS if part in sizes):
+        name, kind = f"{part}_labels", "val" if part == "exemplar" and state == 1 else part
+        check_labels(f"{path}: {name}: state {state}", past[name], states, state, kind)
     return arrays
 
 

@@ -27,6 +27,7 @@ from il2m.results.metrics import ranks, top_k
 from il2m.results.table import method_lines
 
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
+PARTS = ("val", "new", "exemplar")  # of a state: validation images, new training images, exemplars
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
 
 
@@ -34,10 +35,9 @@ def check_labels(
     where: str, labels: np.ndarray, states: States, state: int, part: str, images: np.ndarray | None = None
 ) -> None:
     """Raise InputError for labels that may not stand in a part of a state, and for classes that lack training images or
-    exemplars. where: begins the message. part: ``new`` training images, ``old`` exemplars, ``val``. images: (n,) paths,
-    if known."""
+    exemplars. where: begins the message. part: one of PARTS. images: (n,) paths, if known."""
     num_past, num_seen = states.num_past(state), states.num_seen(state)
-    start, stop = {"new": (num_past, num_seen), "old": (0, num_past), "val": (0, num_seen)}[part]
+    start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past), "val": (0, num_seen)}[part]
     outside = np.flatnonzero((labels < start) | (labels >= stop))
     if len(outside):
         image = f"image {outside[0] + 1}" + ("" if images is None else f" ({images[outside[0]]})")
@@ -45,7 +45,7 @@ def check_labels(
         raise InputError(f"{where}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
     absent = np.setdiff1d(np.arange(start, stop), labels)
     if len(absent) and part != "val":
-        what = "past class(es) have no exemplar rows" if part == "old" else "class(es) have no training rows"
+        what = "past class(es) have no exemplar rows" if part == "exemplar" else "class(es) have no training rows"
         raise InputError(f"{where}: {len(absent)} {what}, among them {absent[:10].tolist()}.")
 
 
@@ -72,15 +72,18 @@ class AuthorsFiles:
         return ListLayout(self.lists / self.dataset / f"S~{self.states.num_states}")
 
     def pairs(self, state: int) -> dict[str, tuple[Path, Path]]:
-        """The list and the score file of each part of a state: ``new``, ``val``, and after the first state ``old``."""
+        """The list and the score file of each of PARTS; the first state has no exemplars."""
         layout, split = self.list_layout, Path(self.dataset, f"S~{self.states.num_states}")
-        scores, folders = self.first_scores / split, {"new": "train", "val": "val"}
-        lists = {"new": layout.new(state, self.memory_size), "val": layout.accumulated_val(state)}
-        if state > 1:
-            scores = self.scores / split / f"K~{self.memory_size}"
-            folders = {part: f"train/batch{state}_{part}" for part in ("new", "old")} | {"val": f"val/batch{state}"}
-            lists["old"] = layout.old(state, self.memory_size)
-        return {part: (lists[part], scores / folder / "scores") for part, folder in folders.items()}
+        new, val = layout.new(state, self.memory_size), layout.accumulated_val(state)
+        if state == 1:
+            scores = self.first_scores / split
+            return {"new": (new, scores / "train/scores"), "val": (val, scores / "val/scores")}
+        scores, old = self.scores / split / f"K~{self.memory_size}", layout.old(state, self.memory_size)
+        return {
+            "new": (new, scores / f"train/batch{state}_new/scores"),
+            "exemplar": (old, scores / f"train/batch{state}_old/scores"),
+            "val": (val, scores / f"val/batch{state}/scores"),
+        }
 
     @property
     def paths(self) -> list[Path]:
@@ -173,7 +176,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
         confidences.append(top.mean())
         current = np.array(initial)
         if state > 1:
-            current[:num_past] = _class_means_and_top(*parts["old"], num_past)[0]
+            current[:num_past] = _class_means_and_top(*parts["exemplar"], num_past)[0]
         of_class = files.states.of_class[:num_seen]
         statistics = ClassStatistics(np.array(initial), current, np.array(confidences), of_class)
         counts[state] = count_undefined(statistics), num_past

@@ -102,7 +102,7 @@ def make_files(folder: Path) -> None:
         num_past, num_seen = files.states.num_past(state), files.states.num_seen(state)
         labels = {
             "new": np.repeat(np.arange(num_past, num_seen), TRAIN_PER_CLASS),
-            "old": np.repeat(np.arange(num_past), MEMORY_SIZE // max(num_past, 1)),
+            "exemplar": np.repeat(np.arange(num_past), MEMORY_SIZE // max(num_past, 1)),
             "val": np.repeat(np.arange(num_seen), VAL_PER_CLASS),
         }
         for part, (list_path, scores_path) in files.pairs(state).items():
@@ -141,7 +141,7 @@ def rectify_with_loops(folder: Path) -> list[float]:
             highest, images = highest + np.max(scores), images + 1
         confidence[state] = highest / images
         current, current_count = {}, {}
-        for label, scores in rows(*pairs["old"]) if "old" in pairs else ():
+        for label, scores in rows(*pairs["exemplar"]) if "exemplar" in pairs else ():
             current[label] = current.get(label, 0.0) + scores[label]
             current_count[label] = current_count.get(label, 0) + 1
         right = dict.fromkeys(hits, 0)

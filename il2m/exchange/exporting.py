@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from il2m.authors.formats import TEXT, ImageList, write_image_list, write_scores
+from il2m.authors.formats import TEXT, write_image_list, write_scores
 from il2m.errors import InputError
-from il2m.exchange.importing import PAIRS
 from il2m.exchange.score_files import AuthorsFiles
 from il2m.study.runs import ANALYSED, Run
 from il2m.study.state_folder import StateFolder
@@ -18,57 +17,43 @@ _ROWS = 4096  # of scores, held at a time while exporting
 
 
 def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
-    """Write a run's lists and scores in the authors' layout under ``out``: ``images_list_files``, ``scores`` and
-    ``scores_first_batch``; returns where they lie, and the arguments for the authors' ``il2m.py``.
-
-    name: of the data set there, if not the run's own. Images are named by their place, ``train/000012.png``. Raises
-    InputError if training images' scores can't be had, for a base, and for a name that can't be a folder's.
-    """
+    """Write a run's lists and scores in the authors' layout into three folders under ``out``; returns where they lie,
+    which as text is the arguments for the authors' ``il2m.py``. Images are named by their place, ``train/000012.png``.
+    name: of the data set there, if not the run's own.
+    Raises InputError if training images' scores can't be had, for a base, and for a name that can't be a folder's."""
     if run.kind not in ANALYSED:
         what = "base" if run.kind == "base" else f"{run.kind} training"
         raise InputError(f"{run.folder} is a {what}, not a fine-tuning run: only runs of all states can be exported.")
     dataset = safe_name(name or run.config["dataset"], f"{run.folder}: its data set (to name another, --name)")
     out, states = Path(out), run.states
-    roots = (out / "images_list_files", out / "scores", out / "scores_first_batch")
+    roots = (out / folder for folder in ("images_list_files", "scores", "scores_first_batch"))
     files = AuthorsFiles(*roots, dataset, states, run.memory_size)
     for state in range(1, states.num_states + 1):
-        pairs, stored = files.pairs(state), run.state(state)
-        for name, part in PAIRS.items():
-            if part not in pairs:
-                continue
-            list_path, scores_path = pairs[part]
-            labels = stored.array(f"{name}_labels")
-            images = ImageList(list_path, _image_names(stored, name, len(labels)), labels)
-            write_image_list(list_path, images.images, labels)
+        stored = run.state(state)
+        for part, (list_path, scores_path) in files.pairs(state).items():
+            labels, folder = stored.array(f"{part}_labels"), "val" if part == "val" else "train"
+            knows_places = f"{part}_indices.npy" in stored.info["files"]
+            places = stored.array(f"{part}_indices") if knows_places else range(len(labels))
+            images = np.array([f"{folder}/{place:06d}.png" for place in places], dtype=TEXT)
+            write_image_list(list_path, images, labels)
             if part == "val":
-                new = images[np.isin(labels, states.new_classes(state))]
-                write_image_list(files.list_layout.separated_val(state), new.images, new.labels)
-            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored.array(f"{name}_scores")))
+                is_new = np.isin(labels, states.new_classes(state))
+                write_image_list(files.list_layout.separated_val(state), images[is_new], labels[is_new])
+            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored.array(f"{part}_scores")))
     return files
 
 
-def _image_names(stored: StateFolder, name: str, count: int) -> np.ndarray:
-    indices = stored.array(f"{name}_indices") if f"{name}_indices.npy" in stored.info["files"] else range(count)
-    folder = "val" if name == "val" else "train"
-    return np.array([f"{folder}/{index:06d}.png" for index in indices], dtype=TEXT)
-
-
 def _blocks(scores: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(scores), _ROWS):
-        yield scores[start : start + _ROWS]
+    return (scores[start : start + _ROWS] for start in range(0, len(scores), _ROWS))
 
 
 def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:
-    """Raw scores of the state's new training images, block after block, from their features and the model's head.
-
-    A run keeps only each image's own and highest score: they are put back exactly, the others are computed again.
-    """
+    """Raw scores of the state's new training images, block after block, from their features and the model's head. A run
+    keeps only each image's own and highest score: they are put back exactly, the others are computed again."""
     needed = ("new_features.npy", "new_own_scores.npy", "model.safetensors")
     if lacking := [file for file in needed if file not in stored.info["files"]]:
-        raise InputError(
-            f"{stored.path}: no {', '.join(lacking)}: its training images' scores can't be had again, so this run "
-            "can't be exported."
-        )
+        what = "its training images' scores can't be had again, so this run can't be exported"
+        raise InputError(f"{stored.path}: no {', '.join(lacking)}: {what}.")
     with safe_open(stored.path / "model.safetensors", framework="numpy") as model:
         weight, bias = model.get_tensor("head.weight"), model.get_tensor("head.bias")
     features, labels = stored.array("new_features"), stored.array("new_labels")

@@ -1,10 +1,7 @@
-"""Scores in: those of any method, or lists and scores in the authors' layout, become a run folder.
+"""Scores in: those of any method, or lists and scores in the authors' layout, become a run folder that notebooks 03 and
+04 open. What can't be computed of it, as it was not given, stands in its ``config.json`` under ``missing``."""
 
-An imported run has all its states in one folder and no model that could go on; notebooks 03 and 04 open it like any
-other. What was not given can't be computed from it: ``config.json`` says so under ``missing``.
-"""
-
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,24 +11,23 @@ import numpy as np
 from il2m.data.npz import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
-from il2m.exchange.score_files import AuthorsFiles, check_labels
+from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels
 from il2m.memory.exemplars import of_past_classes
 from il2m.memory.statistics import reduce_scores, state_statistics
 from il2m.methods.rectify import count_undefined, undefined_in_words
 from il2m.methods.registry import missing_for
 from il2m.parameters import check_parameters
-from il2m.results.imported import About, unknown_in_words
+from il2m.results.description import About, unknown_in_words
 from il2m.study.runs import Run
 from il2m.system.hashes import file_hash
 
 Arrays = dict[str, np.ndarray]  # by name
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
-PAIRS = {"val": "val", "new": "new", "exemplar": "old"}  # arrays <name>_scores and <name>_labels -> part of a state
 HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
 SHAPES = {  # array -> its axes: images of a kind, classes seen so far, features
-    **{f"{name}_labels": (name,) for name in PAIRS},
-    **{f"{name}_scores": (name, "classes") for name in PAIRS},
-    **{f"{name}_features": (name, "features") for name in PAIRS},
+    **{f"{part}_labels": (part,) for part in PARTS},
+    **{f"{part}_scores": (part, "classes") for part in PARTS},
+    **{f"{part}_features": (part, "features") for part in PARTS},
     "head_weight": ("classes", "features"),
     "head_bias": ("classes",),
 }
@@ -61,17 +57,17 @@ def import_scores(files: Sequence[str | Path], out: str | Path, **about: Unpack[
     run = _create(Path(out), states, memory_size, by_state.values(), told, missing)
     for state in run.missing_states:
         arrays = of_past_classes(_checked_arrays(by_state[state], states, state), states, state)
-        new_scores = arrays.pop("new_scores", None)  # of all training images: only what is made of them is kept
-        new = {} if new_scores is None else reduce_scores(new_scores, arrays["new_labels"])
-        weights = {HEAD[name]: arrays.pop(name) for name in HEAD if name in arrays}
-        _store(run, state, arrays, new, weights)
+        if "new_scores" in arrays:
+            reduced = reduce_scores(arrays.pop("new_scores"), arrays["new_labels"])
+            arrays |= {f"new_{name}": values for name, values in reduced.items()}
+        _store(run, state, arrays)
     return run
 
 
 def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[str]]:
     """Check all files before anything is made of one. Returns the most exemplars of a state, and what a reader should
     know: what can't be computed, what is left out, and what is doubtful."""
-    lengths, cut, equal = {}, [], []
+    lengths, cut, equal, notes = {}, [], [], []
     for state, path in by_state.items():
         arrays = _checked_arrays(path, states, state)
         lengths[state] = {name: len(array) for name, array in arrays.items()}
@@ -81,14 +77,18 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
         if state > 1 and {"new_labels", "exemplar_labels"} <= {*past}:
             counts = np.bincount(np.concatenate([past["new_labels"], past["exemplar_labels"]]))
             equal += [str(state)] * bool(counts.min() == counts.max())
-    notes = missing_arrays(lengths)
+    for names, consequence in NEEDS.items():
+        lacking = [(state, name) for state, given in lengths.items() for name in names if name not in given]
+        lacking = [(state, name) for state, name in lacking if state > 1 or not name.startswith("exemplar")]
+        if lacking:
+            absent, where = sorted({name for _, name in lacking}), dict.fromkeys(str(state) for state, _ in lacking)
+            notes.append(f"no {', '.join(absent)} (state {', '.join(where)}): {consequence}")
     if cut:
         notes.append(f"exemplars of new classes are left out ({', '.join(cut)}): current means are of past classes")
     if equal:
-        notes.append(
-            f"as many rows of each past as of each new class (state {', '.join(equal)}): FT-th takes its prior from "
-            "the rows given, and is FT there; if they are a sample of the training images, give all of these"
-        )
+        what = "FT-th takes its prior from the rows given, and is FT there"
+        where = f"as many rows of each past as of each new class (state {', '.join(equal)})"
+        notes.append(f"{where}: {what}; if they are a sample of the training images, give all of these")
     return max(length.get("exemplar_labels", 0) for length in lengths.values()), notes
 
 
@@ -96,25 +96,29 @@ def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
     """Make a run folder of lists and scores in the authors' layout. Raises InputError as rectify_files does, and for
     scores beyond float32's range; nothing is made then."""
     files.check_present()
-    _check_scores(files)
+    for state in range(1, files.states.num_states + 1):
+        _authors_arrays(files, state)  # all are read once before anything is made of them
     missing = ["no features and no head weights: methods that need them are left out"]
     told = {"dataset": files.dataset, "memory_size": files.memory_size}
     run = _create(Path(out), files.states, files.memory_size, files.paths, told, missing)
     for state in run.missing_states:
-        arrays: Arrays = {}
-        new: Arrays = {}
-        for name, part in PAIRS.items():
-            if part not in files.pairs(state):
-                continue
-            images, blocks = files.read(state, part)
-            arrays[f"{name}_labels"] = images.labels
-            if part == "new":  # images x classes of all training images: only what is made of them is kept
-                parts = [reduce_scores(scores, labels) for scores, labels in blocks]
-                new = {key: np.concatenate([reduced[key] for reduced in parts]) for key in parts[0]}
-            else:
-                arrays[f"{name}_scores"] = np.concatenate([scores.astype(np.float32) for scores, _ in blocks])
-        _store(run, state, arrays, new, {})
+        _store(run, state, _authors_arrays(files, state))
     return run
+
+
+def _authors_arrays(files: AuthorsFiles, state: int) -> Arrays:
+    """What a run stores of a state: of its new training images' scores only what is made of them."""
+    arrays: Arrays = {}
+    for part, (_, path) in files.pairs(state).items():
+        images, blocks = files.read(state, part)
+        kept = []
+        for scores, labels in blocks:
+            if np.abs(scores).max() > np.finfo(np.float32).max:
+                raise InputError(f"{path}: scores are beyond float32's range.")
+            kept.append(reduce_scores(scores, labels) if part == "new" else {"scores": scores.astype(np.float32)})
+        arrays[f"{part}_labels"] = images.labels
+        arrays |= {f"{part}_{name}": np.concatenate([block[name] for block in kept]) for name in kept[0]}
+    return arrays
 
 
 def import_notes(run: Run) -> list[str]:
@@ -140,29 +144,6 @@ def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]
     return given
 
 
-def _check_scores(files: AuthorsFiles) -> None:
-    """Read every list and score file once, before anything is made of them."""
-    for state in range(1, files.states.num_states + 1):
-        for part, (_, path) in files.pairs(state).items():
-            for scores, _ in files.read(state, part)[1]:
-                if np.abs(scores).max() > np.finfo(np.float32).max:
-                    raise InputError(f"{path}: scores are beyond float32's range.")
-
-
-def missing_arrays(given: Mapping[int, Collection[str]]) -> list[str]:
-    """What can't be computed from the arrays given for each state, and which are missing for it."""
-    notes = []
-    for names, consequence in NEEDS.items():
-        lacking = {
-            state: {n for n in names if n not in arrays and not (state == 1 and n.startswith("exemplar"))}
-            for state, arrays in given.items()
-        }
-        if absent := sorted(set().union(*lacking.values())):
-            where = ", ".join(str(state) for state, lacks in lacking.items() if lacks)
-            notes.append(f"no {', '.join(absent)} (state {where}): {consequence}")
-    return notes
-
-
 def _arrange(files: Sequence[Path]) -> tuple[States, dict[int, Path]]:
     """The states that the files' ``state_sizes`` give, and which file is of which state."""
     if not files:
@@ -180,11 +161,9 @@ def _arrange(files: Sequence[Path]) -> tuple[States, dict[int, Path]]:
         state = seen.get(columns)
         if state is None or state in by_state:
             why = "no state has as many classes" if state is None else f"{by_state[state]} is of the same state"
-            raise InputError(
-                f"{file}: val_scores has {columns} columns, but {why}; classes by state: {[*seen][:20]}. "
-                "Is the head over all classes from the start? Then cut scores and head to the classes seen so far, as "
-                "scores[:, :num_seen]."
-            )
+            where = f"{file}: val_scores has {columns} columns, but {why}; classes by state: {[*seen][:20]}"
+            what = "cut scores and head to the classes seen so far, as scores[:, :num_seen]"
+            raise InputError(f"{where}. Is the head over all classes from the start? Then {what}.")
         by_state[state] = file
     last = max(by_state)
     if lacking := [b for b in range(1, last + 1) if b not in by_state]:
@@ -197,12 +176,12 @@ def _sizes_and_columns(file: Path) -> tuple[tuple[int, ...], int]:
     arrays = read_npz(file, REQUIRED)
     if lacking := sorted({*REQUIRED} - {*arrays}):
         raise InputError(f"{file}: no {', '.join(lacking)}; found {sorted(read_npz(file))}.")
-    sizes, scores = np.atleast_1d(arrays["state_sizes"]), arrays["val_scores"]
+    sizes, shape = np.atleast_1d(arrays["state_sizes"]), arrays["val_scores"].shape
     if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer) or len(sizes) == 0 or sizes.min() < 1:
         raise InputError(f"{file}: state_sizes is {sizes.tolist()}; expected each state's number of classes.")
-    if scores.ndim != 2:
-        raise InputError(f"{file}: val_scores has shape {scores.shape}; expected (images, classes).")
-    return tuple(sizes.tolist()), scores.shape[1]
+    if len(shape) != 2:
+        raise InputError(f"{file}: val_scores has shape {shape}; expected (images, classes).")
+    return tuple(sizes.tolist()), shape[1]
 
 
 def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
@@ -217,23 +196,21 @@ def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
         raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
     if ("head_weight" in arrays) != ("head_bias" in arrays):
         raise InputError(f"{path}: head_weight and head_bias are only of use together.")
-    sizes = {name: len(arrays[f"{name}_labels"]) for name in PAIRS if f"{name}_labels" in arrays}
+    sizes = {part: len(arrays[f"{part}_labels"]) for part in PARTS if f"{part}_labels" in arrays}
     widths = {array.shape[-1] for name, array in arrays.items() if SHAPES[name][-1] == "features" and array.ndim}
     if len(widths) > 1:
         raise InputError(f"{path}: features and head have different widths: {sorted(widths)}.")
     sizes |= {"classes": states.num_seen(state), "features": max(widths, default=0)}
     for name, array in arrays.items():
-        kind = SHAPES[name][0]
-        if kind not in sizes:
+        if (kind := SHAPES[name][0]) not in sizes:
             raise InputError(f"{path}: {kind}_scores or {kind}_features, but no {kind}_labels.")
         expected = tuple(sizes[axis] for axis in SHAPES[name])
         if array.shape != expected:
             raise InputError(f"{path}: state {state}: {name} has shape {array.shape}; expected {expected}.")
     past = of_past_classes(arrays, states, state)  # labels of classes to come are still in it
-    for name, part in PAIRS.items():
-        if name in sizes:
-            part = "val" if part == "old" and state == 1 else part
-            check_labels(f"{path}: {name}_labels: state {state}", past[f"{name}_labels"], states, state, part)
+    for part in (part for part in PARTS if part in sizes):
+        name, kind = f"{part}_labels", "val" if part == "exemplar" and state == 1 else part
+        check_labels(f"{path}: {name}: state {state}", past[name], states, state, kind)
     return arrays
 
 
@@ -258,7 +235,7 @@ def _create(
     """Raises InputError if the folder holds another run, or this one and other things were told of it."""
     hashes = [file_hash(path) for path in files]
     identity = {"state_sizes": list(states.sizes), "memory_size": memory_size, "imported": hashes}
-    names = [str(label) for label in range(states.num_classes)]
+    names = list(map(str, range(states.num_classes)))
     notes = {"dataset": "unknown", "source": "imported", "order_seed": None, "class_names": names, "missing": missing}
     run = Run.create_at(folder, "imported", identity, **notes | told)
     kept = run.identity | run.config
@@ -267,12 +244,13 @@ def _create(
     return run
 
 
-def _store(run: Run, state: int, arrays: Arrays, new: Arrays, weights: Arrays) -> None:
-    """new: reduced scores (statistics.reduce_scores) of the new classes' training images, or empty."""
+def _store(run: Run, state: int, arrays: Arrays) -> None:
+    """arrays: those of SHAPES, but in place of ``new_scores`` what reduce_scores makes of them, as ``new_<name>``."""
     num_past, num_seen = run.states.num_past(state), run.states.num_seen(state)
+    weights = {HEAD[name]: arrays.pop(name) for name in HEAD if name in arrays}
+    new = {name.removeprefix("new_"): array for name, array in arrays.items() if name.startswith("new_")}
     new_labels, labels = (arrays.get(f"{name}_labels", np.empty(0, dtype=np.int64)) for name in ("new", "exemplar"))
     has_exemplars = num_past and "exemplar_scores" in arrays
     exemplars = reduce_scores(arrays["exemplar_scores"], labels) if has_exemplars else {}
     statistics = state_statistics(new, new_labels, exemplars, labels, num_past, num_seen)
-    arrays |= {f"new_{name}": values for name, values in new.items()}
     run.store(state, arrays, weights, {"second_memory": statistics})

@@ -26,8 +26,6 @@ from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, exemplars_per_past_class, rank_classes
 from il2m.system.files import replacing, safe_name
 
-EXEMPLAR_CHOICES = ("random", "first")  # those that need no trained model
-
 
 def make_lists(
     sources: Sequence[str],
@@ -46,16 +44,14 @@ def make_lists(
     data_dir: str | Path = "data",
 ) -> Path:
     """Write the authors' whole layout of lists to ``out/<name>/S~<S>``; returns that folder.
-
     sources: one of a folder of images (a folder per class), a dataset of the project or an .npz file (its images are
     written to ``out/<name>/images`` as PNG); or two plain lists, of training and of validation images.
     memory_sizes: each K. exemplar_selection: ``random`` or ``first``, of each class (herding needs a trained model: the
-    lists of such a run come from export_scores).
-    root: where relative paths of plain lists start.
+    lists of such a run come from export_scores). root: where relative paths of plain lists start.
     relative_to: the root that paths are written relative to; by default they are absolute.
     """
-    if exemplar_selection not in EXEMPLAR_CHOICES:
-        raise InputError(f"exemplar_selection = {exemplar_selection!r}: expected {' or '.join(EXEMPLAR_CHOICES)}.")
+    if exemplar_selection not in ("random", "first"):
+        raise InputError(f"exemplar_selection = {exemplar_selection!r}: expected random or first.")
     safe_name(name, "name =")
     *parts, class_names = _read_sources(sources, Path(out) / name / "images", root, data_dir)
     states = make_states(len(class_names), num_states, state_sizes)
@@ -64,7 +60,7 @@ def make_lists(
         check_memory(memory_size, 0, states)
     train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
     if exemplar_selection == "first":
-        ranking = {c: np.flatnonzero(train.labels == c) for c in range(len(class_names))}
+        ranking = {label: np.flatnonzero(train.labels == label) for label in range(len(class_names))}
     else:
         ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")
@@ -83,15 +79,13 @@ def _read_sources(
         train, val = map(read_image_list, sources)
         count = len(np.unique(train.labels))
         for part in (train, val):
-            problem = f"{part.source}: expected images of each of the classes 0..{count - 1} and of no others;"
-            check_classes(part, count, problem)
+            expected = f"images of each of the classes 0..{count - 1} and of no others"
+            check_classes(part, count, f"{part.source}: expected {expected};")
         train, val = (ImageList(part.source, part.paths(root), part.labels) for part in (train, val))
         return train, val, tuple(map(str, range(count)))
     if len(sources) != 1:
-        raise InputError(
-            f"{len(sources)} sources ({', '.join(sources)}): expected one (a folder, a dataset), or two lists, of "
-            "training and of validation images."
-        )
+        expected = "one (a folder, a dataset), or two lists, of training and of validation images"
+        raise InputError(f"{len(sources)} sources ({', '.join(sources)}): expected {expected}.")
     source = sources[0].removeprefix("folder:")
     if source.startswith("lists:"):
         raise InputError(f"{source}: give a folder, two plain lists or a dataset; these are lists already.")
@@ -140,10 +134,8 @@ def _write_lists(
 def add_mean_std(
     image_list: str | Path, name: str, file: str | Path, *, root: str | Path = "", num_workers: int = 2
 ) -> Normalisation:
-    """Compute mean and standard deviation over the images of a list, and add them to ``file`` under ``name``.
-
-    root: where relative paths start. Raises InputError for images that can't be read, or a name that is taken.
-    """
+    """Compute mean and standard deviation over the images of a list, and add them to ``file`` under ``name``. root:
+    where relative paths start. Raises InputError for images that can't be read, or a name that is taken."""
     check_new_name(file, name)  # before the long work
     paths = read_image_list(image_list).paths(root)
     if missing := find_missing(paths):
@@ -154,11 +146,8 @@ def add_mean_std(
 
 
 def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> str:
-    """Decode every image of a list, of a folder (``folder:PATH``) or of a whole layout of lists (``lists:PATH``).
-
-    root: where relative paths start. Returns a report; raises InputError that names the images that are missing or
-    can't be read, all at once.
-    """
+    """Decode every image of a list, of a folder (``folder:PATH``) or of a whole layout of lists (``lists:PATH``);
+    returns a report. root: where relative paths start. Raises InputError that names all images that can't be read."""
     kind, _, path = what.partition(":")
     notes: list[str] = []
     data = load_folder(Path(path)) if kind == "folder" else None

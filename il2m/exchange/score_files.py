@@ -1,8 +1,6 @@
-"""The authors' layout of lists and scores on disk, and their ``il2m.py``: its arguments in, its summary out.
+"""The authors' layout of scores on disk, and their ``il2m.py``: its arguments in, its summary out.
 
-    <lists>/<dataset>/S~<S>/batch1/{train,val}.lst
-                            separated/val/batch<b>           accumulated/val/batch<b>
-                            unbalanced/train/K~<K>/<b>_old   unbalanced/train/K~<K>/<b>_new
+    <lists>/<dataset>/S~<S>/  (see authors.layout)
     <first scores>/<dataset>/S~<S>/{train,val}/scores
     <scores>/<dataset>/S~<S>/K~<K>/train/batch<b>_{old,new}/scores
                                    val/batch<b>/scores
@@ -29,30 +27,25 @@ from il2m.results.metrics import ranks, top_k
 from il2m.results.table import method_lines
 
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
+PARTS = ("val", "new", "exemplar")  # of a state: validation images, new training images, exemplars
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
 
 
 def check_labels(
     where: str, labels: np.ndarray, states: States, state: int, part: str, images: np.ndarray | None = None
 ) -> None:
-    """Raise InputError for labels that may not stand in a part of a state, and for classes without the images that
-    every class needs.
-
-    where: begins the message. part: ``new`` training images, ``old`` exemplars, ``val``. images: (n,) paths, if known.
-    """
-    seen, past = range(states.num_seen(state)), range(states.num_past(state))
-    classes = {"new": states.new_classes(state), "old": past, "val": seen}[part]
-    outside = np.flatnonzero((labels < classes.start) | (labels >= classes.stop))
+    """Raise InputError for labels that may not stand in a part of a state, and for classes that lack training images or
+    exemplars. where: begins the message. part: one of PARTS. images: (n,) paths, if known."""
+    num_past, num_seen = states.num_past(state), states.num_seen(state)
+    start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past), "val": (0, num_seen)}[part]
+    outside = np.flatnonzero((labels < start) | (labels >= stop))
     if len(outside):
-        first = outside[0]
-        image = f"image {first + 1}" + ("" if images is None else f" ({images[first]})")
-        raise InputError(
-            f"{where}: {len(outside)} labels are out of range, the first of them {labels[first]}, of {image}; expected "
-            f"{classes.start}..{classes.stop - 1}. Do the states given fit the data?"
-        )
-    absent = np.setdiff1d(classes, labels)
+        image = f"image {outside[0] + 1}" + ("" if images is None else f" ({images[outside[0]]})")
+        found = f"{len(outside)} labels are out of range, the first of them {labels[outside[0]]}, of {image}"
+        raise InputError(f"{where}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
+    absent = np.setdiff1d(np.arange(start, stop), labels)
     if len(absent) and part != "val":
-        what = "past class(es) have no exemplar rows" if part == "old" else "class(es) have no training rows"
+        what = "past class(es) have no exemplar rows" if part == "exemplar" else "class(es) have no training rows"
         raise InputError(f"{where}: {len(absent)} {what}, among them {absent[:10].tolist()}.")
 
 
@@ -69,25 +62,28 @@ class AuthorsFiles:
 
     def __str__(self) -> str:
         """As arguments of the authors' ``il2m.py``, for a shell."""
-        sizes = set(self.states.sizes)
-        classes = self.states.sizes[0] if len(sizes) == 1 else ",".join(map(str, self.states.sizes))
-        words = (self.lists, self.scores, self.first_scores, self.dataset, self.states.num_states, classes)
-        return shlex.join(map(str, (*words, self.memory_size)))
+        sizes = self.states.sizes
+        classes = ",".join(map(str, sizes[:1] if len({*sizes}) == 1 else sizes))
+        words = (self.lists, self.scores, self.first_scores, self.dataset, len(sizes), classes, self.memory_size)
+        return shlex.join(map(str, words))
 
     @property
     def list_layout(self) -> ListLayout:
         return ListLayout(self.lists / self.dataset / f"S~{self.states.num_states}")
 
     def pairs(self, state: int) -> dict[str, tuple[Path, Path]]:
-        """The list and the score file of each part of a state: ``new``, ``val``, and after the first state ``old``."""
+        """The list and the score file of each of PARTS; the first state has no exemplars."""
         layout, split = self.list_layout, Path(self.dataset, f"S~{self.states.num_states}")
-        scores, folders = self.first_scores / split, {"new": "train", "val": "val"}
-        lists = {"new": layout.new(state, self.memory_size), "val": layout.accumulated_val(state)}
-        if state > 1:
-            scores = self.scores / split / f"K~{self.memory_size}"
-            folders = {part: f"train/batch{state}_{part}" for part in ("new", "old")} | {"val": f"val/batch{state}"}
-            lists["old"] = layout.old(state, self.memory_size)
-        return {part: (lists[part], scores / folder / "scores") for part, folder in folders.items()}
+        new, val = layout.new(state, self.memory_size), layout.accumulated_val(state)
+        if state == 1:
+            scores = self.first_scores / split
+            return {"new": (new, scores / "train/scores"), "val": (val, scores / "val/scores")}
+        scores, old = self.scores / split / f"K~{self.memory_size}", layout.old(state, self.memory_size)
+        return {
+            "new": (new, scores / f"train/batch{state}_new/scores"),
+            "exemplar": (old, scores / f"train/batch{state}_old/scores"),
+            "val": (val, scores / f"val/batch{state}/scores"),
+        }
 
     @property
     def paths(self) -> list[Path]:
@@ -101,11 +97,8 @@ class AuthorsFiles:
             raise InputError(name_first(f"of {len(self.paths)} files are missing", missing, limit=len(missing)))
 
     def read(self, state: int, part: str, score_kind: str = "raw") -> tuple[ImageList, Iterator[Block]]:
-        """A part of a state: its list, and scores (``raw`` or ``softmax``) and labels block after block.
-
-        Raises InputError for a label out of range, for a class without images where every class needs them, and, as
-        blocks are taken, where rows of scores and lines of the list don't match.
-        """
+        """A part of a state: its list, and scores (``raw`` or ``softmax``) and labels block after block. Raises
+        InputError as check_labels does, and, as blocks are taken, where rows of scores and the list don't match."""
         list_path, scores_path = self.pairs(state)[part]
         images = read_image_list(list_path)
         check_labels(f"{list_path}: state {state}", images.labels, self.states, state, part, images.images)
@@ -119,9 +112,8 @@ class AuthorsFiles:
             if len(labels) == len(scores):
                 yield (softmax(scores, axis=1) if score_kind == "softmax" else scores), labels
         if done != len(images):
-            raise InputError(
-                f"state {state}: {path} has {done} rows of scores, but {images.source} {len(images)} images."
-            )
+            counts = f"{done} rows of scores, but {images.source} {len(images)} images"
+            raise InputError(f"state {state}: {path} has {counts}.")
 
 
 def authors_files(
@@ -130,16 +122,15 @@ def authors_files(
     """The files that the arguments of the authors' ``il2m.py`` name, in its order. sizes: P, or one for each state."""
     given = f"S = {num_states}, P = {','.join(map(str, sizes[:10]))}{',...' if len(sizes) > 10 else ''}"
     if num_states < 1 or min(sizes) < 1 or len(sizes) not in (1, num_states):
-        raise InputError(
-            f"{given}: expected the number of states, and the classes per state (one number, or one for each of the S "
-            "states)."
-        )
-    if (total := sum(sizes) * (num_states if len(sizes) == 1 else 1)) > _MOST_CLASSES:
+        expected = "the number of states, and the classes per state (one number, or one for each of the S states)"
+        raise InputError(f"{given}: expected {expected}.")
+    repeats = num_states if len(sizes) == 1 else 1
+    if (total := sum(sizes) * repeats) > _MOST_CLASSES:
         raise InputError(f"{given}: {total} classes in all; expected at most {_MOST_CLASSES}. Check S and P.")
     if memory_size < 1:
         raise InputError(f"K = {memory_size}: expected the size of the memory, a whole number of at least 1.")
-    states = States(tuple(sizes) * (num_states if len(sizes) == 1 else 1))
-    return AuthorsFiles(Path(lists), Path(scores), Path(first_scores), dataset, states, memory_size)
+    roots = map(Path, (lists, scores, first_scores))
+    return AuthorsFiles(*roots, dataset, States(tuple(sizes) * repeats), memory_size)
 
 
 @dataclass(frozen=True)
@@ -152,16 +143,14 @@ class Summary:
 
     def percent(self) -> dict[str, dict[str, list[float]]]:
         """``{"FT": {"top1": [...], "top5": [...]}, "IL2M": {...}}``, percent, unrounded."""
-        return {
-            method: {"top1": [100 * v for v in self.top1[method]], "top5": [100 * v for v in self.top5[method]]}
-            for method in self.top1
-        }
+        tops = {"top1": self.top1, "top5": self.top5}
+        return {method: {k: [100 * v for v in top[method]] for k, top in tops.items()} for method in self.top1}
 
     def __str__(self) -> str:
-        lines = []
+        lines, percent = [], self.percent()
         for b in range(len(self.top1["FT"])):
-            for method in self.top1:
-                top1, top5 = 100 * self.top1[method][b], 100 * self.top5[method][b]
+            for method, values in percent.items():
+                top1, top5 = values["top1"][b], values["top5"][b]
                 lines.append(f"[b{b + 1}] {method:<5} | Val : acc@1 = {top1:.4f}% ; acc@5 = {top5:.4f}%")
         for method, top1 in self.top1.items():
             lines += method_lines(method, top1, self.top5[method])
@@ -170,31 +159,28 @@ class Summary:
 
 def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: str = "keep") -> Summary:
     """Fine-tuning's and IL2M's accuracies from files in the authors' layout, as their ``il2m.py`` computes them.
-
-    score_kind: ``raw`` (the paper's) or ``softmax``. undefined: see rectify.rectification_factors; ``as-published`` is
-    what the authors' script does. Raises InputError for files that are missing or don't fit each other.
-    """
+    score_kind: ``raw`` (the paper's) or ``softmax``. undefined: see rectify.rectification_factors.
+    Raises InputError for files that are missing or don't fit each other."""
     check_parameters({"score_kind": score_kind, "undefined": undefined})
     files.check_present()
-    initial, confidences, notes, counts = np.empty(0), np.empty(0), [], {}
+    initial, confidences, notes, counts = [], [], [], {}
     top1, top5 = ({"FT": [], "IL2M": []} for _ in range(2))
     for state in range(1, files.states.num_states + 1):
         num_past, num_seen = files.states.num_past(state), files.states.num_seen(state)
-        labels, blocks = {}, {}
-        for part in files.pairs(state):
-            images, blocks[part] = files.read(state, part, score_kind)
+        parts = {part: files.read(state, part, score_kind) for part in files.pairs(state)}
+        for images, _ in parts.values():
             if repeated := repeated_images(images.images):
                 notes.append(f"{images.source}: {len(repeated)} images occur more than once, first {repeated[0]!r}")
-            labels[part] = images.labels
-        own, top = _own_and_top(blocks["new"])
-        initial = np.append(initial, class_means(own, labels["new"], num_seen)[num_past:])
-        confidences = np.append(confidences, top.mean())
-        current = initial.copy()
+        means, top = _class_means_and_top(*parts["new"], num_seen)
+        initial.extend(means[num_past:])
+        confidences.append(top.mean())
+        current = np.array(initial)
         if state > 1:
-            current[:num_past] = class_means(_own_and_top(blocks["old"])[0], labels["old"], num_past)
-        statistics = ClassStatistics(initial, current, confidences, files.states.of_class[:num_seen])
+            current[:num_past] = _class_means_and_top(*parts["exemplar"], num_past)[0]
+        of_class = files.states.of_class[:num_seen]
+        statistics = ClassStatistics(np.array(initial), current, np.array(confidences), of_class)
         counts[state] = count_undefined(statistics), num_past
-        before_and_after = ranks_before_and_after(blocks["val"], statistics, undefined=undefined)
+        before_and_after = ranks_before_and_after(parts["val"][1], statistics, undefined=undefined)
         for method, image_ranks in zip(top1, before_and_after, strict=True):
             top1[method].append(top_k(image_ranks, 1))
             top5[method].append(top_k(image_ranks, 5))
@@ -214,7 +200,7 @@ def ranks_before_and_after(
     return np.concatenate(before), np.concatenate(after)
 
 
-def _own_and_top(blocks: Iterator[Block]) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's score for its own class, and its highest score, (n,) each."""
-    own, top = zip(*(own_and_top(scores, labels) for scores, labels in blocks), strict=True)
-    return np.concatenate(own), np.concatenate(top)
+def _class_means_and_top(images: ImageList, blocks: Iterator[Block], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each class's mean score, (num_classes,), and each image's highest score, (n,)."""
+    own, top = map(np.concatenate, zip(*(own_and_top(*block) for block in blocks), strict=True))
+    return class_means(own, images.labels, num_classes), top

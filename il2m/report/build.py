@@ -33,10 +33,8 @@ def check_study(folder: Path) -> None:
 
 def build_report(out_dir: str | Path) -> Path:
     """Make the report of a study's folder, however far it is: the pages of executed and failed notebooks that have
-    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned.
-
-    Raises InputError if the folder is no study, or if the report's notebook fails.
-    """
+    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. Raises InputError if the
+    folder is no study, or if the report's notebook fails."""
     folder = Path(out_dir).absolute()
     check_study(folder)
     notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
@@ -45,10 +43,8 @@ def build_report(out_dir: str | Path) -> Path:
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
-        options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "hide_code": True}
-        options["plugins"] = _loadable_plugins(folder)
-        failure = execute_notebook(notebook, report, {"out_dir": str(folder)}, **options)
-        if failure:
+        options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "plugins": _loadable_plugins(folder)}
+        if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
         write_sealed(folder / RECORD, {**made_from, "page": file_hash(folder / PAGE)})
@@ -76,30 +72,22 @@ def report_is_current(folder: Path) -> bool:
 
 
 def _loadable_plugins(folder: Path) -> list[str]:
-    """The plugins of all plans of a study, without those that can't be loaded here: a warning is printed of each.
-
-    Each is tried in a process of its own, which is gone with it.
-    """
-    plugins = list(dict.fromkeys(name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins))
-    problems = {}
-    for name in plugins:
+    """The plugins of all plans of a study, without those that can't be loaded here: a warning is printed of each. Each
+    is tried in a process of its own, which is gone with it."""
+    plugins, loadable = (name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins), []
+    for name in dict.fromkeys(plugins):
         try:
             with ProcessPoolExecutor(1, mp_context=process_context(PRELOAD)) as child:
-                problems[name] = child.submit(_problem, name).result()
-        except BrokenProcessPool:
-            problems[name] = f"plugin {name}: it ended its process"
-    for problem in filter(None, problems.values()):
-        print(f"warning: the report is made without {problem}", file=sys.stderr)
-    return [name for name, problem in problems.items() if not problem]
+                child.submit(_try_to_load, name).result()
+            loadable.append(name)
+        except (InputError, BrokenProcessPool) as error:
+            problem = str(error) if isinstance(error, InputError) else f"plugin {name}: it ended its process"
+            print(f"warning: the report is made without {problem}", file=sys.stderr)
+    return loadable
 
 
-def _problem(plugin: str) -> str:
-    """Why a plugin can't be loaded, "" if it can."""
-    try:
-        load_plugin(plugin)
-    except InputError as error:
-        return str(error)
-    return ""
+def _try_to_load(plugin: str) -> None:
+    load_plugin(plugin)  # a module can't be sent back
 
 
 def refresh_report(out_dir: Path) -> Path:

@@ -8,20 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from il2m.batch.records import DONE, STATUSES
+from il2m.batch.records import DONE, FAILED, STATUSES
 from il2m.notebook.catalogue import BASE, NOTEBOOKS
 from il2m.report.overview import Study, count, in_words
 from il2m.report.tables import Link
 from il2m.results import comparison
-from il2m.results.description import run_description
-from il2m.results.imported import unknown_in_words
+from il2m.results.description import run_description, unknown_in_words
 from il2m.results.table import known, undefined_note
 
 STAGES = dict(zip(("base", "fine-tuning", "analysis", "ablation"), NOTEBOOKS, strict=True))
 _MOST_ROWS = 60  # beyond them a page is not read any more
-
-
-# how far the study is
 
 
 def plans_table(study: Study) -> pd.DataFrame:
@@ -61,10 +57,8 @@ def progress_in_words(study: Study) -> str:
     """How far the study is, as a sentence."""
     if not study.plans:
         finished = sum(not run.missing_states for run in study.runs)
-        return (
-            f"No grid was run into this folder: its {count(len(study.runs), 'run')} came by hand, {finished} finished."
-            " What else was meant to be run can't be known."
-        )
+        runs = f"its {count(len(study.runs), 'run')} came by hand, {finished} finished"
+        return f"No grid was run into this folder: {runs}. What else was meant to be run can't be known."
     counts = study.jobs["status"].value_counts()
     others = [f"{counts[name]} {name}" for name in STATUSES if name != DONE and counts.get(name, 0)]
     done = f"{counts.get(DONE, 0)} of {count(len(study.jobs), 'planned notebook')} done"
@@ -72,14 +66,12 @@ def progress_in_words(study: Study) -> str:
     return f"{', '.join([done, *others])}.{again}"
 
 
-# all runs
-
-
 def _page_link(study: Study, job: str, *, text: str) -> Link | str:
     """To the page of an executed notebook, or of one that failed (then that first, an older one may have done well);
     where there is none, plain text."""
     kinds = [(".html", ""), (".failed.html", " (failed)")]
-    for ending, note in reversed(kinds) if job in study.failed else kinds:
+    failed = study.jobs.loc[study.jobs["status"] == FAILED, "job"]
+    for ending, note in reversed(kinds) if job in failed.to_numpy() else kinds:
         address = f"notebooks/{job}{ending}"
         if (study.folder / address).is_file():
             return Link(text + note, urllib.parse.quote(address))
@@ -101,12 +93,10 @@ def runs_table(study: Study) -> pd.DataFrame:
         columns |= {"distillation": known(about.pop("distillation"))}
         columns |= {name.replace("_", " "): "-" if about[name] is None else about[name] for name in comparison.SEEDS}
         for method in ("FT", "IL2M"):
-            mean = means.get((run.name, method), {"top1": np.nan, "top5": np.nan})
-            columns |= {f"{method} top-1": mean["top1"], f"{method} top-5": mean["top5"]}
-        pages = [
-            _page_link(study, f"{notebook}-{run.base.name if notebook == BASE else run.name}", text=stage)
-            for stage, notebook in STAGES.items()
-        ]
+            mean = means.get((run.name, method), {})
+            columns |= {f"{method} top-{k}": mean.get(f"top{k}", np.nan) for k in (1, 5)}
+        jobs = {stage: f"{name}-{run.base.name if name == BASE else run.name}" for stage, name in STAGES.items()}
+        pages = [_page_link(study, job, text=stage) for stage, job in jobs.items()]
         columns["notebooks"] = [page for page in pages if isinstance(page, Link)]
         missing = ", ".join(map(str, run.missing_states))
         policy, computed = (attrs.get(name, {}).get(run.name, "") for name in ("undefined", "computed"))
@@ -119,9 +109,6 @@ def runs_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.DataFrame(rows).sort_values(list(rows[0])[:6], ignore_index=True)
     return table.drop(columns=[name for name in ("notebooks", "note") if not table[name].map(len).any()])
-
-
-# where it was made
 
 
 def environments_table(environments: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -2,23 +2,23 @@
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from il2m.batch.records import FAILED, jobs_table, read_plans
+from il2m.batch.records import jobs_table, read_plans
 from il2m.errors import InputError
 from il2m.parameters import PARAMETERS
 from il2m.report.build import check_study
 from il2m.results import comparison
 from il2m.results.collect import collect_results
 from il2m.results.description import run_recipe
-from il2m.results.pairs import FEWEST_PAIRS, VERDICTS, mean_interval
+from il2m.results.pairs import FEWEST_PAIRS, VERDICTS, Points, mean_interval
 from il2m.results.table import known
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
@@ -37,12 +37,9 @@ _MOST_GROUPS = 8  # beyond them a page is not read any more
 
 @dataclass(frozen=True)
 class Study:
-    """What lies in a study's folder.
-
-    ``plans`` and ``jobs`` as records reads them (none where notebooks were run by hand), all ``runs``, finished or not,
-    ``results`` of the finished ones (None if there are none), ``recipes``: hash -> words, and ``damaged``: what could
-    not be read.
-    """
+    """What lies in a study's folder: ``plans`` and ``jobs`` as records reads them (none where notebooks were run by
+    hand), all ``runs``, ``results`` of the finished ones (None if there are none), ``recipes``: hash -> words, and
+    ``damaged``: what could not be read."""
 
     folder: Path
     plans: list[dict[str, Any]]
@@ -52,11 +49,6 @@ class Study:
     recipes: dict[str, str]
     damaged: list[str]
 
-    @cached_property
-    def failed(self) -> set[str]:
-        """The names of the jobs that failed."""
-        return set(self.jobs.loc[self.jobs["status"] == FAILED, "job"])
-
 
 def open_study(out_dir: str | Path) -> Study:
     """Read a study's folder. Raises InputError if it is none."""
@@ -64,8 +56,8 @@ def open_study(out_dir: str | Path) -> Study:
     check_study(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        runs = find_runs(folder, finished=False)
-        finished, results = [run for run in runs if not run.missing_states], None
+        runs, results = find_runs(folder, finished=False), None
+        finished = [run for run in runs if not run.missing_states]
         if finished:
             with contextlib.suppress(InputError):  # all are damaged: it has warned of each
                 results = collect_results(folder)
@@ -77,13 +69,11 @@ def open_study(out_dir: str | Path) -> Study:
 def origins_in_words(study: Study) -> str:
     """Sentences on numbers that had to be computed for this report, as what was stored is not what would come out now,
     and on runs of before version 0.2; ``""`` if there are none."""
-    computed = study.results.attrs["computed"] if study.results is not None else {}
-    sentences = []
+    computed, sentences = study.results.attrs["computed"] if study.results is not None else {}, []
     if computed:
-        reasons = pd.Series(computed).value_counts()
-        why = "; ".join(f"{reason} ({number})" for reason, number in reasons.items())
-        sentences += [f"The numbers of {count(len(computed), 'run')} were computed for this report: {why}."]
-        sentences += ["il2m run stores them."]
+        why = "; ".join(f"{reason} ({number})" for reason, number in Counter(computed.values()).most_common())
+        numbers = f"The numbers of {count(len(computed), 'run')} were computed for this report"
+        sentences += [f"{numbers}: {why}. il2m run stores them."]
     if old := sum(run.is_of_before for run in study.runs):
         sentences += [f"{count(old, 'run')} made before version 0.2: whether files were exchanged can't be told."]
     return " ".join(sentences)
@@ -105,29 +95,22 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
     return names
 
 
-# groups of runs
-
-
 def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[str, pd.DataFrame], str]:
     """The results (states 2..S) of runs that share all but their seeds and what is ``shown`` (columns of the results
     table), under what they share, in words; and sentences on what is left out, ``""`` if nothing is: groups beyond the
     first few, and of each group the runs whose seeds not all have that are shown side by side.
-
-    vary: a column; groups in which it has a single value are left out, as there is nothing to compare.
-    """
+    vary: a column; groups in which it has a single value are left out, as there is nothing to compare."""
     all_groups = _all_groups(study, shown)
-    if vary:
-        all_groups = {words: rows for words, rows in all_groups.items() if rows[vary].nunique() > 1}
+    all_groups = {words: rows for words, rows in all_groups.items() if not vary or rows[vary].nunique() > 1}
     if not all_groups:
         return {}, f"No finished runs differ in {_NAMES.get(vary, vary)} alone." if vary else "No run is finished yet."
     groups, several = {}, len(all_groups) > _MOST_GROUPS
     left_out = [f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."] * several
     for words, rows in list(all_groups.items())[:_MOST_GROUPS]:
-        groups[words] = rows[comparison.common_seeds(rows, _sides(rows, shown))]
-        shown_runs, all_runs = groups[words]["run"].nunique(), rows["run"].nunique()
-        if missing := all_runs - shown_runs:
+        groups[words], num_runs = rows[comparison.common_seeds(rows, _sides(rows, shown))], rows["run"].nunique()
+        if missing := num_runs - groups[words]["run"].nunique():
             why = "as not all that is shown side by side has their seeds"
-            left_out.append(f"{words}: {missing} of {count(all_runs, 'run')} left out, {why}.")
+            left_out.append(f"{words}: {missing} of {count(num_runs, 'run')} left out, {why}.")
     return {words: rows for words, rows in groups.items() if len(rows)}, " ".join(left_out)
 
 
@@ -140,7 +123,7 @@ def _sides(rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:
 def _all_groups(study: Study, shown: Sequence[str]) -> dict[str, pd.DataFrame]:
     if study.results is None:
         return {}
-    results = study.results[(study.results["state"] > 1) & (study.results["method"] != "joint")]
+    results = study.results.query("state > 1 and method != 'joint'")
     sides = _sides(results, shown)
     groups = _by_words(results, [name for name in _APART if name in results and name not in sides], study.recipes)
     return dict(sorted(groups.items(), key=lambda item: item[0].count(",")))  # the plainest first
@@ -164,12 +147,8 @@ def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
         value = values.get(name)
         words += [text.format(value)] if pd.notna(value) and value not in ("", _UNSAID[name]) else []
     if "distillation" in values:
-        words.append(switch(values["distillation"]))
+        words.append(f"distillation {known(values['distillation'])}")
     return ", ".join(words)
-
-
-def switch(distillation: bool | None) -> str:
-    return f"distillation {known(distillation)}"
 
 
 def seeds_in_words(study: Study) -> str:
@@ -182,19 +161,12 @@ def seeds_in_words(study: Study) -> str:
     sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}"
     sentence += f"; {count(unknown, 'run')} of unknown seeds." if unknown else "."
     most = runs.groupby(["setting", *_sides(runs, ["distillation"])], dropna=False).size().max()
-    if most >= FEWEST_PAIRS:
-        return sentence
-    return (
-        f"{sentence} No setting has more than {count(most, 'seed')}, and with fewer than {FEWEST_PAIRS} no "
-        "test can settle anything: take what follows as a first look."
-    )
+    few = f"No setting has more than {count(most, 'seed')}, and with fewer than {FEWEST_PAIRS} no test can settle"
+    return sentence if most >= FEWEST_PAIRS else f"{sentence} {few} anything: take what follows as a first look."
 
 
 def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-# findings
 
 
 def findings(study: Study) -> pd.DataFrame:
@@ -204,16 +176,14 @@ def findings(study: Study) -> pd.DataFrame:
         table = comparison.findings_table(rows.drop(columns="setting"))
         how = table[table.columns.intersection(comparison.DISTILLATION)].to_dict("records")
         tables.append(table.assign(setting=[", ".join(filter(None, [words, in_words(row, {})])) for row in how]))
-    tables = [table for table in tables if len(table)]
-    if not tables:
+    if not (tables := [table for table in tables if len(table)]):
         return pd.DataFrame(columns=["finding"])
     table, order = pd.concat(tables, ignore_index=True), list(comparison.FINDINGS)
     return table.sort_values("finding", key=lambda names: names.map(order.index), kind="stable")
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per finding: in how many settings it was reproduced or not, and the range of its differences. table: of
-    findings."""
+    """One row per finding of findings: in how many settings it was reproduced or not, the range of its differences."""
     return pd.DataFrame(
         {"finding": finding, "difference, points": _span(rows["estimate"]), "settings": len(rows)}
         | {verdict: int((rows["verdict"] == verdict).sum()) for verdict in VERDICTS}
@@ -222,16 +192,14 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per finding and setting, for a person: each finding named once, estimate and interval in points. table:
-    of findings."""
+    """The rows of findings for a person: each finding named once, estimate and interval in points."""
     rows = []
     for row in table.itertuples():
         interval = "" if np.isnan(row.low) else f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-        about = {"finding": row.finding, "setting": row.setting}
-        about |= {"points (95 % interval)": f"{100 * row.estimate:+.1f}{interval}"}
-        rows.append(about | {"p": row.p_value, "pairs": row.num_pairs, "verdict": row.verdict})
-    words = pd.DataFrame(rows)
-    return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), "")) if rows else words
+        points = f"{100 * row.estimate:+.1f}{interval}"
+        rows.append((row.finding, row.setting, points, row.p_value, row.num_pairs, row.verdict))
+    words = pd.DataFrame(rows, columns=["finding", "setting", "points (95 % interval)", "p", "pairs", "verdict"])
+    return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), ""))
 
 
 def systems(study: Study) -> pd.DataFrame:
@@ -242,23 +210,17 @@ def systems(study: Study) -> pd.DataFrame:
     table.insert(0, "setting", [in_words(row, study.recipes) for row in table.to_dict("records")])
     table = table.sort_values(["recipe", "num_states", "memory_size"], kind="stable", ignore_index=True)
     said = [*_APART, *["left_out"] * (not table["left_out"].any())]
-    table = table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all")
     names = {"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs", "left_out": "runs left out"}
-    return table.rename(columns=names)
+    return table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all").rename(columns=names)
 
 
-def distillation_effects(
-    rows: pd.DataFrame, method: str
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
-    """What distillation changes of a method's mean top-1, on minus off: S and K in words -> (pairs,); and intervals."""
+def distillation_effects(rows: pd.DataFrame, method: str) -> Points:
+    """What distillation changes of a method's mean top-1, on minus off, by S and K in words."""
     sides = ({"method": method, "distillation": distillation} for distillation in (True, False))
     keys = ["num_states", "memory_size", *_sides(rows, ["distillation"])[1:]]
     pairs = comparison.differences(rows, *sides).sort_values(keys)
     points = {words: group["difference"].to_numpy() for words, group in _by_words(pairs, keys, {}).items()}
     return points, {words: mean_interval(differences) for words, differences in points.items()}
-
-
-# titles
 
 
 def _span(differences: Iterable[float]) -> str:

@@ -16,16 +16,14 @@ from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
 from il2m.parameters import check_parameters, concerning
 from il2m.results.metrics import aggregated_gap
-from il2m.results.pairs import _STATISTICS, PairedDifference, mean_interval, paired_difference
+from il2m.results.pairs import STATISTICS, PairedDifference, Points, mean_interval, paired_difference
 from il2m.rules import check_choice
 
 SEEDS = ["order_seed", "train_seed"]
 PAIRED = ["class_order", "train_seed"]  # equal within a pair: an order counts as itself, be it drawn or given
 DISTILLATION = concerning("distillation")  # whether and how
-SETTINGS = [  # what else tells runs apart
-    "dataset", "num_states", "setting", "memory_size", "exemplar_selection", "held_out", "balanced_epochs",
-    *DISTILLATION,
-]  # fmt: skip
+SETTINGS = ["dataset", "num_states", "setting", "memory_size", "exemplar_selection", "held_out", "balanced_epochs"]
+SETTINGS += DISTILLATION  # what else tells runs apart
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     # the field's known systems, as what this study has of them: what corrects the scores, and how the model was trained
@@ -56,8 +54,8 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     results = results.assign(class_order=class_orders(results))
     keys = ["run", *_settings(results), *SEEDS, "class_order", "method", "score_kind"]
     keys += ["recipe"] * ("recipe" in results.columns)
-    incremental = results[results["state"] > 1]
-    return incremental.groupby(keys, sort=False, dropna=False)[["top1", "top5"]].mean().reset_index()
+    groups = results[results["state"] > 1].groupby(keys, sort=False, dropna=False)
+    return groups[["top1", "top5"]].mean().reset_index()
 
 
 def class_orders(results: pd.DataFrame) -> pd.Series:
@@ -93,10 +91,8 @@ def over_seeds(
     return values, intervals
 
 
-def against(
-    results: pd.DataFrame, reference: str, *, column: str = "top1"
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
-    """Paired differences of all methods but oracles to ``reference``: method -> (pairs,); and their intervals."""
+def against(results: pd.DataFrame, reference: str, *, column: str = "top1") -> Points:
+    """Paired differences of all methods but oracles to ``reference``, by method."""
     methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
     pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
     points = {name: rows["difference"].to_numpy() for name, rows in pairs.items() if len(rows)}
@@ -122,14 +118,11 @@ def differences(
     """Paired differences a - b of mean ``column`` over states 2..S: one row per pair, with settings, seeds, ``a``,
     ``b``, ``difference``. Settings that neither side names must be equal within a pair. Where one side alone distils, a
     pair has its temperature and the like: a run that doesn't is the partner of each that does, in whatever way.
-
     a, b: values of ``method`` and of settings that choose the rows of each side. column: ``top1`` or ``top5``.
-    Raises InputError where a side has several runs of the same seeds: no one can say which make a pair.
-    """
+    Raises InputError where a side has several runs of the same seeds: no one can say which make a pair."""
     check_parameters({"score_kind": score_kind})
     check_choice("column", column, ("top1", "top5"))
-    means = mean_results(results)
-    means = means[means["score_kind"] == score_kind]
+    means = mean_results(results).query("score_kind == @score_kind")
     shared = [name for name in _settings(results) if name not in {*a, *b}] + PAIRED
     how = [name for name in DISTILLATION if name in shared and a.get("distillation") != b.get("distillation")]
     shared, sides = [name for name in shared if name not in how], []
@@ -139,10 +132,8 @@ def differences(
         side = means.loc[chosen, [*keys, "run", column]].rename(columns={column: name})
         if side.duplicated(keys).any():
             runs = next(group["run"].tolist() for _, group in side.groupby(keys, dropna=False) if len(group) > 1)
-            raise InputError(
-                f"several runs have the same seeds and settings ({', '.join(runs)}), so they can't be paired: "
-                "compare the runs of one grid at a time."
-            )
+            problem = f"several runs have the same seeds and settings ({', '.join(runs)}), so they can't be paired"
+            raise InputError(f"{problem}: compare the runs of one grid at a time.")
         sides.append(side.drop(columns="run"))
     pairs = sides[0].merge(sides[1], on=shared)
     return pairs.assign(difference=pairs["a"] - pairs["b"])
@@ -164,7 +155,7 @@ def compare_methods(
     for row, group, _ in _paired(pairs, ["method", *settings]):
         common = group.loc[group["common"], "a"]
         rows.append(row | {"mean": common.mean(), "left_out": len(group) - len(common)})
-    return pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *_STATISTICS, "note"])
+    return pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *STATISTICS, "note"])
 
 
 def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFrame:
@@ -175,12 +166,10 @@ def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFra
         a, b = ({"method": method, "distillation": distillation} for method, distillation in sides)
         for row, _, difference in _paired(differences(results, a, b, column=column), settings):
             rows.append(row | {"finding": finding, "verdict": difference.verdict(sign)})
-    return pd.DataFrame(rows, columns=["finding", *settings, *_STATISTICS, "verdict", "note"])
+    return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note"])
 
 
-def _paired(
-    pairs: pd.DataFrame, settings: list[str]
-) -> Iterator[tuple[dict[str, Any], pd.DataFrame, PairedDifference]]:
+def _paired(pairs: pd.DataFrame, settings: list[str]) -> Iterator[tuple[dict, pd.DataFrame, PairedDifference]]:
     """Of each setting: the columns that the tables share, its rows of ``pairs``, and their statistics."""
     for key, group in pairs.groupby(settings, sort=False, dropna=False):
         difference = paired_difference(group["difference"])
@@ -192,8 +181,7 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
     """G_IL of every run and method (raw scores) against the joint training of the same base: ``run, method, gap`` and
     settings and seeds. Empty without rows of method ``joint``. Where a base has several joint trainings, of other
     epochs, none is taken: a warning names them."""
-    raw = results[(results["score_kind"] == "raw") & (results["state"] > 1)]
-    shared = ["base", "state"]
+    raw, shared = results.query("score_kind == 'raw' and state > 1"), ["base", "state"]
     joint = raw.loc[raw["method"] == "joint", ["run", *shared, "top1"]].drop_duplicates(["run", *shared])
     for base, runs in joint.groupby("base")["run"].unique().items():
         if len(runs) > 1:
@@ -202,22 +190,18 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
             joint = joint[joint["base"] != base]
     both = raw[raw["method"] != "joint"].merge(joint.drop(columns="run").rename(columns={"top1": "joint"}), on=shared)
     keys = ["run", *_settings(results), *SEEDS, "method"]
-    rows = [
-        dict(zip(keys, key, strict=True)) | {"gap": aggregated_gap(group["top1"], group["joint"])}
-        for key, group in both.groupby(keys, sort=False, dropna=False)
-    ]
+    groups = both.groupby(keys, sort=False, dropna=False)
+    rows = [(*key, aggregated_gap(group["top1"], group["joint"])) for key, group in groups]
     return pd.DataFrame(rows, columns=[*keys, "gap"])
 
 
 def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     """The field's known systems as this study's combinations (SYSTEMS): one row per system that has runs, apart by data
     set, recipe (network, epochs, ...), S and K. They share this study's network, head and schedule, so that they differ
-    in method alone; figures of the original papers had others.
-
-    Columns: these (as far as ``results`` has them), ``system``, what it is made of, how it distils; over states 2..S
-    and the seeds that all systems there have, mean ``top1``, ``top5`` and ``gap`` (G_IL, of runs with a joint training)
-    and ``num_runs``; and ``left_out``, how many other runs there are.
-    """
+    in method alone; figures of the original papers had others. Columns: these (as far as ``results`` has them),
+    ``system``, what it is made of, how it distils; over states 2..S and the seeds that all systems there have, mean
+    ``top1``, ``top5`` and ``gap`` (G_IL, of runs with a joint training) and ``num_runs``; and ``left_out``, how many
+    other runs there are."""
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
     apart = [name for name in ("dataset", "recipe", "num_states", "memory_size") if name in results.columns]
@@ -235,8 +219,8 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     runs["common"] = common_seeds(runs, ["system", *how], apart)
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         common = group[group["common"]]
-        row = dict(zip(keys, key, strict=True)) | {name: common[name].mean() for name in ("top1", "top5", "gap")}
-        rows.append(row | {"num_runs": len(common), "left_out": len(group) - len(common)})
+        means = (common[name].mean() for name in ("top1", "top5", "gap"))
+        rows.append((*key, *means, len(common), len(group) - len(common)))
     return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "num_runs", "left_out"])
 
 

@@ -1,29 +1,41 @@
 """What tells runs apart, and which are repetitions of each other."""
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
 
 from il2m.parameters import FineTuning, concerning
-from il2m.results.imported import told_columns, told_recipe
 from il2m.study.find import but, but_distillation
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
 
+class About(TypedDict, total=False):
+    """What can be told of imported scores: kept beside the run; what is not given is shown as unknown."""
+
+    method: str
+    dataset: str
+    class_names: str | Path | Sequence[str]  # (C,) in learning order, or a file of one per line
+    class_order: Sequence[int]  # (C,) the data set's ids of the classes, in learning order
+    order_seed: int | None
+    train_seed: int | None
+    memory_size: int | None  # K; if not given, the most exemplars of a state
+    distillation: bool | None
+
+
 def run_description(run: Run) -> dict[str, object]:
-    """What tells one run from another, as columns of the results table.
+    """What tells one run from another, as columns of the results table; None for what nobody told of imported scores.
 
     ``setting``: a hash of all that shapes the run but its seeds, its class order, and whether and how it distils (joint
-    training never does): runs of one setting that distil alike are repetitions of each other. Of imported scores:
-    what was told of them, see imported.py. ``recipe``: a hash of what of that has no column of its own, see run_recipe.
-    ``class_order``: a hash of the order, be it drawn or given; None if it is unknown. ``temperature`` and the like are
-    None for runs that don't distil.
+    training never does): runs of one setting that distil alike are repetitions of each other. ``recipe``: a hash of
+    what of that has no column of its own, see run_recipe. ``class_order``: a hash of the order, be it drawn or given;
+    None if it is unknown. ``temperature`` and the like are None for runs that don't distil.
     """
     settings = run.identity
-    shaping = but_distillation(_shaping(run))
-    return {
+    columns = {
         "run": run.name,
         "base": run.base.name,
-        "setting": short_hash(shaping),
+        "setting": short_hash(but_distillation(_shaping(run))),
         "recipe": short_hash(run_recipe(run)),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
@@ -36,22 +48,32 @@ def run_description(run: Run) -> dict[str, object]:
         "class_order": _order_hash(run),
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
-    } | (told_columns(run) if run.kind == "imported" else {})
+    }
+    if run.kind == "imported":
+        shaping = {"dataset": columns["dataset"], "num_states": columns["num_states"]} | run_recipe(run)
+        setting = shaping.get("scores") or short_hash(shaping | {"memory_size": run.memory_size})
+        columns |= {name: run.config.get(name) for name in ("distillation", "order_seed", "train_seed")}
+        columns |= {"memory_size": run.memory_size or None, "setting": setting}
+    return columns
 
 
 def run_recipe(run: Run) -> dict[str, object]:
     """What shapes a run beside its seeds and what the results table has columns for: name -> value, those of the base
-    as ``base_<name>``. Sizes of states are part of it only where they differ: the table has their number."""
+    as ``base_<name>``. Sizes of states are part of it only where they differ: the table has their number. Of imported
+    scores: what was told; unless method, data set and a seed were, the run's name is part of it: nobody knows whether
+    it repeats another."""
+    sizes = {"state_sizes": list(run.states.sizes)} if len({*run.states.sizes}) > 1 else {}
     if run.kind == "imported":
-        return told_recipe(run)
+        told = {"method": run.config["method"]} if run.config.get("method") else {}
+        seeds = [run.config.get(name) is not None for name in ("order_seed", "train_seed", "class_order")]
+        is_known = told and run.config["dataset"] != "unknown" and any(seeds)
+        return told | ({} if is_known else {"scores": run.name}) | sizes
     settings = _shaping(run)
-    sizes = settings.pop("state_sizes")
+    del settings["state_sizes"]
     base = {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
     del base["base_state_sizes"]
     columns = {name for name, one in FineTuning.parameters().items() if one.column} | {"exemplar_lists"}
-    recipe = {name: value for name, value in settings.items() if name not in columns} | base
-    if len(set(sizes)) > 1:
-        recipe["state_sizes"] = sizes
+    recipe = {name: value for name, value in settings.items() if name not in columns} | base | sizes
     if settings.get("exemplars_per_class"):
         recipe["memory"] = "images per class"
     return recipe
@@ -67,3 +89,11 @@ def _order_hash(run: Run) -> str | None:
     order = run.base.identity.get("class_order") or run.config.get("class_order")  # the latter of imported scores
     from_lists = str(run.config.get("source")).startswith("lists:")
     return short_hash([run.base.identity["fingerprint"], order] if from_lists else order) if order else None
+
+
+def unknown_in_words(run: Run) -> str:
+    """What was not told of an imported run, as a sentence; ``""`` if all was, and for runs of ours."""
+    names = [name for name in About.__annotations__ if not name.startswith("class_") and run.kind == "imported"]
+    unknown = [name for name in names if run.config.get(name) in (None, "unknown")]
+    words = [f"{name} (counted: {run.memory_size})" if name == "memory_size" else name for name in unknown]
+    return f"not known of these scores: {', '.join(words)}" if words else ""

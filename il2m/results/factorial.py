@@ -11,7 +11,7 @@ from il2m.methods import rectify
 from il2m.methods.frozen import Frozen
 from il2m.methods.registry import missing_for
 from il2m.parameters import SCORE_KINDS
-from il2m.results.metrics import mean_over_states, ranks, top_k
+from il2m.results.metrics import ranks, top_k
 from il2m.study.runs import Run
 
 _FACTORS = ("statistics", "undefined", "gate", "means", "confidence")
@@ -19,21 +19,17 @@ _FACTORS = ("statistics", "undefined", "gate", "means", "confidence")
 
 def factorial_table(run: Run) -> pd.DataFrame:
     """Every combination of IL2M's factors, averaged over the incremental states 2..S; one row per combination.
-
     Columns: ``score_kind``, ``statistics`` (current means of ``exemplars``, or of ``all`` past training images: an
     oracle), ``undefined`` (policy), ``gate, means, confidence`` (bool); ``top1, top5`` and their ``gain_top1,
     gain_top5`` over fine-tuning; ``undefined_classes``, classes whose ratio is undefined, and ``undefined_images``,
     images whose rectification met such a class, both summed over states. Combinations that can't differ from another
-    are left out.
-    """
+    are left out."""
     rows = []
     for score_kind in SCORE_KINDS:
         by_state = [_factorial_at(run, state, score_kind) for state in range(2, run.states.num_states + 1)]
         for key in by_state[0] if by_state else ():
             top1, top5, classes, images = np.array([values[key] for values in by_state]).T
-            row = {"score_kind": score_kind, **dict(zip(_FACTORS, key, strict=True))}
-            row |= {"top1": mean_over_states(top1, 1), "top5": mean_over_states(top5, 1)}
-            rows.append(row | {"undefined_classes": int(classes.sum()), "undefined_images": int(images.sum())})
+            rows.append((score_kind, *key, top1.mean(), top5.mean(), int(classes.sum()), int(images.sum())))
     columns = ["score_kind", *_FACTORS, "top1", "top5", "undefined_classes", "undefined_images"]
     table = pd.DataFrame(rows, columns=columns)
     for column in ("top1", "top5"):
@@ -44,12 +40,17 @@ def factorial_table(run: Run) -> pd.DataFrame:
 
 def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[float, float, int, int]]:
     """{combination: (top-1, top-5, undefined classes, undefined images)} of one state."""
-    scores = Frozen.of_run(run, state, score_kind=score_kind).scores
-    labels = run.state(state).array("val_labels")
+    scores, labels = Frozen.of_run(run, state, score_kind=score_kind).scores, run.state(state).array("val_labels")
     predicted_new = scores.argmax(axis=1) >= run.states.num_past(state)
     plain = ranks(scores, labels)
     result = {("exemplars", "keep", True, False, False): (top_k(plain, 1), top_k(plain, 5), 0, 0)}
-    for source, statistics in _statistics_by_source(run, state, score_kind).items():
+    by_source: dict[str, ClassStatistics] = {}
+    if not missing_for(run, "IL2M"):
+        by_source["exemplars"] = run.statistics(state, score_kind)
+        if means_of_all := run.state(state).info["second_memory"][score_kind].get("all_current_means"):
+            current = np.concatenate([means_of_all, by_source["exemplars"].current_means[len(means_of_all) :]])
+            by_source["all"] = replace(by_source["exemplars"], current_means=current)
+    for source, statistics in by_source.items():
         for means, confidence, undefined in itertools.product((True, False), (True, False), ("keep", "as-published")):
             if not means and (not confidence or source == "all"):
                 continue
@@ -63,22 +64,10 @@ def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[fl
     return result
 
 
-def _statistics_by_source(run: Run, state: int, score_kind: str) -> dict[str, ClassStatistics]:
-    """The second memory with current means of the exemplars, and of all past training images where these were
-    scored."""
-    if missing_for(run, "IL2M"):
-        return {}
-    by_source = {"exemplars": run.statistics(state, score_kind)}
-    if means_of_all := run.state(state).info["second_memory"][score_kind].get("all_current_means"):
-        current = np.concatenate([means_of_all, by_source["exemplars"].current_means[len(means_of_all) :]])
-        by_source["all"] = replace(by_source["exemplars"], current_means=current)
-    return by_source
-
-
 def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
-    """What each of IL2M's factors adds to mean top-1, one row per score kind and factor, from factorial_table's
-    rows. ``alone``: the factor added to fine-tuning (the gate alone changes nothing: it has nothing to gate).
-    ``last``: the factor added to the other two. Policy ``keep``, statistics of the exemplars."""
+    """What each of IL2M's factors adds to mean top-1, one row per score kind and factor, from factorial_table's rows.
+    ``alone``: the factor added to fine-tuning (the gate alone has nothing to gate). ``last``: the factor added to the
+    other two. Policy ``keep``, statistics of the exemplars."""
     names = _FACTORS[2:]
     used = table[(table["statistics"] == "exemplars") & (table["undefined"] == "keep")]
     rows = []

@@ -34,8 +34,7 @@ def top_k(image_ranks: np.ndarray, k: int) -> float:
 
 
 def mean_over_states(values: np.ndarray, first: int = 2) -> float:
-    """Mean of a by-state series (S,) over states first..S: 2 as the paper reports, after Castro et al. (2018); 1 for
-    all."""
+    """Mean of a by-state series (S,) over states first..S: 2 as in the paper, after Castro et al. (2018); 1 for all."""
     return _mean(np.asarray(values, dtype=np.float64)[first - 1 :])
 
 
@@ -56,21 +55,19 @@ def share_new(classes: np.ndarray, num_past: int) -> float:
 def error_breakdown(predicted: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
     """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1. ``past as past``: a
     past image taken for another past class; ``past as new``: taken for a new class; and so on."""
-    wrong = predicted != labels
-    groups = {"past": lambda c: c < num_past, "new": lambda c: c >= num_past}
+    wrong, past, as_past = predicted != labels, labels < num_past, predicted < num_past
     return {
-        f"{true} as {guess}": _mean(wrong & groups[true](labels) & groups[guess](predicted))
-        for true in groups
-        for guess in groups
+        "past as past": _mean(wrong & past & as_past),
+        "past as new": _mean(wrong & past & ~as_past),
+        "new as past": _mean(wrong & ~past & as_past),
+        "new as new": _mean(wrong & ~past & ~as_past),
     }
 
 
 def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
     """(N, N) shares: of the images whose class came in state i (row), how many are predicted into state j (column)."""
-    num_states = int(state_of_class.max())
-    true_state, predicted_state = state_of_class[labels] - 1, state_of_class[predicted] - 1
-    counts = np.bincount(true_state * num_states + predicted_state, minlength=num_states**2)
-    counts = counts.reshape(num_states, num_states)
+    counts = np.zeros((state_of_class.max(),) * 2, dtype=np.int64)
+    np.add.at(counts, (state_of_class[labels] - 1, state_of_class[predicted] - 1), 1)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
@@ -87,8 +84,7 @@ def accuracy_matrix(hits: Sequence[np.ndarray], class_states: Sequence[np.ndarra
 
 def forgetting(matrix: np.ndarray) -> np.ndarray:
     """By state of the model, (S,): how far the classes of earlier states fell from their best accuracy so far, mean
-    over those states (Chaudhry et al., ECCV 2018). Negative where they gained; NaN for state 1. matrix: from
-    accuracy_matrix."""
+    over those states (Chaudhry et al., ECCV 2018). NaN for state 1. matrix: from accuracy_matrix."""
     result = np.full(len(matrix), np.nan)
     for model in range(1, len(matrix)):
         best = np.nanmax(matrix[:model, :model], axis=1)
@@ -123,9 +119,7 @@ def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
 def aggregated_gap(accuracies: np.ndarray, joint: np.ndarray) -> float:
     """G_IL: mean over states of ``(acc_t - joint_t) / (1 - joint_t)`` (after Belouadah et al., Neural Networks 2021).
-
     0 is as good as joint training, negative is below it. NaN where joint training makes no error at some state: there
-    is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S.
-    """
+    is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S."""
     accuracies, joint = np.asarray(accuracies, dtype=np.float64), np.asarray(joint, dtype=np.float64)
     return float("nan") if (joint == 1).any() else _mean((accuracies - joint) / (1 - joint))

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
 LEVEL = 0.05
+Points = tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]  # differences (pairs,); their means' intervals
 VERDICTS = ("reproduced", "not reproduced", "undecided")
 FEWEST_PAIRS = 6  # 2 / 2^6 is the first of the smallest two-sided p-values to lie below LEVEL
 
@@ -38,16 +39,14 @@ class PairedDifference:
         return "reproduced" if self.estimate * sign > 0 else "not reproduced"
 
 
-_STATISTICS = [field.name for field in fields(PairedDifference)]
+STATISTICS = [field.name for field in fields(PairedDifference)]
 
 
 def paired_difference(differences: np.ndarray, *, seed: int = 0) -> PairedDifference:
-    """Statistics of the mean of ``differences`` (n,), n >= 1, one of each pair.
-
-    The interval is BCa's (Efron 1987; 9,999 resamples, NaN for a single pair), the test flips the signs of the
-    differences in all 2^n ways (9,999 random ones if there are more). Both take the pairs as independent: runs that
-    share a class order are so only in part, so that intervals over few class orders are rather too narrow.
-    """
+    """Statistics of the mean of ``differences`` (n,), n >= 1, one of each pair. The interval is BCa's (Efron
+    1987; 9,999 resamples), the test flips the signs of the differences in all 2^n ways (9,999 random ones if there are
+    more). Both take the pairs as independent: runs that share a class order are so only in part, so that intervals over
+    few class orders are rather too narrow."""
     differences, p_value = np.asarray(differences, dtype=np.float64), 1.0
     if len(differences) > 1:
         test = permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=seed)

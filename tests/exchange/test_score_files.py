@@ -109,7 +109,7 @@ def test_ranks_block_by_block_are_those_of_the_whole():
 
 
 def test_all_missing_files_are_named_at_once(files: AuthorsFiles):
-    gone = [files.pairs(2)["old"][0], files.pairs(3)["val"][1], files.pairs(1)["new"][0]]
+    gone = [files.pairs(2)["exemplar"][0], files.pairs(3)["val"][1], files.pairs(1)["new"][0]]
     for path in gone:
         path.unlink()
     with pytest.raises(InputError, match="3 of 16 files are missing") as error:
@@ -131,7 +131,7 @@ def edit(path: Path, **lines: str | None) -> None:
         (2, "val", 1, {"line_3": None}, r"state 2: .*scores has 19 rows of scores, but .*batch2 20 images"),
         (3, "new", 0, {"line_3": None}, r"state 3: .*scores has 24 rows of scores, but .*3_new 23 images"),
         (2, "val", 1, {"line_3": "1 2 3"}, "line 3: 3 scores; expected 4"),
-        (2, "old", 1, {"line_2": "1 2 3 x"}, "line 2: a score is not a number"),
+        (2, "exemplar", 1, {"line_2": "1 2 3 x"}, "line 2: a score is not a number"),
         (1, "val", 1, {"line_9": "1 nan"}, "line 9: the score of class 1 is nan"),
         (3, "new", 1, {"line_9": "1 2 3 4 5 inf"}, "line 9: the score of class 5 is inf"),
         (
@@ -142,10 +142,10 @@ def edit(path: Path, **lines: str | None) -> None:
             r"1 labels are out of range, .* 4, of image 4 \(b\.png\); expected 0\.\.3",
         ),
         (2, "new", 0, {"line_1": "b.png 1"}, r"state 2: 1 labels are out of range.*expected 2\.\.3"),
-        (2, "old", 0, {"line_1": "b.png -1"}, r"out of range.*expected 0\.\.1"),
+        (2, "exemplar", 0, {"line_1": "b.png -1"}, r"out of range.*expected 0\.\.1"),
         (
             3,
-            "old",
+            "exemplar",
             0,
             {f"line_{i}": f"{i}.png 0" for i in range(1, 4 * 3 + 1)},
             r"3 past class\(es\) have no exemplar rows",

@@ -5,8 +5,6 @@ score file   one image per line: its raw score for each class, in learning order
 mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel values scaled to 0..1)
 """
 
-from __future__ import annotations
-
 import codecs
 import os
 import re
@@ -14,8 +12,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -41,8 +40,8 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, chosen: np.ndarray) -> ImageList:
-        return ImageList(self.source, self.images[chosen], self.labels[chosen])
+    def __getitem__(self, chosen: np.ndarray) -> Self:
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def paths(self, root: str | Path) -> np.ndarray:
         """The images' paths, (n,) numpy strings; relative ones start at ``root``."""
@@ -50,10 +49,8 @@ class ImageList:
 
 
 def read_image_list(path: str | Path) -> ImageList:
-    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted.
-
-    Raises InputError for a missing, empty or non-text file, and for the first line that is not ``path label``.
-    """
+    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted. Raises
+    InputError for a missing, empty or non-text file, and for the first line that is not ``path label``."""
     path, images, labels, number = Path(path), [], [], 0
     with _readable(path), path.open(encoding="utf-8-sig") as file:
         try:
@@ -113,16 +110,14 @@ def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[i
 
 def repeated_images(images: np.ndarray) -> list[str]:
     """The paths that occur more than once, each named once."""
-    ordered = np.sort(images)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]]).tolist()
+    paths, counts = np.unique(images, return_counts=True)
+    return paths[counts > 1].tolist()
 
 
 def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
-    """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once.
-
-    Blank lines, CRLF endings, any white space between scores and a missing last newline are accepted. Raises InputError
-    for a missing or empty file, and naming the line for a wrong number of columns and what is not a finite number.
-    """
+    """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once. Blank
+    lines, CRLF endings, any white space between scores and a missing last newline are accepted. Raises InputError for a
+    missing or empty file, and naming the line for a wrong number of columns and what is not a finite number."""
     path, lines_done, is_empty = Path(path), 0, True
     with _readable(path):
         for block, parsed in _blocks(path, num_classes):
@@ -153,8 +148,7 @@ def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.nda
 
 def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:
     """A block's scores, (m, num_classes); None if anything is not plain, or not as it should be."""
-    if b"\r" in block:
-        block = block.replace(b"\r\n", b"\n")
+    block = block.replace(b"\r\n", b"\n")
     lines = block.split(b"\n")
     if b"\r" in block or b"\t" in block or any(line.count(b" ") != num_classes - 1 for line in lines if line):
         return None

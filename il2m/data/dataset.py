@@ -1,12 +1,11 @@
 """A dataset: images (in memory, or in files), labels and names."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -79,7 +78,7 @@ class Dataset:
             names = ", ".join(repr(self.class_names[label]) for label in same[:10])
             yield f"{self.name}: all training images are equal in {len(same)} of {self.num_classes} classes: {names}."
 
-    def in_learning_order(self, class_order: np.ndarray) -> Dataset:
+    def in_learning_order(self, class_order: np.ndarray) -> Self:
         """The same images with labels 0..C-1 in learning order: class ``class_order[i]`` becomes label i."""
         place, names = np.argsort(class_order), tuple(self.class_names[c] for c in class_order)
         train, val = place[self.train_labels], place[self.val_labels]

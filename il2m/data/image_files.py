@@ -1,9 +1,5 @@
 """Image files in the place of an array of images: decoded, cropped and resized in worker processes while they are used.
-
-The views are the authors' (of 224 pixels, other sizes keep the proportion). How a file becomes pixels: decoding.py.
-"""
-
-from __future__ import annotations
+The views are the authors' (of 224 pixels, other sizes keep the proportion). How a file becomes pixels: decoding.py."""
 
 import multiprocessing
 import os
@@ -12,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,7 +46,7 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Any) -> ImageFiles:
+    def __getitem__(self, indices: Any) -> Self:
         return replace(self, paths=self.paths[indices], digests=None if self.digests is None else self.digests[indices])
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -69,10 +65,9 @@ class ImageFiles:
                 changed = "its content is not what it was before base training"
                 raise InputError(f"{changed}: put it back, or start anew in another out_dir.")
             return decode(content, exif_rotation=self.exif_rotation, megapixels=self.megapixels), digest
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
         except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
-            raise InputError(f"{path}: {type(error).__name__}: {error}") from None
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            raise InputError(f"{path}: {kind}{error}") from None
 
     @cached_property
     def any_turned(self) -> bool:
@@ -102,8 +97,7 @@ def scoring_view(image_size: int) -> View:
 
 def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> Batches:
     """Batches of images that are in memory or in files."""
-    kind = FileBatches if isinstance(images, ImageFiles) else ImageBatches
-    return kind(images, labels, normalisation)
+    return (FileBatches if isinstance(images, ImageFiles) else ImageBatches)(images, labels, normalisation)
 
 
 class FileBatches(Batches):
@@ -235,9 +229,7 @@ def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) ->
 
 def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
     """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
-
-    Workers never start as copies of this process: a kernel that has touched CUDA must not be forked.
-    """
+    Workers never start as copies of this process: a kernel that has touched CUDA must not be forked."""
     workers = {}
     if files.num_workers:
         context = multiprocessing.get_context(_START)

@@ -26,8 +26,8 @@ def load_folder(folder: Path, **options: int) -> Dataset:
     """Image files in one folder per class, in ``train/`` and ``val/`` (or ``validation/``, ``test/``), or directly.
 
     Directly, a fifth of each class, drawn with a fixed seed, is for validation. Classes are the folders' names, sorted.
-    options: image_size and num_workers of ImageFiles.
-    Raises InputError where there are no class folders, an empty one, or other classes in one part than in the other.
+    options: image_size and num_workers of ImageFiles. Raises InputError where there are no class folders, an empty one,
+    or other classes in one part than in the other.
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder.absolute()}: expected one folder of images per class.")
@@ -92,8 +92,8 @@ def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
 def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
 
-    data_dir: where relative image paths start. options: as of load_folder.
-    Raises InputError for missing lists, labels that don't go on from state to state, and images missing on disk.
+    data_dir: where relative image paths start. options: as of load_folder. Raises InputError for missing lists, labels
+    that don't go on from state to state, and images missing on disk.
     """
     layout, memories = ListLayout(folder), memory_sizes(folder)
     if not memories:
@@ -182,10 +182,8 @@ def _dataset(
 
 def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int, np.ndarray]:
     """The exemplars that a dataset's lists give for K = memory_size: state -> indices of training images, as listed.
-
     Raises InputError for missing lists, for images that are not training images of their class, for past classes
-    without exemplars, and where the lists of new images differ from those of another K.
-    """
+    without exemplars, and where the lists of new images differ from those of another K."""
     layout = ListLayout(data.files.lists)
     known = memory_sizes(layout.folder)
     wanted = {state: layout.old(state, memory_size) for state in range(2, states.num_states + 1)}

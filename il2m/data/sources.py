@@ -33,8 +33,7 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
 
     data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
-    paths of lists start. image_size: of square crops of image files, in pixels. num_workers: processes that decode.
-    Raises InputError for an unknown name or malformed data.
+    paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data.
     """
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
@@ -62,12 +61,9 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
 
 
 def register_dataset(name: str, loader: Loader) -> Loader:
-    """Make ``dataset = name`` a data set of the study.
-
-    loader: ``data_dir`` -> arrays as dataset_from_arrays takes them, or a Dataset. What it loads is known by its
-    content: the fingerprint of the images shapes the results.
-    Raises InputError for a name that is taken or would be read as a path.
-    """
+    """Make ``dataset = name`` a data set of the study. Raises InputError for a name that is taken or would be read as a
+    path. loader: ``data_dir`` -> arrays as dataset_from_arrays takes them, or a Dataset. What it loads is known by its
+    content: the fingerprint of the images shapes the results."""
     if name.endswith(".npz") or ":" in name:
         raise InputError(f"dataset {name!r} would be read as a path: take another name.")
     _SOURCES[name] = registered_source("dataset", name, loader, _SOURCES)
@@ -134,20 +130,17 @@ def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarra
         raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image.")
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1.")
-    if array.min() < 0:
-        raise InputError(f"{where} has the label {array.min()}; labels must be 0..C-1.")
-    if array.max() >= num_images:
-        what = f"the label {array.max()} but only {num_images} images"
+    wrong = array[(array < 0) | (array >= num_images)]
+    if len(wrong):
+        what = f"the label {wrong[0]} among those of {num_images} images"
         raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps.")
     return array.astype(np.int64)
 
 
 def _cached_glyphs(data_dir: Path) -> Dataset:
-    """The rendered glyphs, from the cache if it holds what was written, else rendered anew and cached.
-
-    The cache has their fingerprint, and says what rendered them; one of before version 0.2 has to hold the published
-    ones. Warns of a cache that is not used, and, when they are rendered, of others than the published ones.
-    """
+    """The rendered glyphs, from the cache if it holds what was written, else rendered anew and cached. The cache has
+    their fingerprint, and says what rendered them; one of before version 0.2 has to hold the published ones. Warns of a
+    cache that is not used, and, when they are rendered, of others than the published ones."""
     path = data_dir / f"glyphs-v{VERSION}.npz"
     if path.is_file():
         with contextlib.suppress(InputError):

@@ -4,7 +4,7 @@ from typing import Any
 
 from il2m.parameters import FineTuning, concerning
 from il2m.results.imported import told_columns, told_recipe
-from il2m.study.find import but, but_distillation
+from il2m.study.find import effective
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
@@ -19,7 +19,7 @@ def run_description(run: Run) -> dict[str, object]:
     None for runs that don't distil.
     """
     settings = run.identity
-    shaping = but_distillation(_shaping(run))
+    shaping = effective(_shaping(run), "distillation")
     return {
         "run": run.name,
         "base": run.base.name,
@@ -59,7 +59,7 @@ def run_recipe(run: Run) -> dict[str, object]:
 
 def _shaping(run: Run) -> dict[str, Any]:
     """A run's identity, that of its base within, but for seeds and class order."""
-    return but(run.identity | {"base": run.base.identity}, "training seed", "class order")
+    return effective(run.identity | {"base": run.base.identity}, "training seed", "class order")
 
 
 def _order_hash(run: Run) -> str | None:

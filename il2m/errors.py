@@ -19,10 +19,8 @@ def printable(text: object) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`` did you mean 'x'?`` for the known name closest to ``name``, or a list of what is known.
-
-    A name that is no text, as a grid's may be, is taken as it is written.
-    """
+    """``did you mean 'x'?`` for the known name closest to ``name``, or a list of what is known. A name that is no text,
+    as a grid's may be, is taken as it is written."""
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "known are: " + ", ".join(known)

@@ -257,13 +257,10 @@ def concerning(*concerns: str) -> list[str]:
 def check_parameters(
     values: Mapping[str, Any], known: Iterable[str] | None = None, rules: Mapping[str, Parameter] = PARAMETERS
 ) -> dict[str, Any]:
-    """The values in their one form; refuse unknown names (naming the nearest right one) and wrong types or ranges.
-
-    known: the names that may be given here; by default every parameter of the study. rules: what each may be.
-    Raises InputError that lists every problem at once.
-    """
-    known = set(rules if known is None else known)
-    problems = []
+    """The values in their one form. known: the names that may be given here; by default every parameter of the study.
+    rules: what each may be. Raises InputError that lists every problem at once: unknown names (with the nearest right
+    one), and wrong types or ranges."""
+    known, problems = set(rules if known is None else known), []
     for name, value in values.items():
         if name not in known:
             problems.append(f"unknown parameter {name!r}: {nearest(name, known)}")
@@ -275,8 +272,7 @@ def check_parameters(
 
 
 def parameters_table() -> Iterator[dict[str, str]]:
-    """One row per parameter and notebook that has it: notebook, name, default, unit, what is accepted, whom it
-    concerns, meaning."""
+    """One row per parameter and notebook that has it."""
     for notebooks, stage in STAGES.items():
         for name, one in stage.parameters().items():
             default = repr([*one.default] if one.is_sequence else one.default)

@@ -80,6 +80,3 @@ SEED, SEED_OR_NONE = (integer(0, float("inf"), or_none=or_none) for or_none in (
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
 PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)
-
-
-# words of the command line

@@ -5,8 +5,6 @@ score file   one image per line: its raw score for each class, in learning order
 mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel values scaled to 0..1)
 """
 
-from __future__ import annotations
-
 import codecs
 import os
 import re
@@ -14,8 +12,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -41,8 +40,8 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, chosen: np.ndarray) -> ImageList:
-        return ImageList(self.source, self.images[chosen], self.labels[chosen])
+    def __getitem__(self, chosen: np.ndarray) -> Self:
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def paths(self, root: str | Path) -> np.ndarray:
         """The images' paths, (n,) numpy strings; relative ones start at ``root``."""
@@ -50,26 +49,24 @@ class ImageList:
 
 
 def read_image_list(path: str | Path) -> ImageList:
-    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted.
-
-    Raises InputError for a missing, empty or non-text file, and for the first line that is not ``path label``.
-    """
-    path = Path(path)
-    images: list[str] = []
-    labels: list[int] = []
-    number = 0
+    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted. Raises
+    InputError for a missing, empty or non-text file, and for the first line that is not ``path label``."""
+    path, images, labels, number = Path(path), [], [], 0
     with _readable(path), path.open(encoding="utf-8-sig") as file:
         try:
-            for number, line in enumerate(file, start=1):
-                try:
-                    if words := line.rsplit(None, 1):
-                        image, label = words
-                        labels.append(int(_plain(label) if "\0" not in image else ""))  # no path holds that
-                        images.append(image)
-                except ValueError:
-                    raise _bad_list_line(path, number, line.strip()[:80]) from None
+            for line in file:
+                number += 1
+                if words := line.rsplit(None, 1):
+                    image, label = words
+                    labels.append(int(_plain(label) if "\0" not in image else ""))  # no path holds that
+                    images.append(image)
         except UnicodeDecodeError:
             raise InputError(f"{path}: not a text file (line {number + 1} or soon after is not UTF-8).") from None
+        except ValueError:
+            text, expected = line.strip()[:80], "'path label', with a whole number as label at its end"
+            if text.isprintable():
+                raise InputError(f"{path}, line {number}: {text!r} is not {expected}.") from None
+            raise InputError(f"{path}: not a text file (line {number} is {text!r}).") from None
     if not images:
         raise InputError(f"{path}: the list is empty; expected one 'path label' per line.")
     try:
@@ -83,12 +80,6 @@ def _plain(number: str) -> str:
     if "_" in number or not number.isascii():
         raise ValueError(f"found {number[:40]!r}")
     return number
-
-
-def _bad_list_line(path: Path, number: int, text: str) -> InputError:
-    if not text.isprintable():
-        return InputError(f"{path}: not a text file (line {number} is {text!r}).")
-    return InputError(f"{path}, line {number}: {text!r} is not 'path label', with a whole number as label at its end.")
 
 
 @contextmanager
@@ -119,17 +110,14 @@ def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[i
 
 def repeated_images(images: np.ndarray) -> list[str]:
     """The paths that occur more than once, each named once."""
-    ordered = np.sort(images)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]]).tolist()
+    paths, counts = np.unique(images, return_counts=True)
+    return paths[counts > 1].tolist()
 
 
 def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
-    """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once.
-
-    Blank lines, CRLF endings, any white space between scores and a missing last newline are accepted.
-    Raises InputError naming the line for a wrong number of columns, NaN, infinity and what is not a number; and for a
-    missing or empty file.
-    """
+    """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once. Blank
+    lines, CRLF endings, any white space between scores and a missing last newline are accepted. Raises InputError for a
+    missing or empty file, and naming the line for a wrong number of columns and what is not a finite number."""
     path, lines_done, is_empty = Path(path), 0, True
     with _readable(path):
         for block, parsed in _blocks(path, num_classes):
@@ -141,9 +129,7 @@ def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
                 yield scores
             lines_done += block.count(b"\n")
     if is_empty:
-        raise InputError(
-            f"{path}: the score file is empty; expected {num_classes} numbers per line, one line per image."
-        )
+        raise InputError(f"{path}: the score file is empty; expected {num_classes} numbers per line, a line per image.")
 
 
 def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.ndarray | None]]]:
@@ -162,8 +148,7 @@ def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.nda
 
 def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:
     """A block's scores, (m, num_classes); None if anything is not plain, or not as it should be."""
-    if b"\r" in block:
-        block = block.replace(b"\r\n", b"\n")
+    block = block.replace(b"\r\n", b"\n")
     lines = block.split(b"\n")
     if b"\r" in block or b"\t" in block or any(line.count(b" ") != num_classes - 1 for line in lines if line):
         return None
@@ -219,30 +204,24 @@ _MEAN_STD_LINE = re.compile(r"[^:]+:\s*mean=\[([^\]]*)\];\s*std=\[([^\]]*)\]\s*"
 
 
 def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The means and the standard deviations by channel that the file gives under ``name``.
-
-    Raises InputError when the file can't be read, has no such name, or gives it something else than numbers.
-    """
+    """The means and the standard deviations by channel that the file gives under ``name``. Raises InputError when it
+    can't be read, has no such name or several, or gives it something else than numbers."""
     lines = read_text(path).splitlines()
     names = [line.partition(":")[0].strip() for line in lines]
     if name not in names:
-        known = [known for known in names if known]
-        raise InputError(
-            f"{path}: no mean and std for {name!r}: {nearest(name, known) if known else 'the file is empty'}."
-        )
-    number = names.index(name)
-    if name in names[number + 1 :]:
+        hint = nearest(name, filter(None, names)) if any(names) else "the file is empty"
+        raise InputError(f"{path}: no mean and std for {name!r}: {hint}.")
+    if names.count(name) > 1:
         raise InputError(f"{path}: {names.count(name)} lines are named {name!r}; expected one: remove the others.")
+    number = names.index(name)
     try:
         parts = _MEAN_STD_LINE.fullmatch(lines[number]).groups()
         mean, std = (tuple(float(_plain(value)) for value in part.split(",")) for part in parts)
         if len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) <= 0:
             raise ValueError
     except (AttributeError, ValueError):
-        raise InputError(
-            f"{path}, line {number + 1}: {lines[number][:99]!r} is not 'name:mean=[r, g, b];std=[r, g, b]' with "
-            "finite numbers and positive standard deviations."
-        ) from None
+        expected = "'name:mean=[r, g, b];std=[r, g, b]' with finite numbers and positive standard deviations"
+        raise InputError(f"{path}, line {number + 1}: {lines[number][:99]!r} is not {expected}.") from None
     return mean, std
 
 
@@ -253,9 +232,8 @@ def read_text(path: str | Path) -> str:
 
 
 def check_new_name(path: str | Path, name: str) -> str:
-    """The file's text, ``""`` if there is no file. Raises InputError if ``name`` has its line there already, or can't
-    be written there, or for a file that is no text."""
-    if not name.strip() or ":" in name or name != name.strip() or not name.isprintable():
+    """The file's text, ``""`` if there is no file. Raises InputError if ``name`` can't be added to it."""
+    if not name or ":" in name or name != name.strip() or not name.isprintable():
         raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
     text = read_text(path) if Path(path).exists() else ""
     if any(line.partition(":")[0].strip() == name for line in text.splitlines()):

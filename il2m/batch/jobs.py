@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from il2m.batch.grids import Grid, all_settings, swept_names
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
-from il2m.study.find import but_distillation
+from il2m.study.find import effective
 from il2m.system.hashes import short_hash
 from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import load_plugin, resolved
@@ -136,7 +136,7 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
         plan = plan_fine_tuning(**_planned(given, "base", "dataset"), base_plan=base_plan)
         given = parameters[FINE_TUNING] | {"base": base.run}
         tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
-        twins.setdefault(short_hash(but_distillation(plan.identity)), []).append((tuning, parameters, labels))
+        twins.setdefault(short_hash(effective(plan.identity, "distillation")), []).append((tuning, parameters, labels))
     for together in twins.values():
         yield from (tuning for tuning, _, _ in together)
         names = tuple(dict.fromkeys(tuning.name for tuning, _, _ in together))

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 import torch
 
+Batch = tuple[torch.Tensor, torch.Tensor]  # images (n, c, h, w) float32, channels last in memory; and labels (n,)
 _BLOCK = 1024  # images prepared at a time: large enough that preparing costs little beside training
 
 
@@ -20,10 +21,8 @@ class Normalisation:
 
 
 def channel_mean_std(images: np.ndarray) -> Normalisation:
-    """Exact mean and standard deviation by channel over all pixels of ``images`` (n, h, w, c) uint8.
-
-    The paper takes them from the first state's training images, so that no later state leaks into them.
-    """
+    """Exact mean and standard deviation by channel over all pixels of ``images`` (n, h, w, c) uint8. The paper takes
+    them from the first state's training images, so that no later state leaks into them."""
     levels, mean, std = np.arange(256) / 255, [], []
     for channel in range(images.shape[-1]):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
@@ -59,24 +58,19 @@ class Batches:
         return moved
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, c, h, w) uint8 -> float32, channels last in memory."""
+        """images: (n, c, h, w) uint8."""
         images = images.to(self.labels.device, non_blocking=True).float()
         return ((images - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
 
 
 class ImageBatches(Batches):
-    """Images and labels of one stage, handed out in batches: (n, c, h, w) float32, channels last in memory.
-
-    images: (n, h, w, c) uint8. labels: (n,) int.
-    """
+    """Images of one stage, (n, h, w, c) uint8, and labels, (n,) int, handed out in batches."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, normalisation: Normalisation) -> None:
         super().__init__(labels, normalisation)
         self.images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
-    def augmented(
-        self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def augmented(self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool) -> Iterator[Batch]:
         """One epoch in random order, in batches of batch_sizes; each image shifted by up to ``max_shift`` pixels, and
         mirrored half the time if ``flip``."""
         order = torch.randperm(len(self), generator=generator)
@@ -85,7 +79,7 @@ class ImageBatches(Batches):
             sizes = batch_sizes(len(block), batch_size)
             yield from zip(images.split(sizes), self.labels[block].split(sizes), strict=True)
 
-    def plain(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def plain(self, batch_size: int = 256) -> Iterator[Batch]:
         """Every image once, in order, without augmentation."""
         for start in range(0, len(self), batch_size):
             chosen = slice(start, start + batch_size)

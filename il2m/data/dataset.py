@@ -1,12 +1,11 @@
 """A dataset: images (in memory, or in files), labels and names."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -19,8 +18,7 @@ def content_hash(*parts: bytes) -> int:
 @dataclass(frozen=True)
 class FileSource:
     """Where a dataset of image files comes from. root: where relative paths start. lists, state_sizes: if lists name
-    the images, the folder they lie in, and how many classes each state brings. unused: a sentence on files there that
-    are not used, if there are any."""
+    the images, the folder they lie in, and how many classes each state brings. unused: a sentence on unused files."""
 
     root: Path
     lists: Path | None = None
@@ -74,20 +72,14 @@ class Dataset:
         if leaked and not allow_leakage:
             what = f"{self.name}: {leaked} of {len(val)} validation images are equal to training images"
             yield f"{what}, so accuracies come out too high; take them out, or set allow_leakage = True."
-        limits = np.iinfo(np.int64)
-        lowest, highest = (np.full(self.num_classes, limit) for limit in (limits.max, limits.min))
-        np.minimum.at(lowest, self.train_labels, train)
-        np.maximum.at(highest, self.train_labels, train)
-        if same := np.flatnonzero((lowest == highest) & (self.train_counts > 1)).tolist():
+        labels, _ = np.unique([self.train_labels, train], axis=1)  # each content of a class once
+        distinct = np.bincount(labels, minlength=self.num_classes)
+        if same := np.flatnonzero((distinct == 1) & (self.train_counts > 1)).tolist():
             names = ", ".join(repr(self.class_names[label]) for label in same[:10])
             yield f"{self.name}: all training images are equal in {len(same)} of {self.num_classes} classes: {names}."
 
-    def in_learning_order(self, class_order: np.ndarray) -> Dataset:
+    def in_learning_order(self, class_order: np.ndarray) -> Self:
         """The same images with labels 0..C-1 in learning order: class ``class_order[i]`` becomes label i."""
-        place = np.argsort(class_order)
-        return replace(
-            self,
-            train_labels=place[self.train_labels],
-            val_labels=place[self.val_labels],
-            class_names=tuple(self.class_names[c] for c in class_order),
-        )
+        place, names = np.argsort(class_order), tuple(self.class_names[c] for c in class_order)
+        train, val = place[self.train_labels], place[self.val_labels]
+        return replace(self, train_labels=train, val_labels=val, class_names=names)

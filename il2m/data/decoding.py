@@ -1,5 +1,6 @@
 """The bytes of an image file -> its pixels: the one place where Pillow meets what others made."""
 
+import contextlib
 import io
 import os
 import warnings
@@ -44,8 +45,7 @@ def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 5
         with image:
             if image.width * image.height > megapixels * 1e6:
                 raise _too_large(f" ({image.width} x {image.height} pixels)", megapixels)
-            turn = _turn(image) if exif_rotation else None
-            pixels = _eight_bits(image)
+            turn, pixels = _turn(image) if exif_rotation else None, _eight_bits(image)
             return pixels if turn is None else pixels.transpose(turn)
 
 
@@ -76,18 +76,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def is_turned(path: str | Path) -> bool:
     """Whether exif_rotation turns the image, told by the head of its file: about 70 microseconds, nothing decoded."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return _turn(image) is not None
-    except Exception:  # Pillow raises whatever it meets; decoding will name it
-        return False
+    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:  # decoding will name what it meets
+        return _turn(image) is not None
+    return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What EXIF data ask for. Not of TIFF, which Pillow turns as it decodes."""
-    if image.format == "TIFF" or "exif" not in image.info:
-        return None
-    try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # whatever it meets in damaged data
-        return None
+    if image.format != "TIFF" and "exif" in image.info:
+        with contextlib.suppress(Exception):  # whatever Pillow meets in damaged data
+            return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return None

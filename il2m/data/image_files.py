@@ -1,10 +1,5 @@
 """Image files in the place of an array of images: decoded, cropped and resized in worker processes while they are used.
-
-The authors' pipeline (224 pixels): to train, a random resized crop and, if asked, a flip; to score, the shorter side
-to 256 and the centre crop of 224. Other sizes keep the proportion. How a file becomes pixels: decoding.py.
-"""
-
-from __future__ import annotations
+The views are the authors' (of 224 pixels, other sizes keep the proportion). How a file becomes pixels: decoding.py."""
 
 import multiprocessing
 import os
@@ -13,21 +8,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from il2m.data.batches import Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
+from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
 from il2m.data.dataset import Dataset, content_hash
 from il2m.data.decoding import decode, is_turned, max_megapixels
 from il2m.data.npz import read_npz
 from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
 
-_Prepare = Callable[[Image.Image], torch.Tensor]
+View = Callable[[Image.Image], torch.Tensor]  # what an image becomes
 _BATCH = 64  # images that a worker hands over at a time
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -51,7 +46,7 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Any) -> ImageFiles:
+    def __getitem__(self, indices: Any) -> Self:
         return replace(self, paths=self.paths[indices], digests=None if self.digests is None else self.digests[indices])
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -70,10 +65,9 @@ class ImageFiles:
                 changed = "its content is not what it was before base training"
                 raise InputError(f"{changed}: put it back, or start anew in another out_dir.")
             return decode(content, exif_rotation=self.exif_rotation, megapixels=self.megapixels), digest
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
         except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
-            raise InputError(f"{path}: {type(error).__name__}: {error}") from None
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            raise InputError(f"{path}: {kind}{error}") from None
 
     @cached_property
     def any_turned(self) -> bool:
@@ -86,7 +80,7 @@ class ImageFiles:
         return len(self), self.image_size, self.image_size, 3
 
 
-def training_view(image_size: int, flip: bool) -> Callable[[Image.Image], torch.Tensor]:
+def training_view(image_size: int, flip: bool) -> View:
     """A random resized crop (8 to 100 % of the area, sides 3:4 to 4:3), mirrored half the time if ``flip``, as
     (3, image_size, image_size) uint8."""
     from torchvision.transforms import v2  # slow to import, and only needed here
@@ -94,7 +88,7 @@ def training_view(image_size: int, flip: bool) -> Callable[[Image.Image], torch.
     return v2.Compose([v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 * flip), v2.PILToTensor()])
 
 
-def scoring_view(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
+def scoring_view(image_size: int) -> View:
     """The centre crop of the image whose shorter side was brought to 256/224 of the crop's, (3, size, size) uint8."""
     from torchvision.transforms import v2  # slow to import, and only needed here
 
@@ -103,8 +97,7 @@ def scoring_view(image_size: int) -> Callable[[Image.Image], torch.Tensor]:
 
 def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> Batches:
     """Batches of images that are in memory or in files."""
-    kind = FileBatches if isinstance(images, ImageFiles) else ImageBatches
-    return kind(images, labels, normalisation)
+    return (FileBatches if isinstance(images, ImageFiles) else ImageBatches)(images, labels, normalisation)
 
 
 class FileBatches(Batches):
@@ -115,15 +108,9 @@ class FileBatches(Batches):
         self.files = files
         self._loaders: dict[bool, DataLoader] = {}
 
-    def augmented(
-        self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch in random order, in batches of batch_sizes; each image cropped at random, and mirrored half the
-        time if ``flip``.
-
-        Each image has a seed of its own from ``generator``, so that the number of workers changes nothing.
-        max_shift is not used: the crop moves the image.
-        """
+    def augmented(self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool) -> Iterator[Batch]:
+        """As of ImageBatches, but of training views: max_shift is not used, as the crop moves the image. Each image has
+        a seed of its own from ``generator``, so that the number of workers changes nothing."""
         order = torch.randperm(len(self), generator=generator)
         seeds = torch.randint(2**62, (len(self),), generator=generator)
         batches = order.split(batch_sizes(len(self), batch_size))
@@ -134,19 +121,16 @@ class FileBatches(Batches):
         for images, batch in zip(self._loaders[flip], batches, strict=True):
             yield self._normalised(_sound(images)), self.labels[batch]
 
-    def plain(self, batch_size: int = _BATCH) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, in order: its centre crop."""
+    def plain(self, batch_size: int = _BATCH) -> Iterator[Batch]:
+        """Every image once, in order: its scoring view."""
         crops = _in_order(self.files, scoring_view(self.files.image_size), batch_size)
         for start, images in zip(range(0, len(self), batch_size), crops, strict=True):
             yield self._normalised(_sound(images)), self.labels[start : start + batch_size]
 
 
 def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
-    """Exact mean and standard deviation by channel over all pixels, values scaled to 0..1.
-
-    Files are read in one pass, whole, each pixel counted once: what stays in memory is how often each value occurs.
-    (The authors' script averages each image's own standard deviation instead, which comes out smaller.)
-    """
+    """channel_mean_std of images in memory or in files, which are read in one pass, whole. (The authors' script
+    averages each image's own standard deviation instead, which comes out smaller.)"""
     if not isinstance(images, ImageFiles):
         return channel_mean_std(images)
     counts = sum(_sound(batch).sum(dim=0) for batch in _in_order(images, _count_values)).numpy()
@@ -169,28 +153,24 @@ def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Data
     """The dataset, to be compared from now on with what its files hold; other datasets than of files as they are.
 
     Every image is decoded once, before any training, and what was found is noted in ``folder``, so that the next base
-    of the study goes on at once. Warns of odd_contents.
-    Raises InputError that names the images that can't be read.
+    of the study goes on at once. Warns of odd_contents. Raises InputError that names the images that can't be read.
     """
     if data.files is None:
         return data
-    note, parts = folder / f"readable-{data.fingerprint}", {"train": data.train_images, "val": data.val_images}
+    note, parts = folder / f"readable-{data.fingerprint}", (data.train_images, data.val_images)
     try:
-        noted = read_npz(note)
-        found = {name: noted[name].reshape(len(files), 2) for name, files in parts.items()}
+        digests = read_npz(note)["digests"].reshape(sum(map(len, parts)), 2)
     except (InputError, KeyError, ValueError):  # there is none, it is damaged, or a former version's
-        problems, found = [], {}
-        for name, files in parts.items():
-            unreadable, found[name] = read_all(files)
-            problems += unreadable
+        problems, digests = read_all(replace(parts[0], paths=np.concatenate([files.paths for files in parts])))
         if problems:
             hint = "Replace them, or take them out of the lists."
             raise InputError(name_first("images can't be read", problems) + f"\n{hint}") from None
         with replacing(note, "wb") as file:
-            np.savez(file, **found)
-    for sentence in data.odd_contents((digests[:, 1] for digests in found.values()), allow_leakage):
+            np.savez(file, digests=digests)
+    train, val = np.split(digests, [len(parts[0])])
+    for sentence in data.odd_contents((train[:, 1], val[:, 1]), allow_leakage):
         warnings.warn(sentence, stacklevel=2)
-    return with_options(data, *({"digests": digests[:, 0]} for digests in found.values()))
+    return with_options(data, {"digests": train[:, 0]}, {"digests": val[:, 0]})
 
 
 def with_options(data: Dataset, train: dict[str, Any], val: dict[str, Any]) -> Dataset:
@@ -209,11 +189,11 @@ def _count_values(image: Image.Image) -> torch.Tensor:
 
 
 class _Files(torch.utils.data.Dataset):
-    """What workers do: read the image of a (place, seed), prepare it with that seed; a problem comes back as text.
-    prepare: None gives hashes of the file's content and of the pixels instead."""
+    """What workers do: read the image of a (place, seed), view it with that seed; a problem comes back as text.
+    view: None gives hashes of the file's content and of the pixels instead."""
 
-    def __init__(self, files: ImageFiles, prepare: _Prepare | None) -> None:
-        self.files, self.prepare = files, prepare
+    def __init__(self, files: ImageFiles, view: View | None) -> None:
+        self.files, self.view = files, view
 
     def __getitem__(self, key: tuple[int, int]) -> torch.Tensor | str:
         place, seed = key
@@ -221,11 +201,11 @@ class _Files(torch.utils.data.Dataset):
             image, digest = self.files.read(place)
         except InputError as error:
             return str(error)
-        if self.prepare is None:
+        if self.view is None:
             return torch.tensor([digest, content_hash(str(image.size).encode(), image.tobytes())])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.prepare(image)
+            return self.view(image)
 
 
 def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
@@ -235,25 +215,21 @@ def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
 
 def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     """The batch; raises InputError for problems in its place."""
-    if isinstance(batch, list):
-        hint = "`il2m check` on the data names all that can't be decoded at once."
-        raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
-    return batch
+    if isinstance(batch, torch.Tensor):
+        return batch
+    hint = "`il2m check` on the data names all that can't be decoded at once."
+    raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
 
 
-def _in_order(
-    files: ImageFiles, prepare: _Prepare | None, batch_size: int = _BATCH
-) -> Iterable[torch.Tensor | list[str]]:
-    """Batches of prepared images, in order, or of the problems with them."""
+def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) -> Iterable[torch.Tensor | list[str]]:
+    """Batches of viewed images, in order, or of the problems with them."""
     keys = [(place, 0) for place in range(len(files))]
-    return _loader(files, prepare, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
+    return _loader(files, view, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
 
-def _loader(files: ImageFiles, prepare: _Prepare | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
+def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
     """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
-
-    Workers never start as copies of this process: a kernel that has touched CUDA must not be forked.
-    """
+    Workers never start as copies of this process: a kernel that has touched CUDA must not be forked."""
     workers = {}
     if files.num_workers:
         context = multiprocessing.get_context(_START)
@@ -261,7 +237,7 @@ def _loader(files: ImageFiles, prepare: _Prepare | None, batches: list, *, keep_
             context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
     return DataLoader(
-        _Files(files, prepare),
+        _Files(files, view),
         batch_sampler=batches,
         num_workers=files.num_workers,
         collate_fn=_stack,

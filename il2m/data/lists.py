@@ -1,6 +1,7 @@
 """Folders and lists of image files, read as a dataset of the study."""
 
 import hashlib
+import itertools
 import os
 import warnings
 from collections.abc import Iterable
@@ -21,11 +22,12 @@ CLASS_NAMES = "classes.txt"  # one name per line, in learning order; not part of
 VAL_SHARE = 0.2  # of each class, where a folder has no validation images of its own
 
 
-def load_folder(folder: Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
+def load_folder(folder: Path, **options: int) -> Dataset:
     """Image files in one folder per class, in ``train/`` and ``val/`` (or ``validation/``, ``test/``), or directly.
 
     Directly, a fifth of each class, drawn with a fixed seed, is for validation. Classes are the folders' names, sorted.
-    Raises InputError where there are no class folders, an empty one, or other classes in one part than in the other.
+    options: image_size and num_workers of ImageFiles. Raises InputError where there are no class folders, an empty one,
+    or other classes in one part than in the other.
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder.absolute()}: expected one folder of images per class.")
@@ -33,16 +35,13 @@ def load_folder(folder: Path, *, image_size: int = 224, num_workers: int = 2) ->
     if (folder / "train").is_dir() and val_folder is not None:
         (names, train), (val_names, val) = _class_files(folder / "train", folder), _class_files(val_folder, folder)
         if differing := sorted({*names} ^ {*val_names}):
-            raise InputError(
-                f"{folder}: train/ and {val_folder.name}/ differ in {len(differing)} class folders, first "
-                f"{differing[:10]}."
-            )
+            what = f"train/ and {val_folder.name}/ differ in {len(differing)} class folders"
+            raise InputError(f"{folder}: {what}, first {differing[:10]}.")
     else:
         names, images = _class_files(folder, folder)
         train, val = _split(images, names)
-    used = {*train.images.tolist(), *val.images.tolist()}
-    source = FileSource(folder, unused=_unused(folder, used))
-    return _dataset(folder.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
+    unused = _unused(folder, {*train.images.tolist(), *val.images.tolist()})
+    return _dataset(folder.name, train, val, names, FileSource(folder, unused=unused), **options)
 
 
 def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
@@ -66,18 +65,16 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
 
 def _unused(folder: Path, used: set[str]) -> tuple[str, ...]:
     """A sentence on the files in ``folder`` that are not used, hidden ones aside; none if all are."""
-    by_suffix: dict[str, list[str]] = {}
+    unused, by_suffix = [], {}
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (os.path.relpath(os.path.join(place, name), folder) for name in sorted(files) if name[0] != ".")
-        for path in (path for path in paths if path not in used):
-            by_suffix.setdefault(Path(path).suffix.lower() or "no suffix", []).append(path)
-    if not by_suffix:
-        return ()
+        unused += (os.path.relpath(os.path.join(place, name), folder) for name in sorted(files) if name[0] != ".")
+    unused = [path for path in unused if path not in used]
+    for path in unused:
+        by_suffix.setdefault(Path(path).suffix.lower() or "no suffix", []).append(path)
     kinds = ", ".join(f"{len(paths)} {suffix} (first {paths[0]})" for suffix, paths in sorted(by_suffix.items())[:10])
-    count = sum(map(len, by_suffix.values()))
     rule = f"used are images ({', '.join(EXTENSIONS)}) directly in class folders, of train/ and val/ if there"
-    return (f"{folder}: {count} files are not used: {kinds}; {rule}.",)
+    return (f"{folder}: {len(unused)} files are not used: {kinds}; {rule}.",) if unused else ()
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
@@ -92,22 +89,18 @@ def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
     return images[~is_val], images[is_val]
 
 
-def load_lists(folder: Path, data_dir: Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
+def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
 
-    data_dir: where relative image paths start.
-    Raises InputError for missing lists, labels that don't go on from state to state, and images missing on disk.
+    data_dir: where relative image paths start. options: as of load_folder. Raises InputError for missing lists, labels
+    that don't go on from state to state, and images missing on disk.
     """
     layout, memories = ListLayout(folder), memory_sizes(folder)
     if not memories:
         what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
-        raise InputError(
-            f"{folder.absolute()}: {what}; expected lists in the authors' layout, <lists>/<dataset>/S~<S>. "
-            "`il2m lists` makes them."
-        )
-    num_states = 1
-    while layout.new(num_states + 1, memories[0]).is_file():
-        num_states += 1
+        expected = "lists in the authors' layout, <lists>/<dataset>/S~<S>. `il2m lists` makes them"
+        raise InputError(f"{folder.absolute()}: {what}; expected {expected}.")
+    num_states = next(b for b in itertools.count(1) if not layout.new(b + 1, memories[0]).is_file())
     train_paths = [layout.new(b, memories[0]) for b in range(1, num_states + 1)]
     val_paths = [layout.separated_val(b) for b in range(1, num_states + 1)]
     if find_missing(val_paths):
@@ -116,13 +109,13 @@ def load_lists(folder: Path, data_dir: Path, *, image_size: int = 224, num_worke
         raise InputError(name_first("lists are missing", missing))
     new = [read_image_list(path) for path in train_paths]
     sizes = _new_classes(new)
+    num_classes, noted = sum(sizes), folder / CLASS_NAMES
     train, val = _joined(folder, new), _joined(folder, map(read_image_list, val_paths))
-    seen = f"0..{sum(sizes) - 1}"
-    check_classes(
-        val, sum(sizes), f"{folder}: the validation lists have other classes than the training lists' {seen}:"
-    )
-    names, source = _class_names(folder, sum(sizes)), FileSource(data_dir, folder, sizes)
-    return _dataset(folder.parent.name, train, val, names, source, image_size=image_size, num_workers=num_workers)
+    differing = f"the validation lists have other classes than the training lists' 0..{num_classes - 1}"
+    check_classes(val, num_classes, f"{folder}: {differing}:")
+    names = read_text(noted).splitlines() if noted.is_file() else []
+    names = names if len(names) == num_classes else map(str, range(num_classes))
+    return _dataset(folder.parent.name, train, val, names, FileSource(data_dir, folder, sizes), **options)
 
 
 def _new_classes(new: list[ImageList]) -> tuple[int, ...]:
@@ -131,10 +124,9 @@ def _new_classes(new: list[ImageList]) -> tuple[int, ...]:
     for images in new:
         classes, seen = np.unique(images.labels), sum(sizes)
         if not np.array_equal(classes, np.arange(seen, seen + len(classes))):
-            raise InputError(
-                f"{images.source}: the labels of its {len(classes)} classes run from {classes[0]} to {classes[-1]}; "
-                f"expected {seen} to {seen + len(classes) - 1} without gaps, going on from the state before."
-            )
+            what = f"the labels of its {len(classes)} classes run from {classes[0]} to {classes[-1]}"
+            expected = f"{seen} to {seen + len(classes) - 1} without gaps, going on from the state before"
+            raise InputError(f"{images.source}: {what}; expected {expected}.")
         sizes.append(len(classes))
     return tuple(sizes)
 
@@ -144,13 +136,6 @@ def check_classes(images: ImageList, num_classes: int, problem: str) -> None:
     differing = np.setxor1d(images.labels, np.arange(num_classes))
     if len(differing):
         raise InputError(f"{problem} see class(es) {differing[:10].tolist()}.")
-
-
-def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
-    """Those that ``il2m lists`` noted beside the lists, else the labels."""
-    noted = folder / CLASS_NAMES
-    names = tuple(read_text(noted).splitlines()) if noted.is_file() else ()
-    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 def memory_sizes(folder: Path) -> list[int]:
@@ -197,18 +182,15 @@ def _dataset(
 
 def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int, np.ndarray]:
     """The exemplars that a dataset's lists give for K = memory_size: state -> indices of training images, as listed.
-
     Raises InputError for missing lists, for images that are not training images of their class, for past classes
-    without exemplars, and where the lists of new images differ from those of another K.
-    """
+    without exemplars, and where the lists of new images differ from those of another K."""
     layout = ListLayout(data.files.lists)
     known = memory_sizes(layout.folder)
     wanted = {state: layout.old(state, memory_size) for state in range(2, states.num_states + 1)}
     if missing := find_missing(wanted.values()):
-        raise InputError(
-            name_first(f"lists of exemplars are missing for memory_size = {memory_size}", missing)
-            + f"\nThere are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
-        )
+        hint = f"There are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
+        what = f"lists of exemplars are missing for memory_size = {memory_size}"
+        raise InputError(name_first(what, missing) + f"\n{hint}")
     _check_same_new(layout, states, memory_size, known[0])
     places = {path: place for place, path in enumerate(data.train_images.paths.tolist())}
     exemplars = {}

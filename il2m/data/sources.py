@@ -1,7 +1,5 @@
 """Where images come from: a name or a file -> a Dataset of training and validation images with labels."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -25,8 +23,9 @@ from il2m.system.files import replacing
 from il2m.system.hashes import registered_source
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+_NPZ = f"an .npz file with {', '.join(REQUIRED)}"
 PUBLISHED_GLYPHS = "1b41f36aaef8c4e9"  # fingerprint of those that the published figures are of
-_CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+Loader = Callable[[Path], Mapping[str, np.ndarray] | Dataset]  # of a data folder
 
 
 def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
@@ -34,21 +33,20 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
 
     data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
-    paths of lists start.
-    image_size: of square crops of image files, in pixels. num_workers: processes that decode them.
-    Raises InputError for an unknown name or malformed data.
+    paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data.
     """
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
         folder, options = Path(os.path.expanduser(path)), {"image_size": image_size, "num_workers": num_workers}
         return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
     if dataset.endswith(".npz"):
-        return dataset_from_arrays(Path(dataset).stem, _load_npz(Path(os.path.expanduser(dataset))), source=dataset)
+        file = Path(os.path.expanduser(dataset))
+        if not file.is_file():
+            raise InputError(f"no file {file.absolute()}: give the path of {_NPZ}.")
+        return dataset_from_arrays(file.stem, read_npz(file, (*REQUIRED, "class_names")), source=dataset)
     if dataset not in _LOADERS:
-        raise InputError(
-            f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} "
-            "(or give the path of an .npz file with x_train, y_train, x_test, y_test, or folder:PATH or lists:PATH)"
-        )
+        others = f"or give the path of {_NPZ}, or folder:PATH or lists:PATH"
+        raise InputError(f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} ({others})")
     try:
         loaded = _LOADERS[dataset](Path(data_dir))
     except InputError:
@@ -63,12 +61,9 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
 
 
 def register_dataset(name: str, loader: Loader) -> Loader:
-    """Make ``dataset = name`` a data set of the study.
-
-    loader: ``data_dir`` -> arrays ``x_train, y_train, x_test, y_test[, class_names]`` as dataset_from_arrays takes
-    them, or a Dataset. What it loads is known by its content: the fingerprint of the images shapes the results.
-    Raises InputError for a name that is taken or would be read as a path.
-    """
+    """Make ``dataset = name`` a data set of the study. Raises InputError for a name that is taken or would be read as a
+    path. loader: ``data_dir`` -> arrays as dataset_from_arrays takes them, or a Dataset. What it loads is known by its
+    content: the fingerprint of the images shapes the results."""
     if name.endswith(".npz") or ":" in name:
         raise InputError(f"dataset {name!r} would be read as a path: take another name.")
     _SOURCES[name] = registered_source("dataset", name, loader, _SOURCES)
@@ -94,20 +89,16 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
         raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. Expected {', '.join(REQUIRED)}.")
     train_images, val_images = (_checked_images(arrays[key], f"{source}: {key}") for key in ("x_train", "x_test"))
     if train_images.shape[1:] != val_images.shape[1:]:
-        raise InputError(
-            f"{source}: x_train holds images of shape {train_images.shape[1:]} and x_test of {val_images.shape[1:]} "
-            "(height, width, channels): all images must have one size."
-        )
+        shapes = f"of shape {train_images.shape[1:]} and x_test of {val_images.shape[1:]} (height, width, channels)"
+        raise InputError(f"{source}: x_train holds images {shapes}: all images must have one size.")
     train_labels = _checked_labels(arrays["y_train"], len(train_images), f"{source}: y_train")
     val_labels = _checked_labels(arrays["y_test"], len(val_images), f"{source}: y_test")
     num_classes = 1 + int(max(train_labels.max(), val_labels.max()))
     for key, labels, what in (("y_train", train_labels, "training"), ("y_test", val_labels, "validation")):
         absent = np.setdiff1d(np.arange(num_classes), labels)
         if len(absent):
-            raise InputError(
-                f"{source}: labels must be 0..{num_classes - 1} without gaps, but {key} has no image of class(es) "
-                f"{absent[:10].tolist()}: every class needs {what} images."
-            )
+            problem = f"{key} has no image of class(es) {absent[:10].tolist()}: every class needs {what} images"
+            raise InputError(f"{source}: labels must be 0..{num_classes - 1} without gaps, but {problem}.")
     names = (str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
     names = tuple(name.encode(errors="backslashreplace").decode() for name in names)  # halves of characters, in words
     if len(names) != num_classes:
@@ -128,10 +119,8 @@ def _checked_images(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise InputError(
-            f"{where} has shape {array.shape}; expected (n, height, width) for grey images or (n, height, width, 3) "
-            "for colour."
-        )
+        expected = "(n, height, width) for grey images or (n, height, width, 3) for colour"
+        raise InputError(f"{where} has shape {array.shape}; expected {expected}.")
     return array
 
 
@@ -141,19 +130,11 @@ def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarra
         raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image.")
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1.")
-    if array.min() < 0:
-        raise InputError(f"{where} has the label {array.min()}; labels must be 0..C-1.")
-    if array.max() >= num_images:
-        raise InputError(
-            f"{where} has the label {array.max()} but only {num_images} images; labels must be 0..C-1 without gaps."
-        )
+    wrong = array[(array < 0) | (array >= num_images)]
+    if len(wrong):
+        what = f"the label {wrong[0]} among those of {num_images} images"
+        raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps.")
     return array.astype(np.int64)
-
-
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(f"no file {path.absolute()}: give the path of an .npz file with {', '.join(REQUIRED)}.")
-    return read_npz(path, (*REQUIRED, "class_names"))
 
 
 def _cached_glyphs(data_dir: Path) -> Dataset:
@@ -172,42 +153,36 @@ def _cached_glyphs(data_dir: Path) -> Dataset:
         warnings.warn(f"{path} does not hold the glyphs that il2m wrote there: they are rendered anew.", stacklevel=3)
     arrays = render_glyphs()
     glyphs = dataset_from_arrays("glyphs", arrays)
-    versions = {"Pillow": PIL.__version__, "FreeType": PIL.features.version("freetype2"), "numpy": np.__version__}
-    rendered_by = ", ".join(f"{name} {version}" for name, version in versions.items())
+    freetype = PIL.features.version("freetype2")
+    rendered_by = f"Pillow {PIL.__version__}, FreeType {freetype}, numpy {np.__version__}"
     if glyphs.fingerprint != PUBLISHED_GLYPHS:
         what = f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}"
-        warnings.warn(
-            f"{what}, not the published study's {PUBLISHED_GLYPHS}: figures may differ a little.", stacklevel=3
-        )
+        expected = f"not the published study's {PUBLISHED_GLYPHS}"
+        warnings.warn(f"{what}, {expected}: figures may differ a little.", stacklevel=3)
     with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
         np.savez(file, **arrays, fingerprint=glyphs.fingerprint, rendered_by=rendered_by)
     return glyphs
 
 
-def _load_cifar(dataset: str, data_dir: Path) -> dict[str, np.ndarray]:
+def _load_cifar(name: str, data_dir: Path) -> dict[str, np.ndarray]:
     import torchvision  # slow to import, and only needed here
 
-    make = getattr(torchvision.datasets, _CIFAR[dataset])
+    make = getattr(torchvision.datasets, name)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its download bar would flood a log
             train, test = (make(str(data_dir), train=part, download=True) for part in (True, False))
     except Exception as error:  # network, disk and archive errors alike have one remedy
-        raise InputError(
-            f"{dataset}: not found under {data_dir.absolute()}, and the download failed ({error}). Put the python "
-            f"version's archive ({make.filename}, unpacked as {make.base_folder}/) there by hand, or give the images "
-            "as an .npz file: dataset=PATH.npz."
-        ) from None
-    return {
-        "x_train": train.data, "y_train": np.asarray(train.targets),
-        "x_test": test.data, "y_test": np.asarray(test.targets),
-        "class_names": np.array(train.classes),
-    }  # fmt: skip
+        what = f"not found under {data_dir.absolute()}, and the download failed ({error})"
+        archive = f"the python version's archive ({make.filename}, unpacked as {make.base_folder}/)"
+        remedy = f"Put {archive} there by hand, or give the images as an .npz file: dataset=PATH.npz"
+        raise InputError(f"{name.lower()}: {what}. {remedy}.") from None
+    arrays = {"x_train": train.data, "y_train": train.targets, "x_test": test.data, "y_test": test.targets}
+    return arrays | {"class_names": train.classes}
 
 
-Loader = Callable[[Path], Mapping[str, np.ndarray] | Dataset]
 _LOADERS: dict[str, Loader] = {
     "glyphs": _cached_glyphs,
-    "cifar10": partial(_load_cifar, "cifar10"),
-    "cifar100": partial(_load_cifar, "cifar100"),
+    "cifar10": partial(_load_cifar, "CIFAR10"),
+    "cifar100": partial(_load_cifar, "CIFAR100"),
 }
 _SOURCES = dict.fromkeys(_LOADERS, "")  # name -> hash of its source, "" for what is built in

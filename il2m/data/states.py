@@ -46,38 +46,30 @@ class States:
 
 
 def make_states(num_classes: int, num_states: int, state_sizes: Sequence[int] = ()) -> States:
-    """Split ``num_classes`` into states: ``state_sizes`` if given, else ``num_states`` of equal size.
-
-    Raises InputError when the classes can't be split so.
-    """
+    """Split ``num_classes`` into states: ``state_sizes`` if given, else ``num_states`` of equal size. Raises InputError
+    when the classes can't be split so."""
     if state_sizes:
         if sum(state_sizes) != num_classes:
-            raise InputError(
-                f"state_sizes = {list(state_sizes)} add up to {sum(state_sizes)} classes, but the dataset has "
-                f"{num_classes}: give sizes that add up to {num_classes}, or leave state_sizes empty."
-            )
+            what = f"state_sizes = {list(state_sizes)} add up to {sum(state_sizes)} classes"
+            remedy = f"give sizes that add up to {num_classes}, or leave state_sizes empty"
+            raise InputError(f"{what}, but the dataset has {num_classes}: {remedy}.")
         return States(tuple(int(size) for size in state_sizes))
     if num_states > num_classes or num_classes % num_states:
+        what = f"num_states = {num_states} does not divide the dataset's {num_classes} classes into equal states"
         fitting = [s for s in range(1, num_classes + 1) if num_classes % s == 0]
-        raise InputError(
-            f"num_states = {num_states} does not divide the dataset's {num_classes} classes into equal states: "
-            f"use one of {fitting}, or give state_sizes (for example 50 classes first, then 10 at a time)."
-        )
+        raise InputError(f"{what}: use one of {fitting}, or give state_sizes (as 50 classes first, then 10 at a time).")
     return States((num_classes // num_states,) * num_states)
 
 
 def make_class_order(num_classes: int, order_seed: int, class_order: Sequence[int] = ()) -> np.ndarray:
-    """The dataset's class ids in learning order, (C,) int64: ``class_order`` if given, else a seeded shuffle.
-
-    Raises InputError when ``class_order`` does not name each class once.
-    """
+    """The dataset's class ids in learning order, (C,) int64: ``class_order`` if given, else a seeded shuffle. Raises
+    InputError when ``class_order`` does not name each class once."""
     if len(class_order) == 0:
         return np.random.default_rng(order_seed).permutation(num_classes)
     order = np.asarray(class_order, dtype=np.int64)
     if not np.array_equal(np.sort(order), np.arange(num_classes)):
-        missing = sorted(set(range(num_classes)) - set(order.tolist()))[:10]
-        raise InputError(
-            f"class_order must name each of the classes 0..{num_classes - 1} once; it has {len(order)} entries, "
-            f"{len(set(order.tolist()))} of them different" + (f"; missing: {missing}" if missing else "") + "."
-        )
+        missing = np.setdiff1d(np.arange(num_classes), order)[:10].tolist()
+        what = f"it has {len(order)} entries, {len(np.unique(order))} of them different"
+        what += f"; missing: {missing}" if missing else ""
+        raise InputError(f"class_order must name each of the classes 0..{num_classes - 1} once; {what}.")
     return order

@@ -23,7 +23,7 @@ from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_fold
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
-from il2m.memory.exemplars import check_memory, exemplars_per_past_class, rank_classes
+from il2m.memory.exemplars import check_memory, rank_classes
 from il2m.system.files import replacing, safe_name
 
 
@@ -124,8 +124,7 @@ def _write_lists(
             layout.new(state, memory_size): train[np.isin(train.labels, new)],
         }
         if state > 1:
-            kept = exemplars_per_past_class(memory_size, 0, num_past)
-            exemplars = np.concatenate([ranking[label][:kept] for label in range(num_past)])
+            exemplars = np.concatenate([ranking[label][: memory_size // num_past] for label in range(num_past)])
             lists[layout.old(state, memory_size)] = train[exemplars]
         for path, part in lists.items():
             write_image_list(path, part.images, part.labels)

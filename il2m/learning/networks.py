@@ -41,9 +41,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x
-        if self.extra_width:
-            shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_width))
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_width)) if self.extra_width else x
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
@@ -84,11 +82,10 @@ _BUILDERS: dict[str, Builder] = {
 
 
 def register_network(name: str, builder: Builder) -> Builder:
-    """Make ``network = name`` a network of the study.
+    """Make ``network = name`` a network of the study. Raises InputError for a name that is taken, or a builder whose
+    source can't be told: its hash is part of the hash of what it learned.
 
     builder: number of channels -> a module that turns images (n, c, h, w) into features (n, d) of a fixed width.
-    Its source's hash is part of what it shapes: what it learned is not taken for the work of another version.
-    Raises InputError for a name that is taken, or a builder whose source can't be told.
     """
     NETWORKS[name] = registered_source("network", name, builder, NETWORKS)
     _BUILDERS[name] = builder
@@ -120,15 +117,11 @@ def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.
             shapes = [tuple(backbone(torch.zeros(n, channels, height, width)).shape) for n in (2, 3)]
             backbone.train(was_training)
     except Exception as error:  # whatever the user's own code raises
-        raise InputError(
-            f"network {network!r} fails on images of {height} x {width} pixels and {channels} channel(s): "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        what = f"fails on images of {height} x {width} pixels and {channels} channel(s)"
+        raise InputError(f"network {network!r} {what}: {type(error).__name__}: {error}") from error
     if len(shapes[0]) != 2 or shapes != [(n, shapes[0][1]) for n in (2, 3)]:
-        raise InputError(
-            f"network {network!r}: 2 and 3 images give features of shape {shapes[0]} and {shapes[1]}; expected (n, d) "
-            "with one d, as a linear head needs."
-        )
+        what = f"2 and 3 images give features of shape {shapes[0]} and {shapes[1]}"
+        raise InputError(f"network {network!r}: {what}; expected (n, d) with one d, as a linear head needs.")
     return shapes[0][1]
 
 

@@ -1,7 +1,4 @@
-"""A model and un-augmented images, in order -> score arrays.
-
-Scores are the model's outputs before softmax ("raw scores"); every image is scored once, as it is.
-"""
+"""A model and un-augmented images, in order -> score arrays: the model's outputs before softmax ("raw scores")."""
 
 from collections.abc import Iterator
 

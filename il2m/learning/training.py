@@ -1,7 +1,4 @@
-"""The only epoch loop: cross-entropy, and distillation from the previous model when asked.
-
-With a checkpoint file, a training that was interrupted goes on after the last epoch that was stored in it.
-"""
+"""The only epoch loop: cross-entropy, and distillation from the previous model when asked."""
 
 import math
 import time
@@ -37,12 +34,9 @@ class Epoch:
 
 
 def distillation_loss(scores: torch.Tensor, teacher_scores: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Cross-entropy of the model's softened past-class scores against the previous model's, mean over images.
-
-    The form of LwF (Li and Hoiem 2016) and of End-to-End IL (Castro et al. 2018, Eq. 3), without Hinton's factor T^2:
-    a distillation_weight of T^2 gives Hinton's.
-    scores, teacher_scores: (n, past classes), raw scores.
-    """
+    """Cross-entropy of the model's softened past-class scores against the previous model's, both (n, past classes) and
+    raw, mean over images. The form of LwF (Li and Hoiem 2016) and of End-to-End IL (Castro et al. 2018, Eq. 3), without
+    Hinton's factor T^2: a distillation_weight of T^2 gives Hinton's."""
     return F.cross_entropy(scores / temperature, F.softmax(teacher_scores / temperature, dim=1))
 
 
@@ -63,10 +57,8 @@ def train(
 
     settings: batch size, momentum, ... and the device. Gradients of ``summed_batches`` mini-batches are summed, not
     averaged, before a step, as the authors' loop does; an epoch's last step sums what is left.
-    epochs, learning_rate: of this training, over those in settings. seed: of image order and augmentation; on a CPU
-    with one thread equal seeds give equal weights, bit for bit.
-    teacher: the previous model; with it, ``settings.distillation_weight`` times the distillation loss over its classes
-    is added.
+    epochs, learning_rate: over those in settings. seed: of image order and augmentation; on a CPU with one thread equal
+    seeds give equal weights, bit for bit. teacher: the previous model, to distil from.
     checkpoint: a file that keeps this training while it is under way, written after an epoch, at most every
     CHECKPOINT_SECONDS. If it holds this very training, that goes on there and ends as if it had not been interrupted.
     Whoever has stored the trained model removes it.
@@ -100,9 +92,7 @@ def train(
 class _Training:
     """A training under way: its model, and all else that its epochs change."""
 
-    def __init__(
-        self, settings: Training, asked: dict[str, Any], model: Classifier, teacher: Classifier | None
-    ) -> None:
+    def __init__(self, settings: Training, asked: dict, model: Classifier, teacher: Classifier | None) -> None:
         self.settings, self.history = settings, []
         # accelerate keeps one device and precision per process and refuses another; each training call has its own
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -147,11 +137,9 @@ class _Training:
             self.optimizer.step()
         mean_loss = total_loss.item() / num_images
         if not math.isfinite(mean_loss):
-            others = "." if self.accelerator.mixed_precision == "no" else ", or use precision = 'float32'."
-            raise InputError(
-                f"training diverged: the loss of epoch {number} is {mean_loss} at learning rate {rate:g}. "
-                f"Lower learning_rate{others}"
-            )
+            what = f"the loss of epoch {number} is {mean_loss} at learning rate {rate:g}"
+            others = "" if self.accelerator.mixed_precision == "no" else ", or use precision = 'float32'"
+            raise InputError(f"training diverged: {what}. Lower learning_rate{others}.")
         self.scheduler.step(*([mean_loss] if isinstance(self.scheduler, ReduceLROnPlateau) else []))
         self.history.append(Epoch(number, mean_loss, rate, num_images / (time.perf_counter() - start)))
         return self.history[-1]

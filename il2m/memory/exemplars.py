@@ -13,27 +13,19 @@ from il2m.errors import InputError
 from il2m.parameters import FineTuning
 
 
-def exemplars_per_past_class(memory_size: int, exemplars_per_class: int, num_past: int) -> int:
-    """Images kept for each of ``num_past`` classes: a fixed number, or else ``K // num_past``, K = memory_size."""
-    return exemplars_per_class or memory_size // num_past
-
-
 def kept_per_class(settings: FineTuning, num_past: int) -> int:
-    """Images that a run of these settings keeps for each of ``num_past`` classes."""
-    return exemplars_per_past_class(settings.memory_size, settings.exemplars_per_class, num_past)
+    """Images kept for each of ``num_past`` classes: a fixed number, or else ``K // num_past``, K = memory_size."""
+    return settings.exemplars_per_class or settings.memory_size // num_past
 
 
 def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> None:
     """Raise InputError if some past class would be left without an image, naming the state and the smallest K."""
     needed = states.num_past(states.num_states)
-    if exemplars_per_class or memory_size >= needed:
-        return
-    state = next(b for b in range(2, states.num_states + 1) if memory_size < states.num_past(b))
-    raise InputError(
-        f"memory_size = {memory_size} leaves less than one image per past class at state {state}, which has "
-        f"{states.num_past(state)} past classes; the smallest memory_size that works for all {states.num_states} "
-        f"states is {needed}."
-    )
+    if not exemplars_per_class and memory_size < needed:
+        state = next(b for b in range(2, states.num_states + 1) if memory_size < states.num_past(b))
+        what = f"memory_size = {memory_size} leaves less than one image per past class at state {state}"
+        smallest = f"the smallest memory_size that works for all {states.num_states} states is {needed}"
+        raise InputError(f"{what}, which has {states.num_past(state)} past classes; {smallest}.")
 
 
 def of_past_classes(arrays: Mapping[str, np.ndarray], states: States, state: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from il2m.parameters import FineTuning, concerning
-from il2m.study.find import but, but_distillation
+from il2m.study.find import effective
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
@@ -35,7 +35,7 @@ def run_description(run: Run) -> dict[str, object]:
     columns = {
         "run": run.name,
         "base": run.base.name,
-        "setting": short_hash(but_distillation(_shaping(run))),
+        "setting": short_hash(effective(_shaping(run), "distillation")),
         "recipe": short_hash(run_recipe(run)),
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
@@ -81,7 +81,7 @@ def run_recipe(run: Run) -> dict[str, object]:
 
 def _shaping(run: Run) -> dict[str, Any]:
     """A run's identity, that of its base within, but for seeds and class order."""
-    return but(run.identity | {"base": run.base.identity}, "training seed", "class order")
+    return effective(run.identity | {"base": run.base.identity}, "training seed", "class order")
 
 
 def _order_hash(run: Run) -> str | None:

@@ -50,9 +50,8 @@ def open_run(folder: str | Path, run: str = "") -> Run:
     if not run and not (Path(folder) / "config.json").exists():
         runs = find_runs(folder)
         if not runs:
-            raise InputError(
-                f"no finished fine-tuning run in {Path(folder).absolute()}: run base training and fine-tuning first."
-            )
+            what = f"no finished fine-tuning run in {Path(folder).absolute()}"
+            raise InputError(f"{what}: run base training and fine-tuning first.")
         return ([each for each in runs if not each.identity.get("distillation")] or runs)[-1]
     opened = Run(_one_of(folder, run, "run") if run else folder)
     if opened.kind not in ANALYSED or opened.missing_states:
@@ -73,39 +72,30 @@ def _one_of(out_dir: str | Path, name: str, what: str) -> Path:
     raise InputError(f"no {what} {name!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
 
 
-def but(identity: dict[str, Any], *concerns: str) -> dict[str, Any]:
-    """A run's identity, its base's within, without the parameters that concern these (keys of CONCERNS): without
-    "training seed" and "class order" (drawn or given) it is equal for replicates."""
-    ignored = concerning(*concerns)
-    kept = {name: value for name, value in effective(identity).items() if name not in ignored}
-    return kept | ({"base": but(kept["base"], *concerns)} if "base" in kept else {})
-
-
-def but_distillation(identity: dict[str, Any]) -> dict[str, Any]:
-    """A run's identity without what says whether and how it distils: equal for twins."""
-    return but(identity, "distillation")
-
-
-def effective(identity: dict[str, Any]) -> dict[str, Any]:
-    """A run's identity without what has no effect: until version 0.2, max_shift of image files was part of it."""
-    if "image_size" not in identity | identity.get("base", {}):
-        return identity
-    kept = {name: value for name, value in identity.items() if name != "max_shift"}
-    return kept | ({"base": effective(kept["base"])} if "base" in kept else {})
+def effective(identity: dict[str, Any], *but: str) -> dict[str, Any]:
+    """A run's identity, its base's within, without the parameters that concern these (keys of CONCERNS), and without
+    what has no effect: until version 0.2, max_shift of image files was part of it. Equal for replicates without
+    "training seed" and "class order" (drawn or given), for twins without "distillation"."""
+    ignored = concerning(*but)
+    if "image_size" in identity | identity.get("base", {}):
+        ignored.append("max_shift")
+    kept = {name: value for name, value in identity.items() if name not in ignored}
+    return kept | ({"base": effective(kept["base"], *but)} if "base" in kept else {})
 
 
 def twin_run(run: Run) -> Run | None:
     """The finished run beside ``run`` that differs from it in distillation only, if there is one. Of several, which
     distil each in its own way, none is taken: a warning names them."""
-    same = but_distillation(run.identity)
+    same = effective(run.identity, "distillation")
     others = (other for other in find_runs(run.folder.parent) if other.label != run.label)
-    twins = {short_hash(effective(one.identity)): one for one in others if but_distillation(one.identity) == same}
+    others = [other for other in others if effective(other.identity, "distillation") == same]
+    twins = {short_hash(effective(other.identity)): other for other in others}
     if len(twins) < 2:
         return next(iter(twins.values()), None)
     how = concerning("distillation")[1:]
     named = [f"{one.name} ({', '.join(f'{name} {one.identity[name]}' for name in how)})" for one in twins.values()]
-    named = ", ".join(named)
-    warnings.warn(f"{run.name} has several twins, and none is shown: name one as compare, of {named}.", stacklevel=2)
+    what = f"{run.name} has several twins, and none is shown: name one as compare"
+    warnings.warn(f"{what}, of {', '.join(named)}.", stacklevel=2)
     return None
 
 
@@ -140,15 +130,11 @@ def open_base(out_dir: Path, base: str) -> Run:
     if run.missing_states:
         raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
     if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour
-        raise InputError(
-            f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}: copy its folder "
-            "there, or give the folder it lies in as out_dir."
-        )
+        what = f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}"
+        raise InputError(f"{what}: copy its folder there, or give the folder it lies in as out_dir.")
     network = run.identity["network"]
     if NETWORKS.get(network) != run.identity.get("network_source", ""):
         now = "has another source now" if network in NETWORKS else "is not registered here"
-        raise InputError(
-            f"base {run.name} was trained with the network {network!r}, which {now}: register the one that trained it, "
-            "or train another base."
-        )
+        what = f"base {run.name} was trained with the network {network!r}, which {now}"
+        raise InputError(f"{what}: register the one that trained it, or train another base.")
     return run

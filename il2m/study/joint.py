@@ -15,16 +15,13 @@ from il2m.study.stage import Stage, train_missing
 
 
 def train_joint(settings: JointTraining | None = None, **parameters: Any) -> Run:
-    """Train a network from scratch on all images of states 1..b, for each b >= 2, as the base was trained on state 1.
-
-    parameters: of parameters.JointTraining, over ``settings``; ``base`` may be a Run. Network, optimiser and seed are
-    the base's; state 1 is the base itself. Stores validation scores only, in a run of its own. Finished states stay.
-    """
+    """Train a network from scratch on all images of states 1..b, for each b >= 2, as the base was trained on state 1:
+    network, optimiser and seed are the base's, and state 1 is the base itself. Stores validation scores only, in a run
+    of its own. parameters: of parameters.JointTraining, over ``settings``; ``base`` may be a Run."""
     settings = JointTraining.given(settings, parameters)
     base = open_base(Path(settings.out_dir), settings.base)
-    epochs = settings.joint_epochs or base.identity["base_epochs"]
-    identity = {"joint_epochs": epochs, "result_version": RESULT_VERSION, "base": base.identity}
-    identity["state_sizes"] = base.identity["state_sizes"]
+    identity = {"joint_epochs": settings.joint_epochs or base.identity["base_epochs"]}
+    identity |= {"result_version": RESULT_VERSION, "base": base.identity, "state_sizes": base.identity["state_sizes"]}
     run = Run.create(Path(settings.out_dir), "joint", identity, base=base.name, **base.notes)
     return train_missing(run, settings, lambda missing: _train_joint_states(run, settings, missing))
 

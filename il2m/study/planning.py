@@ -45,8 +45,8 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     """Check base training's settings against each other and the data. Raises InputError before any work is done; warns
     of files that are not used, and of odd_contents of images in memory.
 
-    Lists in the authors' layout bring their own states and class order. parameters: over ``settings``.
-    images: the data set, where it is loaded already (``il2m run`` plans many bases of one).
+    parameters: over ``settings``. images: the data set, where it is loaded already (``il2m run`` plans many bases of
+    one). Lists in the authors' layout bring their own states and class order.
     """
     settings = BaseTraining.given(settings, parameters)
     if images is None:
@@ -54,8 +54,8 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         images = load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
     resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
-    told = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
-    for sentence in told:
+    odd = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
+    for sentence in odd:
         warnings.warn(sentence, stacklevel=2)
     if _turns_images(images, settings.exif_rotation):
         resolved["exif_rotation"] = True  # only where there are such: all other runs keep their hash
@@ -93,7 +93,7 @@ def _identity(settings: Training, kind: str, images: Dataset, states: States, re
 def _turns_images(images: Dataset, exif_rotation: str) -> bool:
     """Whether EXIF data turn any image: they are followed, and some ask for it. Planning opens files to find out, only
     their heads; what goes on from a base knows it from its identity."""
-    if not isinstance(images.train_images, ImageFiles) or exif_rotation == "off":
+    if exif_rotation == "off" or not isinstance(images.train_images, ImageFiles):
         return False
     followed = exif_rotation == "on" or images.files.lists is None
     return followed and (images.train_images.any_turned or images.val_images.any_turned)
@@ -101,11 +101,10 @@ def _turns_images(images: Dataset, exif_rotation: str) -> bool:
 
 def _check_shift(settings: Training, images: Dataset) -> None:
     """Raise InputError for a shift that could leave nothing of an image."""
-    size = images.train_images.shape[1:3]
-    if images.files is None and settings.max_shift >= min(size):
-        raise InputError(
-            f"max_shift = {settings.max_shift}: expected less than the images' {size[0]} x {size[1]} pixels."
-        )
+    _, height, width, _ = images.train_images.shape
+    if images.files is None and settings.max_shift >= min(height, width):
+        size = f"{height} x {width} pixels"
+        raise InputError(f"max_shift = {settings.max_shift}: expected less than the images' {size}.")
 
 
 def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, np.ndarray]:
@@ -116,10 +115,9 @@ def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, 
         states = make_states(images.num_classes, num_states, sizes)
         return states, make_class_order(images.num_classes, settings.order_seed, order)
     if order or (sizes or listed) != listed or (not sizes and num_states != len(listed)):
-        raise InputError(
-            f"{images.files.lists}: the lists give {len(listed)} states of {list(listed)} classes and their order: use "
-            f"num_states = {len(listed)}, and leave state_sizes and class_order empty."
-        )
+        what = f"the lists give {len(listed)} states of {list(listed)} classes and their order"
+        remedy = f"use num_states = {len(listed)}, and leave state_sizes and class_order empty"
+        raise InputError(f"{images.files.lists}: {what}: {remedy}.")
     return States(listed), np.arange(images.num_classes)
 
 
@@ -138,20 +136,16 @@ def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[s
 
 def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | None = None, **parameters: Any) -> Plan:
     """Check fine-tuning's settings against its base and the data. Raises InputError before any work is done.
-
-    parameters: over ``settings``; ``base`` may be a Run.
-    base_plan: a base that is planned but need not be trained yet (``il2m run`` checks all stages first).
-    """
+    parameters: over ``settings``; ``base`` may be a Run. base_plan: a base that is planned but need not be trained yet
+    (``il2m run`` checks all stages first)."""
     settings = FineTuning.given(settings, parameters)
     base = base_plan or open_base(Path(settings.out_dir), settings.base)
     place = settings.data_dir, settings.dataset, settings.num_workers
     images = base_plan.dataset if base_plan else load_images(base, *place)
     states, drawn_by = base.states, base.notes["order_seed"]
     if settings.order_seed is not None and settings.order_seed != drawn_by:
-        raise InputError(
-            f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}: name "
-            "another base, or train one."
-        )
+        what = f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}"
+        raise InputError(f"{what}: name another base, or train one.")
     _check_shift(settings, images)
     check_memory(settings.memory_size, settings.exemplars_per_class, states)
     resolved, exemplars = {"base": base.identity}, {}
@@ -187,10 +181,9 @@ def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: 
     options = {"image_size": base.identity.get("image_size", 224), "num_workers": num_workers}
     images = load_dataset(source, data_dir, **options)
     if images.fingerprint != base.identity["fingerprint"]:
-        raise InputError(
-            f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']}), but {source} holds "
-            "other images: name the dataset the base was trained on, or train a base on this one."
-        )
+        what = f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']})"
+        remedy = "name the dataset the base was trained on, or train a base on this one"
+        raise InputError(f"{what}, but {source} holds other images: {remedy}.")
     if isinstance(images.train_images, ImageFiles):
         same, state = {"exif_rotation": base.identity.get("exif_rotation", False)}, base.state(1)
         stored = [f"{part}_digests" for part in ("train", "val")]  # none in states of before version 0.2

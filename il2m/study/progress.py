@@ -17,10 +17,8 @@ PROGRESS_FILE = "progress.json"
 
 
 def is_headless() -> bool:
-    """True where nobody watches: no terminal and no live notebook, or a notebook that papermill or nbconvert executes.
-
-    ``il2m run`` says so by IL2M_HEADLESS; a notebook that is executed otherwise is told by that it can't ask for input.
-    """
+    """True where nobody watches: no terminal and no live notebook, or a notebook that papermill or nbconvert executes:
+    ``il2m run`` says so by IL2M_HEADLESS; one that is executed otherwise is told by that it can't ask for input."""
     if os.environ.get("IL2M_HEADLESS"):
         return True
     if "ipykernel" not in sys.modules:

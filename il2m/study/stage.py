@@ -4,6 +4,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
     """Check the states that the run has, then hold its lock and train those that it lacks: none if another process
     trained them in the meantime. States that did not go on from the one before them are set aside, and trained again.
     Raises InputError if the device is 'cuda' and there is none."""
-    if run.missing_states or _first_stranger(run):
+    if run.missing_states or _strangers(run):
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
         torch.set_num_threads(settings.num_threads)
@@ -41,35 +42,27 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
                 block = [state for place, state in enumerate(missing) if state == missing[0] + place]
                 train_states(block)
                 _set_aside_strangers(run)  # later states may have gone on from another one than was trained now
-    for state in range(1, run.states.num_states + 1):
-        if run.has_state(state):
-            run.state(state).info  # noqa: B018 - reading it checks the files
+    for state in run.digests:
+        run.state(state).info  # noqa: B018 - reading it checks the files
     return run
 
 
-def _first_stranger(run: Run) -> int:
-    """The first state, of those before which none is missing, that did not go on from the one before it; 0 for none."""
-    for state in range(1, run.states.num_states + 1):
-        if not run.has_state(state):
-            return 0
-        if run.state(state).stranger:
-            return state
-    return 0
+def _strangers(run: Run) -> list[int]:
+    """The first state, of those before which none is missing, that did not go on from the one before it, and all later
+    ones: they are of another training than what lies here, and nothing can be computed from both."""
+    states = range(1, run.states.num_states + 1)
+    first = next((state for state in takewhile(run.has_state, states) if run.state(state).stranger), len(states) + 1)
+    return [state for state in states[first - 1 :] if run.has_state(state)]
 
 
 def _set_aside_strangers(run: Run) -> None:
-    """Rename the first state that did not go on from the one before it, and all later ones: they are of another
-    training than what lies here, and nothing can be computed from both."""
-    if first := _first_stranger(run):
-        later = [state for state in range(first, run.states.num_states + 1) if run.has_state(state)]
-        for state in later:
+    if strangers := _strangers(run):
+        for state in strangers:
             set_aside(state_path(run.folder, state))
         run.forget_states()
-        warnings.warn(
-            f"{run.folder}: states {later} did not go on from the state before them that lies here (it was trained "
-            f"again, or exchanged). They are set aside as {SET_ASIDE}state_*, and trained again.",
-            stacklevel=3,
-        )
+        what = f"{run.folder}: states {strangers} did not go on from the state before them that lies here"
+        done = f"They are set aside as {SET_ASIDE}state_*, and trained again"
+        warnings.warn(f"{what} (it was trained again, or exchanged). {done}.", stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -82,10 +75,6 @@ class Stage:
     normalisation: Normalisation
     progress: Progress
 
-    def new_images(self, state: int) -> np.ndarray:
-        """Indices of the training images of the classes that ``state`` brings."""
-        return np.flatnonzero(np.isin(self.data.train_labels, self.run.states.new_classes(state)))
-
     def batches(self, indices: np.ndarray) -> ImageBatches:
         """The training images at ``indices``."""
         return image_batches(self.data.train_images[indices], self.data.train_labels[indices], self.normalisation)
@@ -96,27 +85,21 @@ class Stage:
         return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
     def fit(
-        self,
-        model: Classifier,
-        indices: np.ndarray,
-        *,
-        state: int,
-        epochs: int,
-        learning_rate: float,
-        purpose: str = "training",
-        teacher: Classifier | None = None,
+        self, model: Classifier, indices: np.ndarray, *, state: int, purpose: str = "training", **asked: Any
     ) -> list[Epoch]:
         """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed. Goes on
-        after the last checkpoint if this training was interrupted before."""
-        where = state, self.run.states.num_states, epochs, len(indices)
-        asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": self.seed(state, purpose)}
-        checkpoint = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
-        told = {
-            "on_resume": lambda history: self.progress.resumed(len(history) * len(indices)),
-            "on_epoch": lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
-        }
+        after the last checkpoint if this training was interrupted before. asked: epochs, learning_rate and teacher of
+        training.train."""
+        where = state, self.run.states.num_states, asked["epochs"], len(indices)
         return train(
-            model, self.batches(indices), self.settings, **asked, teacher=teacher, checkpoint=checkpoint, **told
+            model,
+            self.batches(indices),
+            self.settings,
+            **asked,
+            seed=self.seed(state, purpose),
+            checkpoint=state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint"),
+            on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
+            on_epoch=lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
         )
 
     def new_network(self, state: int, seed: int) -> Classifier:

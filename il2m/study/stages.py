@@ -23,11 +23,8 @@ from il2m.study.stage import Stage, train_missing
 
 
 def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
-    """Notebook 01's stage: train on the first state's classes from scratch, score, and store (state 1).
-
-    parameters: of parameters.BaseTraining, over ``settings``. A finished base is returned as it is.
-    Raises InputError before any work for settings that don't fit each other or the data.
-    """
+    """Notebook 01's stage: train on the first state's classes from scratch, score, and store (state 1). A finished base
+    is returned as it is. parameters: of parameters.BaseTraining, over ``settings``. Raises InputError as plan_base."""
     return train_planned(plan_base(settings, **parameters))
 
 
@@ -52,11 +49,9 @@ def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
 
 
 def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
-    """Notebook 02's stage: states 2..S, each from the previous state's weights, on new images and exemplars.
-
-    parameters: of parameters.FineTuning, over ``settings``. Finished states are kept; one that was interrupted goes on
-    there. Raises InputError before any work for settings that don't fit each other, the base or the data.
-    """
+    """Notebook 02's stage: states 2..S, each from the previous state's weights, on new images and exemplars. Finished
+    states are kept; one that was interrupted goes on there. parameters: of parameters.FineTuning, over ``settings``.
+    Raises InputError as plan_fine_tuning."""
     return train_planned(plan_fine_tuning(settings, **parameters))
 
 
@@ -76,9 +71,9 @@ def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
     """One incremental state, trained on its new images and the exemplars ``kept`` (indices), scored and stored."""
     settings, labels = stage.settings, stage.data.train_labels
     same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
-    model = stage.load_model(state - 1)
-    model = with_head(model, stage.run.states.num_seen(state), settings.head, stage.seed(state, "head"))
-    new, rate = stage.new_images(state), settings.learning_rate / state
+    num_seen, seed = stage.run.states.num_seen(state), stage.seed(state, "head")
+    model = with_head(stage.load_model(state - 1), num_seen, settings.head, seed)
+    new, rate = np.flatnonzero(np.isin(labels, stage.run.states.new_classes(state))), settings.learning_rate / state
     held_out = _hold_out(stage, state, new, kept)
     trained_on = np.concatenate([new, kept])
     trained_on = trained_on[~np.isin(trained_on, held_out)]
@@ -144,19 +139,17 @@ def _score_and_store(
     if num_past and stage.settings.held_out:
         scores = score_images(model, stage.batches(held_out))[0]
         arrays |= {"held_out_indices": held_out, "held_out_labels": labels[held_out], "held_out_scores": scores}
-    exemplar_scores, all_past_means = {}, {}
+    exemplar_scores, past_means = {}, {}
     if num_past:
         scores, features = score_images(model, stage.batches(kept))
         exemplar_scores = reduce_scores(scores, labels[kept])
         arrays |= {"exemplar_indices": kept, "exemplar_labels": labels[kept]}
         arrays |= {"exemplar_scores": scores, "exemplar_features": features}
         if stage.settings.score_all_past:
-            means = mean_by_class(model, stage.batches(np.flatnonzero(labels < num_past)), num_past)
-            arrays["past_class_features"] = means["unit_features"].astype(np.float32)
-            all_past_means = {kind: means[f"own_{quantity}"].tolist() for kind, quantity in QUANTITIES.items()}
+            past_means = mean_by_class(model, stage.batches(np.flatnonzero(labels < num_past)), num_past)
+            arrays["past_class_features"] = past_means["unit_features"].astype(np.float32)
     second_memory = state_statistics(training, labels[new], exemplar_scores, labels[kept], num_past, num_seen)
-    for kind in QUANTITIES:
-        second_memory[kind]["all_current_means"] = all_past_means.get(kind, [])
-    normalisation = {"mean": stage.normalisation.mean, "std": stage.normalisation.std}
-    info = {"second_memory": second_memory, "normalisation": normalisation, **trained}
+    for kind, quantity in QUANTITIES.items():
+        second_memory[kind]["all_current_means"] = list(past_means.get(f"own_{quantity}", []))
+    info = {"second_memory": second_memory, "normalisation": vars(stage.normalisation), **trained}
     stage.store(state, arrays, model.state_dict(), info)

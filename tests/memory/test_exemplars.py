@@ -10,12 +10,13 @@ from il2m.data.states import States
 from il2m.errors import InputError
 from il2m.memory.exemplars import (
     check_memory,
-    exemplars_per_past_class,
     held_out_places,
     herding_ranking,
+    kept_per_class,
     num_held_out,
     rank_classes,
 )
+from il2m.parameters import FineTuning
 
 
 def herding_by_loops(features: np.ndarray, num_kept: int) -> list[int]:
@@ -40,7 +41,8 @@ def herding_by_loops(features: np.ndarray, num_kept: int) -> list[int]:
     [(2000, 0, 10, 200), (2000, 0, 30, 66), (7, 0, 7, 1), (2000, 5, 30, 5), (0, 5, 30, 5)],
 )
 def test_memory_is_shared_evenly(memory_size, per_class, num_past, kept):
-    assert exemplars_per_past_class(memory_size, per_class, num_past) == kept
+    given = FineTuning(memory_size=memory_size, exemplars_per_class=per_class)
+    assert kept_per_class(given, num_past) == kept
 
 
 def test_memory_too_small_names_the_state_and_the_smallest_k():

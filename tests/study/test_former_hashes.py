@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from il2m.results.description import run_recipe
-from il2m.study.find import but_distillation
+from il2m.study.find import effective
 from il2m.study.planning import plan_base, plan_fine_tuning
 from il2m.study.runs import Run
 
@@ -52,7 +52,7 @@ def test_a_run_under_its_former_hash_is_found(images, tmp_path):
     assert tuning().folder == old.folder
     twin = tuning(distillation=True)
     assert "max_shift" not in twin.identity
-    assert but_distillation(twin.identity) == but_distillation(old.identity), "still twins"
+    assert effective(twin.identity, "distillation") == effective(old.identity, "distillation"), "still twins"
     run = Run.create(tmp_path / "study", "fine_tuning", twin.identity, **twin.notes)
     assert run_recipe(run) == run_recipe(old)
     assert "max_shift" not in run_recipe(old)

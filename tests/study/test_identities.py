@@ -8,7 +8,7 @@ import pytest
 from il2m.data.dataset import Dataset, FileSource
 from il2m.data.sources import load_dataset
 from il2m.results.description import run_description
-from il2m.study.find import but_distillation
+from il2m.study.find import effective
 from il2m.study.planning import Plan, plan_base, plan_fine_tuning
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
@@ -79,7 +79,7 @@ def test_hashes_of_arrays_are_those_of_version_01(images, tmp_path, case):
     created(base)
     about = run_description(created(tuning))
     assert (about["setting"], about["recipe"]) == expected[2:4]
-    assert short_hash(but_distillation(tuning.identity)) == expected[4]
+    assert short_hash(effective(tuning.identity, "distillation")) == expected[4]
 
 
 # the same images said to be in files, of which max_shift was part then: base, fine-tuning

@@ -24,10 +24,9 @@ from il2m.system.locks import is_locked, locked, sweep
 from il2m.system.machine import usable_cores, visible_gpus
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
-_TLS = (
-    "Name the certificates (PEM files) in dask's configuration, for example by the environment variables "
-    + ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
-)
+_TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
+DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
+DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def connected(workers: Workers) -> Iterator[Client]:
         options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
     try:
         client = Client(**options)
-    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
+    except (OSError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
         if not workers.scheduler:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -31,15 +31,11 @@ DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
 
 @dataclass(frozen=True)
 class Workers:
-    """How many jobs run side by side, with how many CPU threads each, and where. Raises InputError if both are given.
+    """How many jobs run side by side, and where. Raises InputError if both count and scheduler are given."""
 
-    count: on this machine; None: one per GPU, or as many as the cores have room for.
-    scheduler: the address of a dask scheduler, whose workers' threads then take a job each.
-    """
-
-    count: int | None = None
-    threads: int = 1
-    scheduler: str = ""
+    count: int | None = None  # on this machine; None: one per GPU, or as many as the cores have room for
+    threads: int = 1  # of the CPU, for each job
+    scheduler: str = ""  # the address of a dask scheduler, whose workers' threads then take a job each
 
     def __post_init__(self) -> None:
         if self.scheduler and self.count:
@@ -64,7 +60,7 @@ def connected(workers: Workers) -> Iterator[Client]:
         options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
     try:
         client = Client(**options)
-    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
+    except (OSError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
         if not workers.scheduler:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -127,43 +123,39 @@ class _Dispatch:
 
     def __init__(self, client: Client, codes: Mapping[str, str], lease: Path, estimates: Estimates) -> None:
         self._client, self._codes, self._lease, self._estimates = client, codes, lease, estimates
-        self._futures: dict[str, Future] = {}
-        self._ends: dict[str, JobEnd] = {}
+        self._outcomes: dict[str, Future | JobEnd] = {}  # of each job: how it ended, once it is known
         self._submitted: dict[str, tuple[Job, list]] = {}  # by the future's key: how far the job was then
 
     def run(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Submit the jobs, and tell of each when it ends. Returns failed job -> reason."""
-        for job in jobs:
-            self._submit(job)
-        ending = as_completed(self._futures.values(), raise_errors=False)
+        ending = as_completed(map(self._submit, jobs), raise_errors=False)
         with Live(jobs, self._estimates) as live:
             while not ending.is_empty():
                 for future in ending.next_batch(block=False):
                     job = self._submitted[future.key][0]
                     if end := self._end(future):
-                        self._ends[job.name] = end
+                        self._outcomes[job.name] = end
                         self._estimates.add(job.kind, end.seconds, end.work)
                         live.ended(job, end.seconds, end.failure)
                     else:  # once more
-                        self._submit(job)
-                        ending.add(self._futures[job.name])
+                        ending.add(self._submit(job))
                 live.show(self._under_way)
                 time.sleep(0.25)
-        return {name: end.failure for name, end in self._ends.items() if end.failure}
+        return {name: end.failure for name, end in self._outcomes.items() if end.failure}
 
     def wait_for_those_under_way(self) -> None:
         """They end once their lease is gone. A second Ctrl-C does not wait for them."""
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the scheduler may be gone
             given = set().union(*self._client.processing().values())
-            wait([future for future in self._futures.values() if future.key in given], timeout=_PATIENCE)
+            futures = [future for future in self._outcomes.values() if isinstance(future, Future)]
+            wait([future for future in futures if future.key in given], timeout=_PATIENCE)
 
-    def _submit(self, job: Job) -> None:
-        awaited = {*job.after, *job.beside} & self._futures.keys()
-        earlier = {name: self._ends.get(name, self._futures[name]) for name in awaited}
-        key = f"{job.name}-{uuid.uuid4().hex}"
+    def _submit(self, job: Job) -> Future:
+        earlier = {name: self._outcomes[name] for name in (*job.after, *job.beside) if name in self._outcomes}
+        arguments, key = (job, self._codes[job.name], self._lease, earlier), f"{job.name}-{uuid.uuid4().hex}"
         self._submitted[key] = job, _how_far(job)
-        arguments = (job, self._codes[job.name], self._lease, earlier)
-        self._futures[job.name] = self._client.submit(run_job, *arguments, key=key, pure=False)
+        self._outcomes[job.name] = future = self._client.submit(run_job, *arguments, key=key, pure=False)
+        return future
 
     def _end(self, future: Future) -> JobEnd | None:
         """How a job came out; None if it is to be done again: workers died, but not of this job, or it had got on."""

@@ -8,12 +8,13 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
@@ -71,8 +72,13 @@ class _Constructor(SafeConstructor):
         while waiting:  # aliases are followed each time they are met, and one that holds itself never ends
             if (count := count + 1) > _MOST_VALUES:
                 raise MarkedYAMLError(problem=f"it stands for more than {_MOST_VALUES:,} values, or for itself")
-            if not isinstance(part := waiting.pop(), ScalarNode):
-                waiting += itertools.chain(*part.value) if isinstance(part, MappingNode) else part.value
+            part, names = waiting.pop(), set()
+            waiting += () if isinstance(part, MappingNode | ScalarNode) else part.value
+            for key, value in part.value if isinstance(part, MappingNode) else ():
+                if str(key.value) in names:
+                    raise MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                names.add(str(key.value))
+                waiting += key, value
         return super().construct_document(node)
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
@@ -86,31 +92,19 @@ class _Constructor(SafeConstructor):
             what = f"{str(node.value)[:40]!r}{'...' * (len(node.value) > 40)} can't be taken as {node.tag[18:]}"
             raise MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
 
-    def flatten_mapping(self, node: MappingNode) -> None:
-        if getattr(node, "merge", None) is None:  # else it is flattened already, with what it merges
-            names: set[str] = set()
-            for key, _ in node.value:
-                if str(key.value) in names:
-                    raise MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
-                names.add(str(key.value))
-        super().flatten_mapping(node)
-
 
 def _read_yaml(text: bytes, where: str) -> Any:
     """What a text says, as plain values. Raises InputError of one line."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    yaml.Constructor, yaml.max_depth = _Constructor, _DEEPEST
     try:
         if len(text) > _MOST_TEXT:
             raise MarkedYAMLError(problem=f"it has more than {_MOST_TEXT:,} characters")
-        if max(itertools.accumulate((b in b"[{") - (b in b"]}") for b in text), default=0) > _DEEPEST:
-            raise RecursionError  # ruamel.yaml would take the square of the depth to find out
         return yaml.load(text)
-    except MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        problem = f"{line}{error.problem}"
-    except RecursionError:
+    except MaxDepthExceededError:
         problem = "it is nested too deeply"
+    except MarkedYAMLError as error:
+        problem = f"line {error.problem_mark.line + 1}: {error.problem}" if error.problem_mark else error.problem
     except Exception as error:  # a file that is no text, and whatever else ruamel.yaml meets: of many types
         problem = f"{type(error).__name__}: {error}"
     raise InputError(f"{where} is not valid YAML: {' '.join(problem.split())[:300]}")
@@ -150,8 +144,8 @@ def _checked(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
             raise InputError(f"{path}: unknown key {key!r}: {nearest(key, _KEYS)}")
         if not isinstance(value, _KEYS[key][0] | None):
             raise InputError(f"{path}: {_KEYS[key][1]}.")
-    content = {key: value for key, value in content.items() if value is not None}
-    content = {"parameters": {}, "combinations": {}, "exclude": []} | content
+    given = {key: value for key, value in content.items() if value is not None}
+    content = {"parameters": {}, "combinations": {}, "exclude": [], **given}
     combinations = {str(name): values for name, values in content["combinations"].items()}
     if not all(isinstance(values, dict | None) for values in combinations.values()):
         raise InputError(f"{path}: {_KEYS['combinations'][1]}.")
@@ -198,7 +192,8 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
     defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
     Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
     """
-    _check(grid, defaults)
+    if problems := dict.fromkeys(itertools.islice(_problems(grid, defaults), _MOST_PROBLEMS)):
+        raise InputError("\n".join(problems))
     lists = {name: value for name, value in defaults.items() if len(values_to_sweep(name, value)) > 1}
     settings: list[tuple[dict[str, Any], str]] = []
     for name, combination in (grid.combinations or {"": {}}).items():
@@ -225,7 +220,7 @@ def _agree(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
 
 
 def _forms(name: str, value: Any) -> set[str]:
-    """The values to sweep, each in one form: 1 and 1.0 are one number. What it can't be is told by _check."""
+    """The values to sweep, each in one form: 1 and 1.0 are one number. What it can't be is told by _problems."""
     forms = set()
     for single in values_to_sweep(name, value):
         with contextlib.suppress(InputError):
@@ -234,20 +229,15 @@ def _forms(name: str, value: Any) -> set[str]:
     return forms
 
 
-def _check(grid: Grid, known: Mapping[str, Any]) -> None:
-    """Raise InputError that lists every unknown name and bad value of a grid."""
+def _problems(grid: Grid, known: Mapping[str, Any]) -> Iterator[str]:
+    """Every unknown name and bad value of a grid."""
     parts = [("", grid.parameters)]
     parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
     parts += [("exclude: ", entry) for entry in grid.exclude]
-    problems: dict[str, None] = {}  # each once
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):
                 try:
                     check_parameters({name: single}, known)
                 except InputError as error:
-                    problems[f"{where}{error}"] = None
-                    if len(problems) == _MOST_PROBLEMS:
-                        raise InputError("\n".join(problems)) from None
-    if problems:
-        raise InputError("\n".join(problems))
+                    yield f"{where}{error}"

@@ -34,18 +34,15 @@ _NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in wha
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute, for the run folder named ``run``.
-
-    kind, work: jobs of one kind take seconds in proportion to their work (image passes of a training, else 1).
-    """
+    """One notebook to execute, for the run folder named ``run``."""
 
     notebook: str
     run: str
     parameters: dict[str, Any]
     after: tuple[str, ...] = ()  # names of the jobs whose results it needs
     beside: tuple[str, ...] = ()  # of those whose results it shows too if there are any
-    kind: str = ""
-    work: float = 1.0
+    kind: str = ""  # jobs of one kind take seconds in proportion to their work
+    work: float = 1.0  # image passes of a training, else 1
     swept: dict[str, Any] = field(default_factory=dict)  # the values that it has of what varies in the grid
     combinations: tuple[str, ...] = ()  # those of the grid that it serves
     plugins: tuple[str, ...] = ()  # what is loaded before the notebook, see system.plugins

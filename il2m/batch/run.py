@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
 
 from il2m.batch import records
 from il2m.batch.dispatch import Workers, execute_jobs
@@ -28,13 +27,6 @@ from il2m.system.plugins import resolved
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
 
 
-class StudyRun(NamedTuple):
-    """What run_study did."""
-
-    folder: Path
-    failed: Mapping[str, str]  # job -> reason
-
-
 def run_study(
     grid_file: Path,
     *,
@@ -45,12 +37,12 @@ def run_study(
     workers: Workers,
     dry_run: bool,
     command: Sequence[str],
-) -> StudyRun:
-    """Execute a grid's study, print its plan, its progress and a summary. What was done before, and is there, is kept.
+) -> tuple[Path, dict[str, str]]:
+    """Execute a grid's study, print its plan, its progress and a summary; returns its folder, and failed job -> reason.
 
+    What was done before, and is there, is kept. All is checked before the first job starts; raises InputError.
     only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
     system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan.
-    All is checked before the first job starts; raises InputError.
     """
     started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
@@ -67,9 +59,9 @@ def run_study(
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
-    print(printable(_plan_text(grid, jobs, waiting, estimates, out, workers, each=dry_run)), flush=True)
+    print(printable(_plan_text(grid, jobs, waiting, estimates, workers, each=dry_run)), flush=True)
     if dry_run:
-        return StudyRun(out, {})
+        return out, {}
     records.write_plan(out, grid, sorted([*only, *overrides, *map(resolved, plugins)]), jobs, command)
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
@@ -78,7 +70,7 @@ def run_study(
         print(printable(f"{name}: {reason}"), file=sys.stderr)
     if failed:
         print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
-    return StudyRun(out, failed)
+    return out, failed
 
 
 def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
@@ -92,13 +84,13 @@ def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
 
 
 def _plan_text(
-    grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, out: Path, workers: Workers, *, each: bool
+    grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, workers: Workers, *, each: bool
 ) -> str:
     """The plan for a person, by notebook; if ``each``, also one line per job."""
     num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
-        f"{len(jobs) - len(waiting)} of them already done, in {out}",
+        f"{len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
         f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
     ]
     for notebook in NOTEBOOKS:
@@ -112,11 +104,10 @@ def _plan_text(
         lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
     if waiting:
         seconds, unknown = estimates.total(waiting)
-        where = f"the workers of {workers.scheduler}"
-        if not workers.scheduler:
-            together = f", about {duration(seconds / workers.slots)}" if seconds else ""
-            where = f"up to {workers.slots} jobs side by side{together}"
-        lines.append(where + (f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""))
+        together = f", about {duration(seconds / workers.slots)}" if seconds else ""
+        here = f"up to {workers.slots} jobs side by side{together}"
+        more = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
+        lines.append((f"the workers of {workers.scheduler}" if workers.scheduler else here) + more)
     return "\n".join(lines)
 
 
@@ -138,7 +129,7 @@ def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) ->
             print(error)
             return
     for warning in caught:
-        print(printable(str(warning.message)), file=sys.stderr)
+        print(printable(warning.message), file=sys.stderr)
     ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
     for run in ablated if len(ablated) <= _MOST_SUMMARIES else ():
         if len(rows := results[results["run"] == run]):

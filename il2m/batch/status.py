@@ -31,8 +31,7 @@ class Estimates:
     """Seconds that jobs may take, from those of their kind that were done before: here, or in the studies beside."""
 
     def __init__(self, out_dir: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
-        self._rates: dict[str, list[float]] = {}
-        self._medians: dict[str, float] = {}
+        self._rates: dict[str, list[float]] = {}  # of each kind: seconds for a unit of work
         self._kept = {name: record.get("key") for name, record in records.items() if record.get("status") == DONE}
         others = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
         others = sorted(others, key=modified)[-_FEW:]
@@ -44,22 +43,19 @@ class Estimates:
         """work: 0 where the job found its results done, so that its time tells nothing."""
         if work > 0:
             self._rates.setdefault(kind, []).append(max(seconds - _START_UP, 0) / work)
-            self._medians.pop(kind, None)
-
-    def seconds(self, job: Job) -> float | None:
-        """None where no such job was ever done. A stage that is stored is only looked at, whatever code made it."""
-        if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
-            return _START_UP
-        if job.kind not in self._rates:
-            return None
-        if job.kind not in self._medians:
-            self._medians[job.kind] = statistics.median(self._rates[job.kind])
-        return _START_UP + self._medians[job.kind] * job.work
 
     def total(self, jobs: Iterable[Job]) -> tuple[float, int]:
         """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
-        seconds = [self.seconds(job) for job in jobs]
-        return sum(filter(None, seconds)), seconds.count(None)
+        medians = {kind: statistics.median(rates) for kind, rates in self._rates.items()}
+        seconds, unknown = 0.0, 0
+        for job in jobs:
+            if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
+                seconds += _START_UP  # what is stored is only looked at, whatever code made it
+            elif job.kind in medians:
+                seconds += _START_UP + medians[job.kind] * job.work
+            else:
+                unknown += 1
+        return seconds, unknown
 
 
 def duration(seconds: float) -> str:
@@ -85,8 +81,8 @@ def status_text(out_dir: Path) -> str:
     if not plans:
         raise InputError(f"{out_dir}: no grid was run into this folder (il2m run GRID --out {out_dir}).")
     table = jobs_table(out_dir, plans)
-    lines = [f"{out_dir}: {', '.join(dict.fromkeys(plan['grid'] for plan in plans))}"]
-    lines.append(f"  {'':28}" + "".join(f"{status:>9}" for status in STATUSES))
+    grids = dict.fromkeys(plan["grid"] for plan in plans)
+    lines = [f"{out_dir}: {', '.join(grids)}", f"  {'':28}" + "".join(f"{status:>9}" for status in STATUSES)]
     counts = pd.crosstab(table["notebook"], table["status"]).reindex(columns=STATUSES, fill_value=0)
     lines += [f"  {name:28}" + "".join(f"{count:9}" for count in row) for name, *row in counts.itertuples()]
     job_of = {job.name: job for plan in plans for job in plan["jobs"]}
@@ -135,11 +131,10 @@ class Live(contextlib.ExitStack):
         if not is_person:
             print("\n".join(lines), flush=True)
             return
-        lines = lines[: 1 + _MOST_SHOWN]
-        while len(self._bars) < len(lines):
-            options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
-            self._bars.append(self.enter_context(tqdm(position=len(self._bars), **options)))
-        for bar, line in zip_longest(self._bars, lines, fillvalue=""):
+        options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
+        for n in range(len(self._bars), min(len(lines), 1 + _MOST_SHOWN)):
+            self._bars.append(self.enter_context(tqdm(position=n, **options)))
+        for bar, line in zip_longest(self._bars, lines[: 1 + _MOST_SHOWN], fillvalue=""):
             bar.set_description_str(line)
 
     def _summary(self, slots: int) -> str:

@@ -15,9 +15,9 @@ from il2m.batch.jobs import Job
 from il2m.batch.records import DONE, FAILED, RUNNING
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
-from il2m.notebook.execute import Stopped, execute_notebook, failed_copy
+from il2m.notebook.execute import execute_notebook, failed_copy
 from il2m.study.runs import RESULTS_FILE
-from il2m.system.locks import WaitingStopped, locked, sweep
+from il2m.system.locks import Stopped, locked, sweep
 from il2m.system.machine import visible_gpus
 
 PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where they are forked
@@ -64,7 +64,7 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
             if not ran and records.is_done(job, records.read_record(job.file(".json")), code, shown):
                 return JobEnd()
             return _run_locked(job, notebook, code, shown, lease)
-    except (Stopped, WaitingStopped):
+    except Stopped:
         return JobEnd(failure="stopped")
     except Exception as error:  # a full disk, no right to write, ...: of this job alone
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -34,17 +34,17 @@ def _run(args: argparse.Namespace) -> int:
 
     workers = Workers(args.workers, args.threads, args.scheduler)
     given = {name: vars(args)[name] for name in ("only", "overrides", "plugins", "dry_run")}
-    study = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, command=args.words, **given)
+    folder, failed = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, command=args.words, **given)
     if args.dry_run:
         return 0
     from il2m.report.build import refresh_report
 
     try:
-        print(f"report: {refresh_report(study.folder)}")
+        print(f"report: {refresh_report(folder)}")
     except InputError as error:  # it does not undo what was done
         print(error, file=sys.stderr)
         return 1
-    return 1 if study.failed else 0
+    return 1 if failed else 0
 
 
 @command("parameters", "every parameter: notebook, default, unit, range, whom it concerns, meaning (Markdown)")

@@ -5,6 +5,7 @@ however that ends. They are forked from a server that has imported everything al
 be touched, or forking is not safe, they start from nothing. The kernel listens on Unix sockets, not on a network.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from il2m.errors import InputError
+from il2m.system.locks import Stopped
 from il2m.system.machine import visible_gpus
 from il2m.system.plugins import load_plugin
 
@@ -32,10 +34,6 @@ KERNEL_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
 }
 _POLL_SECONDS = 0.2
-
-
-class Stopped(Exception):
-    """A job was stopped before its end, because it was asked to."""
 
 
 def is_warm() -> bool:
@@ -72,9 +70,8 @@ def execute_notebook(
     ``""`` if it did not. Copy and page appear when they are whole, those of a failure as failed_copy(output).
 
     Only one process at a time may execute into the same output.
-    plugins: loaded first, see system.plugins; one that can't be is the failure.
+    plugins: loaded first, see system.plugins; one that can't be is the failure. preload: see process_context.
     environment: more variables for the job's processes. log: a file for what they print beside the notebook's output.
-    preload: see process_context.
     stop: asked several times a second. Raises Stopped once it is true; the processes are gone then.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +80,9 @@ def execute_notebook(
     try:
         failure = _in_a_process(preload, stop, log, environment, plugins, notebook, copy, parameters, page)
         _remove(failed_copy(output))
-        target = failed_copy(output) if failure else output
         for suffix in (".html", ".ipynb"):  # the notebook last: it is what counts
             if copy.with_suffix(suffix).exists():
-                os.replace(copy.with_suffix(suffix), target.with_suffix(suffix))
+                copy.with_suffix(suffix).replace((failed_copy(output) if failure else output).with_suffix(suffix))
     finally:
         _remove(copy)
     return failure
@@ -121,10 +117,9 @@ def _in_a_process(preload: Sequence[str], stop: Callable[[], bool], log: Path | 
     finally:  # also of its kernel and what that started: all that they write appears whole or not at all
         process.join(timeout=2 * _POLL_SECONDS)
         if process.exitcode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # not yet at the head of a group, or gone
                 os.killpg(process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # not yet at the head of a group of its own, or gone
-                process.kill()
+            process.kill()
         process.join()
 
 

@@ -21,11 +21,10 @@ def replacing(path: str | Path, mode: str, *, durable: bool = False) -> Iterator
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    options = {"dir": path.parent, "prefix": path.name, "suffix": ".tmp", "delete": False}
+    options |= {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed before it takes the other's place
-            mode, dir=path.parent, prefix=path.name, suffix=".tmp", delete=False, **text
-        )
+        file = tempfile.NamedTemporaryFile(mode, **options)  # noqa: SIM115 - closed before it takes the other's place
     except OSError as error:  # it names a file that nobody asked for
         raise type(error)(error.errno, error.strerror, str(path)) from None
     try:
@@ -44,10 +43,8 @@ def safe_name(name: str, where: str) -> str:
     """``name``, if it names a file in whatever folder it is put; else InputError, as two names that were mended could
     become one. where: begins the message."""
     if name in ("", ".", "..") or not name.isprintable() or {*name} & {*"/\\"} or len(name.encode()) > 200:
-        raise InputError(
-            f"{where} {name[:60]!r} can't name a file or folder: expected 1 to 200 bytes without slashes and control "
-            "characters."
-        )
+        expected = "expected 1 to 200 bytes without slashes and control characters."
+        raise InputError(f"{where} {name[:60]!r} can't name a file or folder: {expected}")
     return name
 
 

@@ -66,6 +66,5 @@ def registered_source(kind: str, name: str, code: Callable[..., Any], known: Map
     try:
         return file_hash(Path(file)) if file else short_hash(inspect.getsource(code))
     except (OSError, TypeError):
-        raise InputError(
-            f"the source of {code.__qualname__} can't be read: define it in a file or in a notebook's cell."
-        ) from None
+        advice = "define it in a file or in a notebook's cell."
+        raise InputError(f"the source of {code.__qualname__} can't be read: {advice}") from None

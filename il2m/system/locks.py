@@ -7,6 +7,7 @@ How far this goes on file systems that several machines share: docs/reliability.
 
 import contextlib
 import errno
+import fcntl
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -14,18 +15,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows: filelock has other locks there, but no way to ask without taking one
-    fcntl = None
-
 RUN_LOCK = ".lock"  # in a run's folder: held while its states are trained
 POLL_SECONDS = 0.2
 _NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
-class WaitingStopped(Exception):
-    """``stop()`` became true while a lock was waited for; it is not held."""
+class Stopped(Exception):
+    """What was to be stopped once ``stop()`` is true has stopped."""
 
 
 @contextlib.contextmanager
@@ -33,7 +29,7 @@ def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] = lambda: F
     """Hold the lock of the file ``path``, which is made with its parents; wait while another process or thread has it.
 
     waiting_for: what the other is at, as in "waiting: another process is training base-0123456789", which is said once.
-    stop: asked while waiting. Raises WaitingStopped once it is true, and RuntimeError if this thread has the lock.
+    stop: asked while waiting. Raises Stopped once it is true, and RuntimeError if this thread has the lock.
     """
     lock = FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
     try:
@@ -44,7 +40,7 @@ def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] = lambda: F
                 print(f"waiting: another process is {waiting_for}", flush=True)
             lock.acquire(cancel_check=stop)
     except Timeout:
-        raise WaitingStopped(f"stopped waiting for {path}") from None
+        raise Stopped(f"stopped waiting for {path}") from None
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
             raise
@@ -57,14 +53,9 @@ def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] = lambda: F
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out.
-
-    Asking takes no more than the right to read the file.
-    """
-    if fcntl is None:
-        return False
+    """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out."""
     try:
-        with path.open("rb") as file:  # closing it lets go of the lock
+        with path.open("rb") as file:  # the right to read it is enough; closing it lets go of the lock
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -91,10 +91,7 @@ def _printed_by(*command: str) -> str:
 
 @functools.cache
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that this process may give to jobs, as CUDA_VISIBLE_DEVICES names them; empty without any.
-
-    Those that CUDA_VISIBLE_DEVICES names already, else all that nvidia-smi lists. CUDA itself is not touched.
-    """
+    """The GPUs that this process may give to jobs: as CUDA_VISIBLE_DEVICES has them, else all of nvidia-smi's."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return tuple(name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name not in ("", "-1"))
     return tuple(_nvidia_smi("index"))

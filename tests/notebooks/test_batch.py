@@ -297,9 +297,9 @@ def test_the_time_a_job_may_take_is_that_of_its_kind(tmp_path: Path):
         name: {"status": "done", "kind": "a", "seconds": seconds, "work": work}
         for name, seconds, work in (("one", 10, 100), ("two", 30, 100), ("three", 20, 100), ("found", 0.1, 0))
     }
-    assert Estimates(job.out_dir, others).seconds(job) == 1 + 3 * 19  # the median, 20 s for 100; 1 s to start
-    assert Estimates(job.out_dir, others).seconds(replace(job, kind="b")) is None
+    assert Estimates(job.out_dir, others).total([job]) == (1 + 3 * 19, 0)  # the median, 20 s for 100; 1 s to start
+    assert Estimates(job.out_dir, others).total([replace(job, kind="b")]) == (0, 1)
     beside = tmp_path / "another study" / "jobs" / "b.json"
     beside.parent.mkdir(parents=True)
     write_sealed(beside, {"job": "b", "status": "done", "kind": "b", "seconds": 6, "work": 10})
-    assert Estimates(job.out_dir, others).seconds(replace(job, kind="b")) == 151
+    assert Estimates(job.out_dir, others).total([replace(job, kind="b")]) == (151, 0)

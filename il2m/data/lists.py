@@ -191,10 +191,14 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
         hint = f"There are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
         what = f"lists of exemplars are missing for memory_size = {memory_size}"
         raise InputError(name_first(what, missing) + f"\n{hint}")
-    _check_same_new(layout, states, memory_size, known[0])
     places = {path: place for place, path in enumerate(data.train_images.paths.tolist())}
     exemplars = {}
     for state, path in wanted.items():
+        if memory_size != known[0]:  # whose lists of new images were loaded
+            one, other = (read_image_list(layout.new(state, size)) for size in (memory_size, known[0]))
+            if not np.array_equal(np.sort(one.images), np.sort(other.images)):
+                different = f"{one.source} lists other images than {other.source}"
+                raise InputError(f"{different}: keep them in folders of their own.")
         listed = read_image_list(path)
         indices = np.array([places.get(image, -1) for image in listed.paths(data.files.root).tolist()])
         wrong = np.flatnonzero((indices < 0) | (data.train_labels[indices] != listed.labels))
@@ -205,11 +209,3 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
         check_classes(listed, past, f"{path}: expected exemplars of the past classes 0..{past - 1} and no others;")
         exemplars[state] = indices
     return exemplars
-
-
-def _check_same_new(layout: ListLayout, states: States, memory_size: int, loaded: int) -> None:
-    """Raise InputError if this K's lists of new images are not those that were loaded, of K = ``loaded``."""
-    for state in range(2, states.num_states + 1) if memory_size != loaded else ():
-        one, other = (read_image_list(layout.new(state, size)) for size in (memory_size, loaded))
-        if not np.array_equal(np.sort(one.images), np.sort(other.images)):
-            raise InputError(f"{one.source} lists other images than {other.source}: keep them in folders of their own.")

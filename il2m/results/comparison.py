@@ -76,25 +76,20 @@ def common_seeds(rows: pd.DataFrame, sides: Sequence[str], apart: Sequence[str] 
     return (side.groupby([group, *seeds], dropna=False).transform("nunique") == num_sides) | ~known
 
 
-def over_seeds(
-    results: pd.DataFrame, by: str, methods: Sequence[str], *, column: str = "top1"
-) -> tuple[dict[str, dict[Any, np.ndarray]], dict[str, dict[Any, tuple[float, float]]]]:
-    """Mean ``column`` over states 2..S (raw scores) of every run, method -> value of ``by``, rising -> (runs,); and the
+def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Mean top-1 over states 2..S (raw scores) of every run, method -> value of ``by``, rising -> (runs,); and the
     intervals of their means, in the same order."""
     means = mean_results(results).query("score_kind == 'raw'")
-    values = {
-        method: {value: group[column].to_numpy() for value, group in means[means["method"] == method].groupby(by)}
-        for method in methods
-    }
-    values = {method: runs for method, runs in values.items() if runs}
+    grouped = {method: means[means["method"] == method].groupby(by)["top1"] for method in methods}
+    values = {name: {value: runs.to_numpy() for value, runs in rows} for name, rows in grouped.items() if len(rows)}
     intervals = {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
     return values, intervals
 
 
-def against(results: pd.DataFrame, reference: str, *, column: str = "top1") -> Points:
-    """Paired differences of all methods but oracles to ``reference``, by method."""
+def against(results: pd.DataFrame, reference: str) -> Points:
+    """Paired differences of mean top-1 of all methods but oracles to ``reference``, by method."""
     methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
-    pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
+    pairs = {name: differences(results, {"method": name}, {"method": reference}) for name in methods}
     points = {name: rows["difference"].to_numpy() for name, rows in pairs.items() if len(rows)}
     return points, {name: mean_interval(values) for name, values in points.items()}
 
@@ -104,9 +99,9 @@ def is_bound(method: str) -> bool:
     return method == "joint" or method.endswith("oracle")
 
 
-def best_methods(results: pd.DataFrame, *, most: int, column: str = "top1") -> list[str]:
-    """FT, IL2M and the best others that are no oracle nor joint training, by mean ``column``: ``most`` at most."""
-    means = mean_results(results).query("score_kind == 'raw'").groupby("method")[column].mean()
+def best_methods(results: pd.DataFrame, *, most: int) -> list[str]:
+    """FT, IL2M and the best others that are no oracle nor joint training, by mean top-1: ``most`` at most."""
+    means = mean_results(results).query("score_kind == 'raw'").groupby("method")["top1"].mean()
     others = means[[not is_bound(name) and name not in PARTS for name in means.index]]
     first = [method for method in ("FT", "IL2M") if method in means.index]
     return first + others.nlargest(most - len(first)).index.tolist()
@@ -158,13 +153,13 @@ def compare_methods(
     return pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *STATISTICS, "note"])
 
 
-def findings_table(results: pd.DataFrame, *, column: str = "top1") -> pd.DataFrame:
+def findings_table(results: pd.DataFrame) -> pd.DataFrame:
     """The paper's findings against this study: one row per finding and setting that has pairs for it. Columns:
     ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``."""
     rows, settings = [], [name for name in _settings(results) if name != "distillation"]
     for finding, (*sides, sign) in FINDINGS.items():
         a, b = ({"method": method, "distillation": distillation} for method, distillation in sides)
-        for row, _, difference in _paired(differences(results, a, b, column=column), settings):
+        for row, _, difference in _paired(differences(results, a, b), settings):
             rows.append(row | {"finding": finding, "verdict": difference.verdict(sign)})
     return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note"])
 

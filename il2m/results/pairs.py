@@ -42,20 +42,20 @@ class PairedDifference:
 STATISTICS = [field.name for field in fields(PairedDifference)]
 
 
-def paired_difference(differences: np.ndarray, *, seed: int = 0) -> PairedDifference:
+def paired_difference(differences: np.ndarray) -> PairedDifference:
     """Statistics of the mean of ``differences`` (n,), n >= 1, one of each pair. The interval is BCa's (Efron
     1987; 9,999 resamples), the test flips the signs of the differences in all 2^n ways (9,999 random ones if there are
     more). Both take the pairs as independent: runs that share a class order are so only in part, so that intervals over
     few class orders are rather too narrow."""
     differences, p_value = np.asarray(differences, dtype=np.float64), 1.0
     if len(differences) > 1:
-        test = permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=seed)
+        test = permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=0)
         p_value = float(test.pvalue)
-    interval = mean_interval(differences, seed=seed)
+    interval = mean_interval(differences)
     return PairedDifference(float(differences.mean()), *interval, p_value, len(differences))
 
 
-def mean_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % BCa bootstrap interval of the mean of ``values`` (n,), n >= 1; NaN for a single one."""
     if len(values) == 1:
         return math.nan, math.nan
@@ -63,5 +63,5 @@ def mean_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
         return float(values[0]), float(values[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few values make some resamples constant
-        result = bootstrap((values,), np.mean, method="BCa", confidence_level=1 - LEVEL, rng=seed)
+        result = bootstrap((values,), np.mean, method="BCa", confidence_level=1 - LEVEL, rng=0)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -38,12 +38,12 @@ import pandas as pd
 from PIL import Image
 from tiny import PROJECT, rewrite_checked
 
-from il2m import cli
 from il2m.authors.formats import read_image_list, read_mean_std, read_scores
 from il2m.batch import records
 from il2m.batch.grids import Grid, all_settings, read_grid, read_overrides, swept_names
 from il2m.batch.jobs import Job
-from il2m.data.image_files import ImageFiles, find_unreadable
+from il2m.cli.command import PARSER
+from il2m.data.image_files import ImageFiles, read_all
 from il2m.data.lists import load_lists
 from il2m.data.sources import load_dataset
 from il2m.errors import InputError
@@ -307,7 +307,7 @@ def _damaged_npz(rng: random.Random, content: bytes) -> bytes:
 def image(rng: random.Random, folder: Path) -> None:
     path = rng.choice(sorted(folder.glob("image.*")))
     with _replaced(path, lambda content: damaged(rng, content)):
-        find_unreadable(ImageFiles(np.array([str(path)], dtype=np.dtypes.StringDType()), image_size=8, num_workers=0))
+        read_all(ImageFiles(np.array([str(path)], dtype=np.dtypes.StringDType()), image_size=8, num_workers=0))
 
 
 @contextlib.contextmanager
@@ -448,7 +448,7 @@ def numbers(rng: random.Random, folder: Path) -> None:
         words += ["-K", numbers[0], "-S", numbers[1], "--state-sizes", numbers[2]]
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            cli._PARSER.parse_args(words)
+            PARSER.parse_args(words)
     except SystemExit as end:
         raise InputError(f"exit code {end.code}") from None
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from il2m.errors import printable
 from il2m.parameters import FineTuning, concerning
 from il2m.results.imported import told_columns, told_recipe
 from il2m.study.find import but, but_distillation
@@ -25,7 +26,7 @@ def run_description(run: Run) -> dict[str, object]:
         "base": run.base.name,
         "setting": short_hash(shaping),
         "recipe": short_hash(run_recipe(run)),
-        "dataset": run.config["dataset"],
+        "dataset": printable(run.config["dataset"]),
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
         "exemplar_selection": settings.get("exemplar_selection", ""),

@@ -10,10 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,8 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
-    """The plans of a study's folder, oldest first; ``jobs`` are Jobs. Warns of damaged ones, and leaves them out: the
-    same command writes them again."""
+    """The plans of a study's folder, oldest first; ``jobs`` are Jobs, and ``command`` is for this folder. Warns of
+    damaged ones, and leaves them out: the same command writes them again."""
     plans = []
     for path in sorted((out_dir / "plans").glob("*.json")):
         try:
@@ -70,8 +72,18 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
         except (OSError, ValueError, TypeError) as error:
             warnings.warn(f"left out the plan {path.name}: it {_reason(error)}", stacklevel=2)
             continue
-        plans.append(plan | {"jobs": jobs})
+        planned = plan["jobs"][0]["parameters"].get("out_dir") if jobs else None
+        plans.append(plan | {"jobs": jobs, "command": _command_for(plan["command"], planned, out_dir.resolve())})
     return sorted(plans, key=lambda plan: plan["made"])
+
+
+def _command_for(command: list[str], planned: Any, folder: Path) -> list[str]:
+    """A plan's command for the folder where the study lies now, be it copied or moved since. planned: where it lay."""
+    if planned in (None, str(folder)):
+        return command
+    pairs = pairwise(["", *command])
+    kept = [word for before, word in pairs if "--out" not in (before, word) and not word.startswith("--out=")]
+    return [*kept, "--out", str(folder)]
 
 
 def _reason(error: Exception) -> str:

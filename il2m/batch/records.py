@@ -9,10 +9,12 @@
 import contextlib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,25 @@ import pandas as pd
 
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import ABLATION, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import failed_copy
 from il2m.study.runs import RESULTS_FILE, Run
-from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash, write_sealed
+from il2m.system.files import safe_name
+from il2m.system.hashes import file_hash, fits, read_sealed, sealed, short_hash, write_sealed
 from il2m.system.locks import is_locked
 from il2m.system.machine import environment, library_hash
 from il2m.system.plugins import plugin_hash
 
+_JOB = {"notebook": str, "run": str, "parameters": dict, "after": [str], "beside": [str], "plugins": [str]}
+_JOB |= {"kind": str, "work": float, "swept": dict, "combinations": [str]}
+_MACHINE = dict.fromkeys(("python", "platform", "cpu", "cores", "memory_gb"), object)
+_MACHINE |= {"gpus": [str], "packages": dict, "git": {"commit": object, "changed": object}}
+_PLAN = {"grid": str, "description": str, "command": [str], "folder": str, "file": str, "made": str}
+_PLAN |= {"environment": _MACHINE, "jobs": [_JOB]}
+_RECORD = {"job": str, "status": str, "key": str, "code": str, "kind": str, "beside": [str], "time": str}
+_RECORD |= {"seconds?": float, "work?": float, "reason?": str}
+_OF_DONE = {"files": {...: str}, "states": {...: {...: str}}}
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 
 
@@ -47,20 +59,30 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
-    """The plans of a study's folder, oldest first; ``jobs`` are Jobs. Warns of damaged ones, and leaves them out: the
-    same command writes them again."""
+    """The plans of a study's folder, oldest first; ``jobs`` are Jobs, and ``command`` is for this folder. Warns of
+    damaged ones, and leaves them out: the same command writes them again."""
     plans = []
     for path in sorted((out_dir / "plans").glob("*.json")):
         try:
-            plan = read_sealed(path)
+            plan = read_sealed(path, _PLAN)
             jobs = [_job(entry, out_dir) for entry in plan["jobs"]]
             if plan["file"] != path.name:
                 raise ValueError(f"is that of {plan['file']}")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             warnings.warn(f"left out the plan {path.name}: it {_reason(error)}", stacklevel=2)
             continue
-        plans.append(plan | {"jobs": jobs})
+        planned = plan["jobs"][0]["parameters"].get("out_dir") if jobs else None
+        plans.append(plan | {"jobs": jobs, "command": _command_for(plan["command"], planned, out_dir.resolve())})
     return sorted(plans, key=lambda plan: plan["made"])
+
+
+def _command_for(command: list[str], planned: Any, folder: Path) -> list[str]:
+    """A plan's command for the folder where the study lies now, be it copied or moved since. planned: where it lay."""
+    if planned in (None, str(folder)):
+        return command
+    pairs = pairwise(["", *command])
+    kept = [word for before, word in pairs if "--out" not in (before, word) and not word.startswith("--out=")]
+    return [*kept, "--out", str(folder)]
 
 
 def _reason(error: Exception) -> str:
@@ -70,7 +92,9 @@ def _reason(error: Exception) -> str:
 def _job(entry: dict[str, Any], out_dir: Path) -> Job:
     """A job as it was planned, in the folder where it now lies."""
     tuples = {name: tuple(value) for name, value in entry.items() if isinstance(value, list)}
-    return Job(**{**entry, **tuples, "parameters": {**entry["parameters"], "out_dir": str(out_dir)}})
+    job = Job(**{**entry, **tuples, "parameters": {**entry["parameters"], "out_dir": str(out_dir)}})
+    os.fsencode(safe_name(job.name, "its job"))  # what no file is called can't be done
+    return job
 
 
 def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (), **details: Any) -> None:
@@ -97,13 +121,15 @@ def _now() -> str:
 def read_record(path: Path) -> dict[str, Any]:
     """One record; empty if there is none, and ``damaged`` alone, with the reason, if it is not as it was written."""
     try:
-        record = read_sealed(path)
+        record = read_sealed(path, _RECORD)
         if record["job"] != path.stem:
             raise ValueError(f"is that of {record['job']}")
+        if record["status"] not in STATUSES or (record["status"] == DONE and not fits(record, _OF_DONE)):
+            raise ValueError("was edited: it says done without what that left")
         return record
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         return {"damaged": f"its record {_reason(error)}"}
 
 
@@ -127,7 +153,7 @@ def standing(
         return status, record.get("reason", "")
     for name, content in record["files"].items():
         with contextlib.suppress(OSError):
-            if file_hash(job.out_dir / name) == content:
+            if (job.out_dir / name).is_file() and file_hash(job.out_dir / name) == content:
                 continue
         return MISSING, f"{name} is not as it left it"
     for run, read in record["states"].items():
@@ -204,6 +230,7 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
         row |= {"combination": ", ".join(job.combinations), "swept": swept_text(job), "status": status}
         row |= {"seconds": record.get("seconds", float("nan")), "reason": reason}
         row["file"] = str(output.relative_to(job.out_dir)) if output.is_file() else ""
+        row = {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
         rows.append(row | {"other_code": status == DONE and record["code"] != codes[job.name]})
     columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
     return pd.DataFrame(rows, columns=[*columns, "other_code"])

@@ -1,6 +1,7 @@
 """A study's folder read whole, file by file: what in it is damaged, exchanged, stale, orphaned or unknown."""
 
 import contextlib
+import hashlib
 import re
 import shlex
 import warnings
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from il2m.batch import records
+from il2m.data.npz import read_npz
 from il2m.errors import InputError
 from il2m.notebook.pages import page_is_current
-from il2m.report.build import PAGE, RECORD, check_study, report_is_current
+from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_current
 from il2m.results.collect import stored_results
 from il2m.results.table import read_results
 from il2m.study.runs import RESULTS_FILE, Run
@@ -21,13 +23,14 @@ from il2m.system.locks import RUN_LOCK, is_locked
 
 DAMAGED, STALE, ORPHANED, UNKNOWN = "damaged or exchanged", "stale", "orphaned", "unknown"
 _KNOWN = {  # where -> what lies there
-    "study": rf"plans|jobs|notebooks|{RESULTS_FILE}|{PAGE}|\{RECORD}|\.report\.lock",
-    "run": rf"config\.json|\.lock|progress\.json|{RESULTS_FILE}|state_\d\d(\.\w+\.checkpoint)?",
+    "study": rf"plans|jobs|notebooks|{RESULTS_FILE}|{PAGE}|\{RECORD}|\.report\.lock|readable-[0-9a-f]{{16}}",
+    "run": rf"config\.json|\.lock|{RESULTS_FILE}|state_\d\d(\.\w+\.checkpoint)?",
     "notebooks": r"0[1-5]_.*\.(ipynb|html)",
     "jobs": r".*\.(json|lock|log)",
     "plans": r".*\.json",
 }
-_LEFTOVER = r".*\.tmp|\..*|.*\.lease"
+_LEFTOVER = r".*\.tmp|\.state_.*|\.0[1-5]_.*|.*\.lease|progress\.json"
+_OTHERS = r"set_aside-.*|\.ipynb_checkpoints|dask-(scratch|worker)-space"  # not the study's own, and not in its way
 
 
 class Finding(NamedTuple):
@@ -52,6 +55,11 @@ def verify_study(folder: Path) -> list[Finding]:
                 findings.append(Finding(path, DAMAGED, str(error)))
     for run in runs:
         findings += () if is_locked(run.folder / RUN_LOCK) else _of_run(run)
+    for path in sorted(folder.glob("readable-*")):
+        try:
+            read_npz(path)
+        except InputError as error:
+            findings.append(Finding(path, DAMAGED, str(error)))
     for place in ("jobs", "plans", "notebooks"):
         findings += _unknown(folder / place, _KNOWN[place])
     findings += _unknown(folder, "|".join([_KNOWN["study"], *map(re.escape, names)]))
@@ -63,7 +71,7 @@ def _unknown(folder: Path, known: str) -> Iterator[Finding]:
         leftover = re.fullmatch(_LEFTOVER, path.name) and not re.fullmatch(known, path.name)
         if leftover and not is_locked(path):
             yield Finding(path, ORPHANED, "left by a process that was killed; it may be deleted")
-        elif not leftover and not path.name.startswith(SET_ASIDE) and not re.fullmatch(known, path.name):
+        elif not leftover and not re.fullmatch(f"{known}|{_OTHERS}", path.name):
             yield Finding(path, UNKNOWN, "nothing of this study is known by this name")
 
 
@@ -84,9 +92,19 @@ def _of_run(run: Run) -> Iterator[Finding]:
             yield from _unknown(path, "|".join(map(re.escape, files)))
         except InputError as error:
             yield Finding(path, DAMAGED, str(error))
-        for checkpoint in run.folder.glob(f"{path.name}.*.checkpoint"):
+    for checkpoint in sorted(run.folder.glob("state_*.checkpoint")):
+        content = checkpoint.read_bytes()
+        if (run.folder / checkpoint.name[: len("state_01")]).exists():
             yield Finding(checkpoint, ORPHANED, "the state is finished; it may be deleted")
-    yield from _of_table(run)
+        elif hashlib.sha256(content[32:]).digest() != content[:32]:
+            yield Finding(checkpoint, DAMAGED, "it is not as it was written: that training starts again")
+    if (path := run.folder / RESULTS_FILE).exists():
+        try:
+            why = "its states are not all there" if run.missing_states else stored_results(run)[1]
+        except InputError:
+            why = "its states don't belong together"
+        if why:
+            yield Finding(path, STALE, why)
 
 
 def _of_jobs(folder: Path) -> Iterator[Finding]:
@@ -110,16 +128,6 @@ def _of_jobs(folder: Path) -> Iterator[Finding]:
                 yield Finding(path, STALE, why)
 
 
-def _of_table(run: Run) -> Iterator[Finding]:
-    if (path := run.folder / RESULTS_FILE).exists():
-        try:
-            why = "its states are not all there" if run.missing_states else stored_results(run)[1]
-        except InputError:
-            why = "its states don't belong together"
-        if why:
-            yield Finding(path, STALE, why)
-
-
 def _of_collected(path: Path) -> Iterator[Finding]:
     try:
         made_from = read_results(path).attrs["states"] if path.exists() else {}
@@ -140,8 +148,12 @@ def _of_pages(folder: Path) -> Iterator[Finding]:
             current = page_is_current(page, notebook)
         if not current:
             yield Finding(page, STALE, "it is not as it was made, or of another notebook than lies here")
-    if (folder / PAGE).exists() and not report_is_current(folder):
-        yield Finding(folder / PAGE, STALE, "what it shows has changed since, or it was made by other code")
+    report, current = folder / "notebooks" / f"{REPORT}.ipynb", False
+    with contextlib.suppress(OSError, ValueError):
+        current = page_is_current(folder / PAGE, report) and report_is_current(folder)
+    if (folder / PAGE).exists() and not current:
+        why = f"it, {report.name}, {RECORD} or what it shows has changed since, or it was made by other code"
+        yield Finding(folder / PAGE, STALE, why)
 
 
 def summary(folder: Path, findings: Iterable[Finding]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from il2m.errors import printable
 from il2m.parameters import FineTuning, concerning
 from il2m.study.find import effective
 from il2m.study.runs import Run
@@ -37,7 +38,7 @@ def run_description(run: Run) -> dict[str, object]:
         "base": run.base.name,
         "setting": short_hash(effective(_shaping(run), "distillation")),
         "recipe": short_hash(run_recipe(run)),
-        "dataset": run.config["dataset"],
+        "dataset": printable(run.config["dataset"]),
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
         "exemplar_selection": settings.get("exemplar_selection", ""),

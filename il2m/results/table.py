@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy.special import softmax
 
 from il2m.errors import InputError
@@ -22,6 +21,9 @@ from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.files import replacing
 from il2m.system.hashes import short_hash
 from il2m.system.machine import library_hash
+
+_NUMBERS = ("state", "num_states", "num_classes", "top1", "top5", "top1_past", "top1_new", "undefined_past")
+_TEXTS = ("run", "base", "setting", "recipe", "dataset", "method", "score_kind", "undefined")
 
 
 def results_table(
@@ -194,10 +196,14 @@ def read_results(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
         intact = table.attrs.pop("checksum", None) == _checksum(table)
-    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException, MemoryError) as error:
+    except Exception as error:  # of a damaged file pandas and pyarrow raise whatever they meet
         raise InputError(f"{path} can't be read ({type(error).__name__}); run notebook 04 again.") from None
     if not intact:
         raise InputError(f"{path} is not as it was written (or older than 0.2); run notebook 04 again.")
+    wrong = [name for name in _NUMBERS if not pd.api.types.is_numeric_dtype(table.get(name))]
+    wrong += [name for name in _TEXTS if not all(isinstance(text, str) for text in table.get(name, [None]))]
+    if wrong or table.empty:
+        raise InputError(f"{path} was edited: no rows, or no {', '.join(wrong)}; run notebook 04 again.")
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from il2m.errors import InputError, printable
 from il2m.parameters import NETWORKS, concerning
 from il2m.study.runs import ANALYSED, KINDS, Run
-from il2m.system.files import modified
+from il2m.system.files import SET_ASIDE, modified
 from il2m.system.hashes import short_hash
 
 
@@ -16,7 +16,7 @@ def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
     """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
     unless told otherwise. Warns of damaged ones, and leaves them out."""
     folders = [path.parent for path in sorted(Path(out_dir).glob("*/config.json"))]
-    runs = open_readable(folder for folder in folders if not folder.name.startswith(("base-", "joint-")))
+    runs = open_readable(folder for folder in folders if not folder.name.startswith(("base-", "joint-", SET_ASIDE)))
     runs = [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
     return sorted(runs, key=_when_made)
 

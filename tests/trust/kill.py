@@ -32,7 +32,7 @@ SMALL = (
     "epochs=2",
     "distillation=false",
 )  # over the default study, so that a round takes half a minute
-TIMES = ("checksum", "training_seconds", "images_per_second")  # what differs in state.json of two equal trainings
+TIMES = ("checksum", "made", "training_seconds", "images_per_second")  # what differs between two equal trainings
 STAYED = -1000  # an exit code that there is not
 REPORT_BEGINS = "executed notebooks: "  # printed before results are collected and the report is made
 LEFTOVERS = ("**/*.tmp", "**/.state_*", "**/*.lease", "notebooks/.*", "**/*.checkpoint", "**/progress.json")
@@ -219,7 +219,7 @@ def differences(reference: Path, study: Path) -> list[str]:
         problems += [f"{name} differs"] * (read(reference / name) != read(study / name))
     for path in [*reference.glob("*/config.json"), *reference.glob("*/results.parquet"), *reference.glob("*.parquet")]:
         name = path.relative_to(reference)
-        read = pd.read_parquet if path.suffix == ".parquet" else Path.read_bytes
+        read = pd.read_parquet if path.suffix == ".parquet" else timeless
         same = (study / name).is_file() and is_same(read(path), read(study / name))
         problems += [f"{name} differs"] * (not same)
     problems += [f"{path.name}: {_read(path).get('status')}" for path in study.glob("jobs/*.json") if not is_done(path)]
@@ -240,15 +240,15 @@ def has_page(notebook: Path) -> bool:
     return notebook.with_suffix(".html").is_file()
 
 
-def timeless(state_json: Path) -> str:
-    """A state.json without its times."""
+def timeless(path: Path) -> str:
+    """A state.json or config.json without its times."""
 
     def without(value: object) -> object:
         if isinstance(value, dict):
             return {name: without(inner) for name, inner in value.items() if name not in TIMES}
         return [without(inner) for inner in value] if isinstance(value, list) else value
 
-    return json.dumps(without(json.loads(state_json.read_text())), sort_keys=True)
+    return json.dumps(without(json.loads(path.read_text())), sort_keys=True)
 
 
 def leftovers(study: Study) -> list[str]:

@@ -1,7 +1,6 @@
 """Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done."""
 
 import contextlib
-import importlib.util
 import logging
 import signal
 import time
@@ -70,18 +69,8 @@ def connected(workers: Workers) -> Iterator[Client]:
         yield client
 
 
-def dashboard(client: Client) -> str:
-    """The address of dask's dashboard, "" where it is off: it needs the package bokeh."""
-    if not importlib.util.find_spec("bokeh"):
-        return ""
-    if client.scheduler.address.startswith("inproc"):  # dask would name an address at which this one does not listen
-        return f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/status"
-    return client.dashboard_link
-
-
 def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: Estimates) -> dict[str, str]:
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason.
-
     Whatever ends this early (Ctrl-C, SIGTERM, an error) ends the jobs that are under way as well.
     Raises InputError if the scheduler can't be reached, is gone in the middle, or has a worker that can't do the jobs.
     """
@@ -105,8 +94,6 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
             for address, problem in client.run(why_not_here, lease, jobs[0], codes[jobs[0].name]).items():
                 if problem:
                     raise InputError(f"worker {address} {problem}")
-        if address := dashboard(client):
-            print(f"dashboard: {address}", flush=True)
         dispatch = _Dispatch(client, codes, lease, estimates)
         try:
             return dispatch.run(jobs)

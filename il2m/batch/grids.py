@@ -112,7 +112,6 @@ def _read_yaml(text: bytes, where: str) -> Any:
 
 def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
     """A grid file together with those it extends. Raises InputError if one of them is not a grid.
-
     below: the files that extend this one, by way of each other.
     """
     content = _checked(path, below)
@@ -188,7 +187,6 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
 
 def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Every setting of a grid that is not excluded: what the grid gives, and the name of its combination ("": none).
-
     defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
     Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
     """

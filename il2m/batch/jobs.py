@@ -75,7 +75,6 @@ def plan_jobs(
     grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
 ) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
-
     Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
     plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.

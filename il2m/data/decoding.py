@@ -26,7 +26,6 @@ def max_megapixels() -> float:
 
 def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 50) -> Image.Image:
     """The image that a file holds, 3 channels of 8 bits; of several pictures the first.
-
     Grey values of 16 bits are scaled to 8, what is transparent shows a white ground, colour profiles and damaged EXIF
     data are passed over. exif_rotation: turn it as EXIF data say (Pillow always turns TIFF). megapixels: it may have.
     Raises InputError for other formats, more pixels, or pixels whose range nobody knows; OSError or another of

@@ -30,7 +30,6 @@ _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
 @dataclass(frozen=True)
 class ImageFiles:
     """Images that stay in their files; ``files[indices]`` chooses some, as from an array.
-
     paths: (n,) numpy strings. image_size: of the square images that come out, in pixels.
     num_workers: processes that decode; 0 decodes in this one. exif_rotation, megapixels: see decoding.decode.
     digests: (n,) int64, hashes of the files' contents as they have to be; None: not compared.
@@ -151,7 +150,6 @@ def read_all(files: ImageFiles) -> tuple[list[str], np.ndarray]:
 
 def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Dataset:
     """The dataset, to be compared from now on with what its files hold; other datasets than of files as they are.
-
     Every image is decoded once, before any training, and what was found is noted in ``folder``, so that the next base
     of the study goes on at once. Warns of odd_contents. Raises InputError that names the images that can't be read.
     """

@@ -24,7 +24,6 @@ VAL_SHARE = 0.2  # of each class, where a folder has no validation images of its
 
 def load_folder(folder: Path, **options: int) -> Dataset:
     """Image files in one folder per class, in ``train/`` and ``val/`` (or ``validation/``, ``test/``), or directly.
-
     Directly, a fifth of each class, drawn with a fixed seed, is for validation. Classes are the folders' names, sorted.
     options: image_size and num_workers of ImageFiles. Raises InputError where there are no class folders, an empty one,
     or other classes in one part than in the other.
@@ -91,7 +90,6 @@ def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
 
 def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
-
     data_dir: where relative image paths start. options: as of load_folder. Raises InputError for missing lists, labels
     that don't go on from state to state, and images missing on disk.
     """

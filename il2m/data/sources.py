@@ -31,7 +31,6 @@ Loader = Callable[[Path], Mapping[str, np.ndarray] | Dataset]  # of a data folde
 def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
     """Load ``glyphs``, ``cifar10``, ``cifar100``, the path of an ``.npz`` file, or image files: ``folder:PATH`` (one
     folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
-
     data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
     paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data.
     """
@@ -81,7 +80,6 @@ def absolute_source(dataset: str, start: Path) -> str:
 
 def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = "arrays") -> Dataset:
     """Check ``x_train, y_train, x_test, y_test[, class_names]`` and make them a Dataset.
-
     x: (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8. y: (n,) whole numbers 0..C-1, each class with both training and
     validation images. Raises InputError that names the array and what is wrong with it.
     """
@@ -139,7 +137,6 @@ def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarra
 
 def _cached_glyphs(data_dir: Path) -> Dataset:
     """The rendered glyphs, from the cache if it holds what was written, else rendered anew and cached.
-
     The cache has their fingerprint, and says what rendered them. Warns of a cache that is not used, and, when they are
     rendered, of others than the published ones.
     """

@@ -41,7 +41,6 @@ NEEDS = {  # arrays -> what can't be computed without them
 
 def import_scores(files: Sequence[str | Path], out: str | Path, **about: Unpack[About]) -> Run:
     """Make a run folder of any method's scores: one ``.npz`` per state, in any order, into the folder ``out``.
-
     Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in learning order, and
     ``state_sizes``, the number of classes that each state brings, up to this state at least. If there:
     ``new_scores, new_labels`` of the new classes' training images and ``exemplar_scores, exemplar_labels`` (both are

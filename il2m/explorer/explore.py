@@ -30,7 +30,6 @@ SIDE_BY_SIDE = "side by side"
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
     """Explore the prediction bias of finished runs of the same classes, MOST_RUNS at most: returns the page, a widget.
-
     Where nobody can move a control (papermill, nbconvert) the views are displayed as they are, at the last state, and
     None is returned.
     runs: open runs, or their folders; a study's folder stands for its newest run without distillation and its twin.

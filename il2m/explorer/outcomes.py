@@ -43,7 +43,6 @@ class Outcome(NamedTuple):
 @dataclass(frozen=True)
 class Exponents:
     """How far each part of Eq. 1 goes: 0 is off, 1 is IL2M's own choice.
-
     means, confidence: exponents of the two factors. gate: for images predicted as a past class both exponents are
     multiplied by ``1 - gate``, so that 1 leaves them alone as the paper does and 0 treats them like the others.
     """

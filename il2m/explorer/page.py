@@ -48,7 +48,6 @@ def page_svg(shown: Mapping[str, Shown]) -> str:
 
 def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "none", dpi: int = 100) -> bytes:
     """The figure as a file, ``svg`` or ``png``.
-
     Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that a
     kernel holds, which would take several times as long as the figure itself.
     """

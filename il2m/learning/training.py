@@ -54,7 +54,6 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
     """Train ``model`` in place with SGD, for base training and for fine-tuning alike.
-
     settings: batch size, momentum, ... and the device. Gradients of ``summed_batches`` mini-batches are summed, not
     averaged, before a step, as the authors' loop does; an epoch's last step sums what is left.
     epochs, learning_rate: over those in settings. seed: of image order and augmentation; on a CPU with one thread equal

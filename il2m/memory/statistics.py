@@ -19,7 +19,6 @@ QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> w
 @dataclass(frozen=True)
 class ClassStatistics:
     """What Eq. 1 needs to know at the current state N, for C classes seen so far.
-
     initial_means: (C,) mu_P(C_i). current_means: (C,) mu_N(C_i); for new classes the initial mean.
     confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) the state P in which each class was new, from 1.
     """

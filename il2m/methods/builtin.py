@@ -39,7 +39,6 @@ for _name, _what, _colour, _means, _confidences in (
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
 def prior_thresholding(state: Frozen) -> np.ndarray:
     """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given).
-
     After softmax this divides the probabilities by the prior, relative to equal ones.
     """
     prior = state.counts / state.counts.mean()
@@ -58,7 +57,6 @@ def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) 
 
 def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Minus the distance of each l2-normalised feature to each class's direction, (n, C) (iCaRL, Alg. 1).
-
     features: (n, d). directions: (C, d), of unit length: with all images of each class this is the nearest class mean,
     with exemplars the nearest exemplar mean. Distances are not raw scores: no softmax makes probabilities of them.
     """
@@ -78,7 +76,6 @@ def _mean_cost(size: Size) -> tuple[int, int]:
 )
 def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
-
     New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that they
     would leave behind.
     """
@@ -104,7 +101,6 @@ def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
 @method("WA", "Zhao et al., CVPR 2020", HEAD, lambda size: (0, size.linear), "#17BECF")
 def weight_alignment(state: Frozen) -> np.ndarray:
     """New classes' weight vectors scaled to the mean norm of past ones.
-
     Biases stay. The paper's weight clipping during training is not part of it.
     """
     features, (weight, bias), num_past = state.features, state.head, state.num_past
@@ -116,7 +112,6 @@ def weight_alignment(state: Frozen) -> np.ndarray:
 
 def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) -> Head:
     """ScaIL's head for the classes ``own`` that one past state brought (Belouadah and Popescu, WACV 2020).
-
     Their initial weights, the dimension of rank r (by absolute weight, within the class) times the ratio of the mean
     r-th largest absolute weight of the current new classes to that of the initial ones. Biases: times the ratio of
     ``sum |b| / norm(b)`` of the current head to the initial one. (The published script differs: it looks the factor up
@@ -230,7 +225,6 @@ def nearest_class_mean(state: Frozen) -> np.ndarray:
 @method("task-aware-oracle", needs="val_labels", colour="#A6A6A6", dash=":", cost=lambda size: (0, size.linear))
 def task_aware(state: Frozen) -> np.ndarray:
     """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach.
-
     Its top-1 is the task-aware accuracy of a task-incremental scenario (van de Ven and Tolias, 2019).
     """
     competes = state.state_of_class == state.state_of_class[state.val_labels][:, None]

@@ -67,7 +67,6 @@ class Images:
 @dataclass(frozen=True, eq=False)
 class Frozen:
     """One state's model, frozen. Arrays can't be written to. What is not there raises NotStored.
-
     state, states: which it is, from 1, and the classes that each state brings. settings: exemplar selection and seed.
     score_kind: of ``scores`` and ``statistics``, raw or softmax. undefined: see rectify.rectification_factors.
     """
@@ -103,7 +102,6 @@ class Frozen:
         cls, val_scores: np.ndarray, state_sizes: Sequence[int], *, earlier: Sequence[Self] = (), **arrays: np.ndarray
     ) -> Self:
         """A state from arrays of anyone's model. Raises InputError for arrays that don't fit each other.
-
         val_scores: (n, C) raw scores of all classes so far, in learning order. state_sizes: the number of classes that
         each state brought, up to this one. earlier: the states before, for methods that compare with them.
         arrays: of these, what there is: ``val_features (n, d)``, ``head_weight (C, d)``, ``head_bias (C,)``, and for

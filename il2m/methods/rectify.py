@@ -35,7 +35,6 @@ def rectification_factors(
     statistics: ClassStatistics, *, use_means: bool = True, use_confidence: bool = True, undefined: str = "keep"
 ) -> Factors:
     """The factor of each class in Eq. 1; 1 for new classes.
-
     A ratio is undefined where a mean it is made of is missing or not positive: raw scores can be negative, and a ratio
     of such means would push a past class the wrong way or by a wild amount. ``undefined`` says what then happens:
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
@@ -92,7 +91,6 @@ def rectify(
     undefined: str = "keep",
 ) -> np.ndarray:
     """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind (float64 for whole numbers).
-
     scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``.
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
     use_means, use_confidence: the equation's two factors. undefined: see rectification_factors.

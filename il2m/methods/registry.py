@@ -143,13 +143,11 @@ def method(
     dash: str = "",
 ) -> Callable[[Function], Function]:
     """Register a function of one Frozen state that returns scores (n, C): a decorator.
-
     source: who proposed it. needs: keys of frozen.NEEDS; a run that lacks one leaves the method out and says why. Not
     given, it is tried on two images. Who needs ``val_labels`` or ``all_past`` is an oracle, and its name ends in
     ``-oracle`` (added if missing). cost: of a Size, the numbers kept from state to state beyond model and exemplars,
     and the multiplications per image from the features on. colour, dash, label: in figures. score_kinds: that it is
     defined on. distances: its scores are no logits, so that no probabilities can be had of them.
-
     The function must see each image by itself, change nothing that it is given, and give numbers (-inf takes a class
     out of play): what does not is refused when it is used, by name and state. State 1 has no past classes, and so no
     exemplars to ask for. Raises InputError for a name that is taken, or needs that are unknown.
@@ -207,7 +205,6 @@ def missing_for(run: Run, method: str) -> str:
 
 def costs_table(run: Run) -> pd.DataFrame:
     """Costs at the run's last state, one row per method: counted from its classes and features, not timed.
-
     ``floats_stored``: numbers that must be kept from state to state or for scoring, beyond the model in use and the
     exemplar images; ``operations``: multiplications per image from the features on (the linear head is one of C x d);
     both NaN where the method does not say; ``needs``: what else. Empty if no weights are stored to count from.

@@ -68,7 +68,6 @@ def execute_notebook(
 ) -> str:
     """Execute ``notebook`` in its folder into ``output``, and make its page beside it (.html); returns why it failed,
     ``""`` if it did not. Copy and page appear when they are whole, those of a failure as failed_copy(output).
-
     Only one process at a time may execute into the same output.
     plugins: loaded first, see system.plugins; one that can't be is the failure. preload: see process_context.
     environment: more variables for the job's processes. log: a file for what they print beside the notebook's output.

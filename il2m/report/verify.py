@@ -111,10 +111,8 @@ def _of_jobs(folder: Path) -> Iterator[Finding]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         plans = records.read_plans(folder)
-    for path in sorted((folder / "plans").glob("*.json")):
-        if path.name not in {plan["file"] for plan in plans}:
-            why = next((str(warning.message) for warning in caught if path.name in str(warning.message)), "")
-            yield Finding(path, DAMAGED, why)
+    for path in {*(folder / "plans").glob("*.json")} - {folder / "plans" / plan["file"] for plan in plans}:
+        yield Finding(path, DAMAGED, next(str(each.message) for each in caught if path.name in str(each.message)))
     jobs = {job.name: job for plan in plans for job in plan["jobs"]}
     for name, record in records.read_records(folder).items():
         path = folder / "jobs" / f"{name}.json"
@@ -123,8 +121,7 @@ def _of_jobs(folder: Path) -> Iterator[Finding]:
         elif name not in jobs:
             yield Finding(path, ORPHANED, "no plan asks for this job")
         elif record["status"] == records.DONE:
-            status, why = records.standing(jobs[name], record)
-            if status != records.DONE:
+            if why := records.standing(jobs[name], record)[1]:
                 yield Finding(path, STALE, why)
 
 

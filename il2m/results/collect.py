@@ -7,20 +7,15 @@ import pandas as pd
 
 from il2m.errors import InputError
 from il2m.methods.registry import METHODS, missing_for
-from il2m.parameters import UNDEFINED_POLICIES, check_parameters
-from il2m.results.description import run_description
+from il2m.parameters import check_parameters
 from il2m.results.table import provenance_of, read_results, results_table
 from il2m.study.find import find_joint_runs, find_runs
 from il2m.study.runs import RESULTS_FILE, Run
-from il2m.system.hashes import fits
-
-_MADE = {"undefined": str, "methods": {...: str}, "code": str}
 
 
 def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
     trainings (method ``joint``, raw scores, the base's seeds).
-
     What notebook 04 stored beside a run is read, and computed again where it is damaged, or made from other states or
     by other code; ``attrs["computed"]``: name of each such run -> why. A copy of a run counts as one with it. Damaged
     runs are left out, with a warning. undefined: a policy for all; ``""``: each table's own, "keep" where none is.
@@ -68,17 +63,13 @@ def stored_results(run: Run, undefined: str = "") -> tuple[pd.DataFrame | None, 
         table = read_results(path)
     except InputError:
         return None, "its table is damaged, or older than 0.2"
-    made, methods = table.attrs, table.attrs.get("methods")
-    policy = undefined or made.get("undefined")
-    expected = provenance_of(run, policy)
-    is_whole = fits(made, _MADE) and policy in UNDEFINED_POLICIES and run_description(run).keys() <= {*table}
-    if made.get("run") != expected["run"] or not is_whole:
-        return None, "its table is damaged, or of another run"
-    if any(made.get(name) != expected[name] for name in ("about", "states")):
-        return table, "its table is of other states"
+    made, methods = table.attrs, table.attrs.get("methods", {})
+    expected = provenance_of(run, undefined or made.get("undefined", "keep"))
+    if any(made.get(name) != expected[name] for name in ("run", "about", "states")):
+        return table, "its table is of another run or of other states"
     if made["undefined"] != expected["undefined"]:
         return table, f"its table is of undefined = {made['undefined']}"
     known = all(
         methods[name] == code if name in methods else missing_for(run, name) for name, code in METHODS.codes.items()
     )
-    return table, "" if known and made["code"] == expected["code"] else "its table was made by other code"
+    return table, "" if known and made.get("code") == expected["code"] else "its table was made by other code"

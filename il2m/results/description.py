@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from il2m.errors import printable
 from il2m.parameters import FineTuning, concerning
 from il2m.study.find import effective
 from il2m.study.runs import Run
@@ -26,7 +25,6 @@ class About(TypedDict, total=False):
 
 def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table; None for what nobody told of imported scores.
-
     ``setting``: a hash of all that shapes the run but its seeds, its class order, and whether and how it distils (joint
     training never does): runs of one setting that distil alike are repetitions of each other. ``recipe``: a hash of
     what of that has no column of its own, see run_recipe. ``class_order``: a hash of the order, be it drawn or given;
@@ -38,7 +36,7 @@ def run_description(run: Run) -> dict[str, object]:
         "base": run.base.name,
         "setting": short_hash(effective(_shaping(run), "distillation")),
         "recipe": short_hash(run_recipe(run)),
-        "dataset": printable(run.config["dataset"]),
+        "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
         "exemplar_selection": settings.get("exemplar_selection", ""),

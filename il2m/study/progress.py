@@ -12,7 +12,6 @@ from tqdm.auto import tqdm as notebook_or_terminal_tqdm
 from tqdm.std import tqdm as terminal_tqdm
 
 from il2m.system.files import write_atomically
-from il2m.system.hashes import fits
 
 PROGRESS_FILE = "progress.json"
 
@@ -73,7 +72,6 @@ class Progress:
 def read_progress(folder: Path) -> dict | None:
     """The state of the stage that is under way in a run folder, or None."""
     try:
-        progress = json.loads((folder / PROGRESS_FILE).read_text())
-    except (OSError, ValueError, RecursionError):
+        return json.loads((folder / PROGRESS_FILE).read_text())
+    except (OSError, ValueError):
         return None
-    return progress if fits(progress, {"stage": str, "where": str, "seconds_left": float}) else None

@@ -44,18 +44,13 @@ class Reproduction:
         lines = [f"state {state}: {verdict}{about}" for state, (verdict, about) in self.states.items()]
         lines += [f"{name}: {then} then, {now} now" for name, (then, now) in self.made_with.items()]
         if self.verdict == DIFFERENT:
-            why = (
-                "may be what rounding grew to in training"
-                if self.made_with
-                else "is not rounding: all that rounds is equal"
-            )
+            why = "may be what rounding grew to" if self.made_with else "is not rounding: all that rounds is equal"
             lines.append(f"it {why}, see docs/reliability.md")
         return "\n".join([*lines, f"{self.verdict}: {self.run.folder}"])
 
 
 def reproduce(folder: str | Path, out: Path | None = None, data_dir: str | Path = "data", **given: Any) -> Reproduction:
     """Train a run again from its configuration, base first, and compare all that its finished states store.
-
     out: a new folder; None: a temporary one. given: ``dataset``, where its images are now, and parameters
     of the machine; without num_threads as many as then, if that is known.
     Raises InputError before any training for what can't be made again.
@@ -136,9 +131,8 @@ def compare_states(then: StateFolder, now: StateFolder) -> tuple[str, str]:
         about += f"; scores by up to {abs(scores[1] - scores[0]).max():.2g} (validation image {image}, class {label}), "
         means = {name: abs(again[name] - stored[name]) for name in apart if " " in name and apart[name] < np.inf}
         largest = {name: np.nan_to_num(each).max(initial=0) for name, each in means.items()}
-        about += "".join(
-            f"second memory by {most:.2g} ({name}), " for name, most in sorted(largest.items(), key=itemgetter(1))[-1:]
-        )
+        for name, most in sorted(largest.items(), key=itemgetter(1))[-1:]:
+            about += f"second memory by {most:.2g} ({name}), "
         top1 = [(each.argmax(axis=1) == stored["val_labels"]).mean() for each in scores]
         others = (scores[0].argmax(axis=1) != scores[1].argmax(axis=1)).mean()
         about += f"top-1 {top1[0]:.4f} then, {top1[1]:.4f} now, {others:.1%} of predictions"

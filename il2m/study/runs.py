@@ -23,20 +23,13 @@ import numpy as np
 from il2m.data.states import States
 from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
-from il2m.parameters import PARAMETERS, concerning
 from il2m.study.state_folder import StateFolder, state_path, write_state
-from il2m.system.hashes import fits, read_sealed, short_hash, write_sealed
+from il2m.system.hashes import read_sealed, short_hash, write_sealed
 
 ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
 RESULTS_FILE = "results.parquet"
 KINDS = {"base": "base training", "fine_tuning": "fine-tuning", "joint": "joint training"}  # -> the stage that makes it
-_SEED = (int, type(None))
-_SHAPE = {"kind": str, "hash": str, "identity": {"state_sizes": [int]}, "dataset": str, "source": str, "made?": str}
-_SHAPE |= {"class_names": [str], "order_seed": _SEED, "base?": str, "train_seed?": _SEED, "missing?": [str]}
-_SHAPE |= {"method?": (str, type(None)), "distillation?": (bool, type(None)), "class_order?": ([int], type(None))}
-_BASE = {"state_sizes": [int], "class_order": [int], "network": str, "fingerprint": str}
-_TUNING = {"base": _BASE, "exemplar_selection": str}
-_IDENTITIES = {"base": _BASE, "fine_tuning": _TUNING, "joint": {"base": _BASE}, "imported": {}}  # by kind
+_TYPES = {"kind": str, "dataset": str, "source": str, "class_names": list, "order_seed": (int, type(None))}
 
 
 class Run:
@@ -48,23 +41,20 @@ class Run:
         self.name = os.path.basename(os.path.abspath(self.folder))
         path = self.folder / "config.json"
         try:
-            self.config = read_sealed(path, _SHAPE)
+            self.config = read_sealed(path)
+            self.kind, self.identity = self.config.get("kind", ""), self.config["identity"]
+            self.states = States(tuple(self.identity["state_sizes"]))
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error) if type(error) is ValueError else f"can't be read ({error!r})"
             raise self._edited(f"{reason}; it was damaged or edited") from None
-        self.kind, self.identity = self.config["kind"], self.config["identity"]
-        self.states = States(tuple(self.identity["state_sizes"]))
-        if short_hash(self.identity) != self.config["hash"]:
+        if short_hash(self.identity) != self.config.get("hash"):
             raise self._edited("was edited: its parameters are not those that made this run")
-        known = {name: PARAMETERS[name] for name in self.identity.keys() & PARAMETERS.keys() - {*concerning("places")}}
-        wrong = [name for name, one in known.items() if not one.rule.accepts(self.identity[name])]
-        wrong = [name for name in wrong if isinstance(known[name].rule.words, str)]  # of choices more may be registered
-        wrong += ["kind"] * (self.kind not in _IDENTITIES or not fits(self.identity, _IDENTITIES[self.kind]))
-        wrong += ["class_names"] * (not 0 < len(self.class_names) == self.states.num_classes)
-        if wrong:
-            raise self._edited(f"was edited: {', '.join(wrong)} can't be what it says")
+        types = _TYPES | ({"base": str} if self.kind in ("fine_tuning", "joint") else {})
+        wrong = [name for name, kind in types.items() if not isinstance(self.config.get(name), kind)]
+        if wrong or self.kind not in (*KINDS, "imported") or len(self.class_names) != self.states.num_classes:
+            raise self._edited(f"was edited: {', '.join(wrong) or 'kind or class_names'} can't be what it says")
         named = re.fullmatch(f"({'|'.join(KINDS)})-([0-9a-f]{{10}})", self.name)
         if named and named.groups() != (self.kind, self.config["hash"]):
             raise self._edited(f"is of the run {self.kind}-{self.config['hash']}, and lies in the place of another")
@@ -160,8 +150,6 @@ class Run:
 
     def state(self, state: int) -> StateFolder:
         """One finished state, checked. Raises InputError if it isn't there."""
-        if not 1 <= state <= self.states.num_states:
-            raise InputError(f"{self.folder} has no state {state}: expected 1 to {self.states.num_states}.")
         if state == 1 and self.base is not self:
             return self.base.state(1)
         if not self.has_state(state):
@@ -170,7 +158,7 @@ class Run:
                 "goes on from what is there."
             )
         if state not in self._opened:
-            of_run = self.config["hash"], state, self._previous(state), self.states
+            of_run = self.config["hash"], state, self._previous(state)
             self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)
         return self._opened[state]
 
@@ -215,10 +203,7 @@ class Run:
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
-        stored = [self.state(b).info.get("second_memory") for b in range(1, state + 1)]
-        if None in stored:
-            raise InputError(f"{self.folder}: state {stored.index(None) + 1} stores no second memory.")
-        memories = [memory[score_kind] for memory in stored]
+        memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
         return statistics_of_states(memories, self.states.of_class[: self.states.num_seen(state)])
 
 

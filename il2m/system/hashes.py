@@ -34,47 +34,22 @@ def write_sealed(path: Path, content: Mapping[str, Any], *, durable: bool = True
     write_atomically(path, json.dumps(sealed(content), indent=1), durable=durable)
 
 
-def read_sealed(path: Path, shape: Mapping[str, Any] = {}) -> dict[str, Any]:
+def read_sealed(path: Path) -> dict[str, Any]:
     """What write_sealed wrote, without its checksum. Raises OSError if it can't be opened, and ValueError, with the
-    reason, if it is not as it was written, or not of that shape (see fits): a checksum can be made to fit."""
+    reason, if it is not as it was written."""
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop("checksum", "")
-        intact = short_hash(content) == checksum
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"can't be read ({type(error).__name__}: {error})") from None
-    if not intact:
+    if short_hash(content) != checksum:
         raise ValueError("is not as it was written" if checksum else "can't be read: it has no checksum")
-    if wrong := [name.strip("?") for name, part in shape.items() if not fits(content, {name: part})]:
-        raise ValueError(f"was edited: {', '.join(wrong)} can't be what it says")
     return content
-
-
-def fits(value: Any, shape: Any) -> bool:
-    """Whether a JSON-like value is of a shape: a type (``float``: any number), or one of a tuple's; ``[shape]``, a list
-    of such; ``{"name": shape}``, a dict with these at least (``"name?"``: it may lack); or ``{...: shape}``, of any."""
-    if isinstance(shape, tuple):
-        return any(fits(value, each) for each in shape)
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(each, shape[0]) for each in value)
-    if isinstance(shape, dict) and ... in shape:
-        return isinstance(value, dict) and all(fits(each, shape[...]) for each in value.values())
-    if isinstance(shape, dict):
-        return isinstance(value, dict) and all(
-            fits(value[name], each) if (name := key.removesuffix("?")) in value else name != key
-            for key, each in shape.items()
-        )
-    if isinstance(value, bool):
-        return shape in (bool, object)
-    if shape is float and isinstance(value, int):
-        return abs(value) < 2**63
-    return isinstance(value, shape)
 
 
 def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:
     """Hash of what the function or class registered under ``name`` does: of the file it stands in, or of its own lines
     if that is a notebook's cell (what they call in other cells is not seen).
-
     known: name -> source hash, ``""`` for what is built in. A cell may be run again: what it registers takes the place
     of what it registered before. Raises InputError for a name that can't be one or is taken, or without a source.
     """

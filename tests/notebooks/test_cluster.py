@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import nbformat
 import pandas as pd
@@ -22,7 +21,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from tiny import PROJECT
 
-from il2m.batch.dispatch import Workers, connected, dashboard, execute_jobs
+from il2m.batch.dispatch import Workers, connected, execute_jobs
 from il2m.batch.jobs import Job
 from il2m.batch.records import jobs_table, read_record
 from il2m.batch.status import Estimates
@@ -276,17 +275,6 @@ def test_workers_here_and_a_scheduler_do_not_go_together(grid: Path, capsys: pyt
         Workers(2, scheduler="tcp://x:1")
     assert main(["run", str(grid), "--workers", "2", "--scheduler", "tcp://x:1"]) == 2
     assert "--workers are jobs on this machine" in capsys.readouterr().err
-
-
-def test_the_dashboards_address_is_one_that_answers(monkeypatch: pytest.MonkeyPatch):
-    with connected(Workers(1)) as client:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert dashboard(client) == ""
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as if bokeh were here
-        address = urlsplit(dashboard(client))
-        assert address.hostname == "127.0.0.1"
-        with socket.create_connection((address.hostname, address.port), timeout=PATIENCE):
-            pass
 
 
 @pytest.fixture

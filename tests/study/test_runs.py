@@ -20,8 +20,6 @@ from il2m.system.hashes import short_hash
 
 NOTES = {"dataset": "tiny", "source": "nowhere", "order_seed": 0, "class_names": ["a", "b", "c"]}
 
-IDENTITY = {"state_sizes": [3], "class_order": [2, 0, 1], "network": "small", "fingerprint": ""}
-
 
 @pytest.fixture
 def copied(tiny_study, tmp_path) -> Path:
@@ -293,7 +291,7 @@ def test_a_copy_of_the_twin_is_no_second_one(tiny_study, copied):
 def test_write_state_is_read_back_equal(tmp_path):
     arrays = {"val_scores": np.arange(6.0).reshape(2, 3), "val_labels": np.array([1, 0])}
     weights = {"head.weight": torch.arange(4.0).view(2, 2)}
-    identity = IDENTITY
+    identity = {"state_sizes": [3]}
     run = Run.create(tmp_path, "base", identity, **NOTES)
     run.store(1, arrays, weights, {"note": 1.5})
     state = Run(run.folder).state(1)
@@ -321,7 +319,7 @@ def test_weights_are_stored_byte_for_byte_as_safetensors_does_for_torch(tmp_path
 
 
 def test_a_state_without_a_model(tmp_path):
-    run = Run.create(tmp_path, "base", IDENTITY, **NOTES)
+    run = Run.create(tmp_path, "base", {"state_sizes": [3]}, **NOTES)
     run.store(1, {"val_labels": np.array([1, 0])}, {}, {})
     with pytest.raises(InputError, match="no model was stored"):
         run.state(1).model_weights()

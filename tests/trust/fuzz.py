@@ -53,8 +53,7 @@ from il2m.learning.checkpoints import read_checkpoint, write_checkpoint
 from il2m.notebook.catalogue import notebook_parameters
 from il2m.parameters import PARAMETERS
 from il2m.results.collect import collect_results
-from il2m.results.comparison import mean_results
-from il2m.results.table import means_table, read_results, results_table, save_results, summary
+from il2m.results.table import results_table
 from il2m.study.find import find_runs
 from il2m.study.progress import read_progress
 from il2m.study.runs import Run
@@ -215,7 +214,7 @@ class Seeds:
             np.savez(self.root / f"state{state}.npz", state_sizes=[2, 2], **arrays)
         study = self.root / "study"
         run = import_scores([self.root / f"state{state}.npz" for state in (1, 2)], study / "mine")
-        save_results(results_table(run), run.folder)
+        results_table(run).to_parquet(run.folder / "results.parquet")
         images = rng.integers(0, 255, (16, 8, 8), dtype=np.uint8)
         arrays = {"x_train": images, "x_test": images[:8], "y_train": np.arange(16) % 4, "y_test": np.arange(8) % 4}
         np.savez(self.root / "images.npz", class_names=np.array(["a", "b", "c", "d"]), **arrays)
@@ -343,7 +342,7 @@ def config(rng: random.Random, folder: Path) -> None:
         path.write_bytes(_damaged_json(rng, path, sign))
         for run in [*find_runs(folder / "study"), Run(folder / "study" / "mine")]:
             repr(run), run.class_names, run.label, run.memory_size, run.missing_states, run.notes, run.base
-            run.statistics(STATES), results_table(run, methods=("FT",))
+            run.statistics(STATES)
 
 
 def state(rng: random.Random, folder: Path) -> None:
@@ -390,18 +389,15 @@ def parquet(rng: random.Random, folder: Path) -> None:
     def change(content: bytes) -> bytes:
         if rng.random() < 0.7:
             return damaged(rng, content)
-        table = read_results(path)
+        table, file = pd.read_parquet(path), io.BytesIO()
         column = rng.choice(list(table))
         other = table.assign(**{column: rng.choice([1, "x", None])})
-        other = rng.choice([table, other, other, table.drop(columns=column), table.iloc[: rng.randrange(3)]])
-        other.attrs = table.attrs if rng.random() < 0.7 else changed(rng, table.attrs)
-        with contextlib.suppress(Exception):  # what can't be written stays as it was
-            save_results(other, path.parent)
-        return path.read_bytes()
+        table = table.drop(columns=column) if rng.random() < 0.5 else other
+        table.to_parquet(file)
+        return file.getvalue()
 
     with _replaced(path, change):
-        results = collect_results(folder / "study")
-        means_table(results), summary(results), mean_results(results)
+        collect_results(folder / "study")
 
 
 def progress(rng: random.Random, folder: Path) -> None:

@@ -24,8 +24,7 @@ from il2m.system.machine import usable_cores, visible_gpus
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
 _TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
-DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
-DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
+DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__TLS__CLIENT__CERT and ...__TLS__CLIENT__KEY."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,6 @@ class _Dispatch:
         return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
 
 
-def _how_far(job: Job) -> list[tuple[str, int]]:
+def _how_far(job: Job) -> list[tuple[str, float]]:
     """Changes whenever a job's run stores a state or a checkpoint."""
-    return sorted((path.name, path.stat().st_mtime_ns) for path in (job.out_dir / job.run).glob("state_*"))
+    return sorted((path.name, modified(path)) for path in (job.out_dir / job.run).glob("state_*"))

@@ -4,7 +4,6 @@ import multiprocessing
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -120,15 +119,11 @@ def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
 def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
     """Print a summary of each run of a small study; collect the results of all runs in the study's folder."""
     print(f"executed notebooks: {out / 'notebooks'}")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            results = collect_results(out)  # other grids' runs as well
-        except InputError as error:
-            print(error)
-            return
-    for warning in caught:
-        print(printable(warning.message), file=sys.stderr)
+    try:
+        results = collect_results(out)  # other grids' runs as well; it warns of damaged ones
+    except InputError as error:
+        print(error)
+        return
     ablated = [job.run for job in jobs if job.notebook == ABLATION and job.name not in failed]
     for run in ablated if len(ablated) <= _MOST_SUMMARIES else ():
         if len(rows := results[results["run"] == run]):

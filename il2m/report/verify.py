@@ -120,9 +120,8 @@ def _of_jobs(folder: Path) -> Iterator[Finding]:
             yield Finding(path, DAMAGED, record["damaged"])
         elif name not in jobs:
             yield Finding(path, ORPHANED, "no plan asks for this job")
-        elif record["status"] == records.DONE:
-            if why := records.standing(jobs[name], record)[1]:
-                yield Finding(path, STALE, why)
+        elif record["status"] == records.DONE and (why := records.standing(jobs[name], record)[1]):
+            yield Finding(path, STALE, why)
 
 
 def _of_collected(path: Path) -> Iterator[Finding]:
@@ -138,12 +137,11 @@ def _of_collected(path: Path) -> Iterator[Finding]:
 def _of_pages(folder: Path) -> Iterator[Finding]:
     for page in sorted(folder.glob("notebooks/*.html")):
         notebook, current = page.with_suffix(".ipynb"), False
+        with contextlib.suppress(OSError, ValueError):
+            current = notebook.exists() and page_is_current(page, notebook)
         if not notebook.exists():
             yield Finding(page, ORPHANED, "its notebook is gone")
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            current = page_is_current(page, notebook)
-        if not current:
+        elif not current:
             yield Finding(page, STALE, "it is not as it was made, or of another notebook than lies here")
     report, current = folder / "notebooks" / f"{REPORT}.ipynb", False
     with contextlib.suppress(OSError, ValueError):
@@ -186,9 +184,7 @@ def adopt(folder: Path) -> int:
     not. Raises InputError if any is damaged, and leaves all as they are."""
     runs = [Run(path.parent) for path in sorted(folder.glob("*/config.json")) if SET_ASIDE not in path.parent.name]
     states = [(run, state) for run in runs for state in run.digests if run.base is run or state > 1]
-    states = [(run, state) for run, state in states if not run.state(state).made]
-    for run, state in states:
-        run.state(state).info  # noqa: B018 - reading it checks the files
+    states = [(run, state) for run, state in states if run.state(state).info and not run.state(state).made]
     # later states first: one that does not say whose it is may not follow one that does
     for run, state in sorted(states, key=lambda each: (each[0].kind == "base", -each[1])):
         run.adopt(state)

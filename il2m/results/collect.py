@@ -23,13 +23,13 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
     """
     if undefined:
         check_parameters({"undefined": undefined})
-    runs = {run.config["hash"]: run for run in find_runs(out_dir)}
+    runs = {run.config["hash"]: run for run in sorted(find_runs(out_dir), key=lambda run: run.name, reverse=True)}
     if not runs:
         raise InputError(
             f"no finished fine-tuning run in {Path(out_dir).absolute()}: run base training and fine-tuning first."
         )
     tables, computed, policies, states = [], {}, {}, {}
-    for run in runs.values():
+    for run in reversed(runs.values()):  # of copies the first by name
         try:
             table, why = stored_results(run, undefined)
             if why:

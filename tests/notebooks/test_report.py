@@ -153,7 +153,7 @@ def test_report_of_a_half_done_study_says_what_is_missing_and_why(half_done_stud
     page = check_self_contained(build_report(half_done_study))
     assert "3 of 8 planned notebooks done, 1 failed, 3 blocked, 1 missing" in page.text
     assert "training diverged" in page.text
-    assert "its files are not as it left them" in page.text
+    assert "is not as it left it" in page.text
     assert "A branch that <b>fails</b> & one that works." in page.text
     assert f"run {shlex.quote(str(half_done_study.parent / 'tiny.yaml'))} --out" in page.text
 

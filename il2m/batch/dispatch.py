@@ -24,7 +24,8 @@ from il2m.system.machine import usable_cores, visible_gpus
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
 _TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
-DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__TLS__CLIENT__CERT and ...__TLS__CLIENT__KEY."""
+DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
+DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from il2m.cli.command import FOLDER, argument, at_least, command, whole_numbers
 from il2m.errors import name_first, printable
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 
-# lists and images
-
 _ROOT = argument("--root", "where relative paths start (default: here)", default="", metavar="DIR")
 _DECODERS = "processes that decode (default: 2; 0: this one)"
 _IMAGES = (_ROOT, argument("--workers", _DECODERS, type=at_least(0), default=2, metavar="N"))
@@ -74,9 +72,6 @@ def _check(args: argparse.Namespace) -> None:
     from il2m.exchange.prepare import check_images
 
     print(check_images(args.images, root=args.root, num_workers=args.workers))
-
-
-# scores
 
 
 @command(

@@ -101,7 +101,7 @@ def runs_table(study: Study) -> pd.DataFrame:
         missing = ", ".join(map(str, run.missing_states))
         policy, computed = (attrs.get(name, {}).get(run.name, "") for name in ("undefined", "computed"))
         notes = [f"states {missing} not finished" if missing else "", unknown_in_words(run), computed]
-        notes += [] if missing else [undefined_note(study.results[study.results["run"] == run.name])]
+        notes += [undefined_note(study.results[study.results["run"] == run.name])] if policy else []
         notes += [f"undefined = {policy}"] * (policy not in ("", "keep"))
         columns["note"] = "; ".join(filter(None, notes))
         rows.append({"run": in_words(about, study.recipes)} | columns)

@@ -1,5 +1,6 @@
 """A run's numbers as a table: one row per state and method, which is all that tables, plots and reports read."""
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,9 @@ def undefined_note(table: pd.DataFrame, score_kind: str = "raw") -> str:
 def save_results(table: pd.DataFrame, folder: Path) -> Path:
     """Write ``results.parquet`` into ``folder`` with a checksum in its ``attrs``, all or nothing; returns its path."""
     target = folder / RESULTS_FILE
-    stored = table.copy(deep=False)
-    stored.attrs = {**table.attrs, "checksum": _checksum(table)}
+    table.to_parquet(buffer := io.BytesIO(), index=False)
+    stored = pd.read_parquet(buffer)  # as it will be read: of whole numbers and None become fractions
+    stored.attrs["checksum"] = _checksum(stored)
     with replacing(target, "wb") as file:
         stored.to_parquet(file, index=False)
     return target

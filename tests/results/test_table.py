@@ -301,3 +301,10 @@ def test_temperatures_are_numbers_in_a_table(tiny_study: TinyStudy, tmp_path: Pa
     assert stored["temperature"].dtype == on["temperature"].dtype == np.float64
     assert stored["temperature"].isna().all()
     assert set(on["temperature"]) == {2.0}
+
+
+def test_a_table_with_unknown_whole_numbers_is_read_as_it_was_written(tiny_study, tmp_path):
+    """As of imported scores: a column of whole numbers and None is one of fractions once it is read."""
+    table = results_table(tiny_study.off)
+    table["order_seed"] = pd.Series([1, None] * (len(table) // 2) + [2] * (len(table) % 2), dtype=object)
+    assert read_results(save_results(table, tmp_path))["order_seed"].isna().sum() == len(table) // 2

@@ -41,7 +41,7 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
     path = out_dir / "plans" / f"{name}.json"
     plan = {"grid": grid.name, "description": grid.description, "command": command, "folder": str(Path.cwd())}
     plan |= {"environment": environment(), "jobs": [vars(job) for job in jobs], "file": path.name}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         known = read_sealed(path)
         if sealed(plan | {"made": known["made"]}) == sealed(known):
             return
@@ -58,7 +58,7 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
             jobs = [_job(entry, out_dir) for entry in plan["jobs"]]
             if plan["file"] != path.name:
                 raise ValueError(f"is that of {plan['file']}")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError) as error:
             warnings.warn(f"left out the plan {path.name}: it {_reason(error)}", stacklevel=2)
             continue
         planned = plan["jobs"][0]["parameters"].get("out_dir") if jobs else None
@@ -115,7 +115,7 @@ def read_record(path: Path) -> dict[str, Any]:
         return record
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         return {"damaged": f"its record {_reason(error)}"}
 
 

@@ -59,7 +59,7 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
             raise InputError(f"{host} has another version of il2m or of a plugin, or their files changed meanwhile")
         with locked(job.file(".lock"), waiting_for=f"at {job.name}", stop=lambda: not lease.exists()):
             shown = [name for name in job.beside if name not in failed]
-            ran = any(earlier[name].work or earlier[name].seconds for name in job.after if name in earlier)
+            ran = any(earlier[name].seconds for name in job.after if name in earlier)
             if not ran and records.is_done(job, records.read_record(job.file(".json")), code, shown):
                 return JobEnd()
             return _run_locked(job, notebook, code, shown, lease)

@@ -16,7 +16,7 @@ from il2m.errors import InputError, printable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a job failed, 2 the input can't be used."""
     args = PARSER.parse_args(arguments)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
     args.words = ["il2m", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         return args.command(args) or 0

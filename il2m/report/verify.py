@@ -17,6 +17,7 @@ from il2m.notebook.pages import page_is_current
 from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_current
 from il2m.results.collect import stored_results
 from il2m.results.table import read_results
+from il2m.study.find import run_folders
 from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.files import SET_ASIDE, set_aside
 from il2m.system.locks import RUN_LOCK, is_locked
@@ -45,14 +46,12 @@ def verify_study(folder: Path) -> list[Finding]:
     """Read a study's folder whole, and tell all that is wrong in it. What a process is at is left out.
     Raises InputError if it is no study."""
     check_study(folder)
-    findings, runs, names = [], [], []
-    for path in sorted(folder.glob("*/config.json")):
-        if not path.parent.name.startswith(SET_ASIDE):
-            names.append(path.parent.name)
-            try:
-                runs.append(Run(path.parent))
-            except InputError as error:
-                findings.append(Finding(path, DAMAGED, str(error)))
+    findings, runs, folders = [], [], run_folders(folder)
+    for path in folders:
+        try:
+            runs.append(Run(path))
+        except InputError as error:
+            findings.append(Finding(path / "config.json", DAMAGED, str(error)))
     for run in runs:
         findings += () if is_locked(run.folder / RUN_LOCK) else _of_run(run)
     for path in sorted(folder.glob("readable-*")):
@@ -62,7 +61,7 @@ def verify_study(folder: Path) -> list[Finding]:
             findings.append(Finding(path, DAMAGED, str(error)))
     for place in ("jobs", "plans", "notebooks"):
         findings += _unknown(folder / place, _KNOWN[place])
-    findings += _unknown(folder, "|".join([_KNOWN["study"], *map(re.escape, names)]))
+    findings += _unknown(folder, "|".join([_KNOWN["study"], *(re.escape(each.name) for each in folders)]))
     return [*findings, *_of_jobs(folder), *_of_collected(folder / RESULTS_FILE), *_of_pages(folder)]
 
 
@@ -182,7 +181,7 @@ def repair_command(folder: Path) -> str:
 def adopt(folder: Path) -> int:
     """Make the states of a study that version 0.1 stored say whose they are, as they lie there; returns how many did
     not. Raises InputError if any is damaged, and leaves all as they are."""
-    runs = [Run(path.parent) for path in sorted(folder.glob("*/config.json")) if SET_ASIDE not in path.parent.name]
+    runs = [*map(Run, run_folders(folder))]
     states = [(run, state) for run in runs for state in run.digests if run.base is run or state > 1]
     states = [(run, state) for run, state in states if run.state(state).info and not run.state(state).made]
     # later states first: one that does not say whose it is may not follow one that does

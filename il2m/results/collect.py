@@ -9,7 +9,7 @@ from il2m.errors import InputError
 from il2m.methods.registry import METHODS, missing_for
 from il2m.parameters import check_parameters
 from il2m.results.table import provenance_of, read_results, results_table
-from il2m.study.find import find_joint_runs, find_runs
+from il2m.study.find import distinct, find_joint_runs, find_runs
 from il2m.study.runs import RESULTS_FILE, Run
 
 
@@ -19,17 +19,12 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
     What notebook 04 stored beside a run is read, and computed again where it is damaged, or made from other states or
     by other code; ``attrs["computed"]``: name of each such run -> why. A copy of a run counts as one with it. Damaged
     runs are left out, with a warning. undefined: a policy for all; ``""``: each table's own, "keep" where none is.
-    Raises InputError if there are no runs.
+    Raises InputError if none is left.
     """
     if undefined:
         check_parameters({"undefined": undefined})
-    runs = {run.config["hash"]: run for run in sorted(find_runs(out_dir), key=lambda run: run.name, reverse=True)}
-    if not runs:
-        raise InputError(
-            f"no finished fine-tuning run in {Path(out_dir).absolute()}: run base training and fine-tuning first."
-        )
     tables, computed, policies, states = [], {}, {}, {}
-    for run in reversed(runs.values()):  # of copies the first by name
+    for run in distinct(find_runs(out_dir)):
         try:
             table, why = stored_results(run, undefined)
             if why:
@@ -45,7 +40,8 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
         table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
         tables.append(table.assign(method="joint", train_seed=joint.base.identity["train_seed"]))
     if not policies:
-        raise InputError(f"every run in {Path(out_dir).absolute()} is damaged: il2m verify tells what to do.")
+        what = f"no finished fine-tuning run in {Path(out_dir).absolute()} that can be read"
+        raise InputError(f"{what}: run base training and fine-tuning first; il2m verify tells what is damaged.")
     for table in tables:
         table.attrs = {}
     collected = pd.concat(tables, ignore_index=True)

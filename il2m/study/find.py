@@ -12,13 +12,24 @@ from il2m.system.files import SET_ASIDE, modified
 from il2m.system.hashes import short_hash
 
 
+def run_folders(out_dir: str | Path) -> list[Path]:
+    """The folders in a study's that have a config.json, by name; not those that were set aside."""
+    folders = [path.parent for path in sorted(Path(out_dir).glob("*/config.json"))]
+    return [folder for folder in folders if not folder.name.startswith(SET_ASIDE)]
+
+
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
     """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
     unless told otherwise. Warns of damaged ones, and leaves them out."""
-    folders = [path.parent for path in sorted(Path(out_dir).glob("*/config.json"))]
-    runs = open_readable(folder for folder in folders if not folder.name.startswith(("base-", "joint-", SET_ASIDE)))
+    runs = open_readable(folder for folder in run_folders(out_dir) if not folder.name.startswith(("base-", "joint-")))
     runs = [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
     return sorted(runs, key=_when_made)
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """The runs by name, of copies of one the first."""
+    runs = sorted(runs, key=lambda run: run.name, reverse=True)
+    return [*{run.config["hash"]: run for run in runs}.values()][::-1]
 
 
 def _when_made(run: Run) -> tuple[str, float]:
@@ -48,8 +59,7 @@ def open_run(folder: str | Path, run: str = "") -> Run:
     study in it, by its name there or its own folder; ``""`` is the newest without distillation, or the newest of all if
     every run distils."""
     if not run and not (Path(folder) / "config.json").exists():
-        runs = find_runs(folder)
-        if not runs:
+        if not (runs := find_runs(folder)):
             what = f"no finished fine-tuning run in {Path(folder).absolute()}"
             raise InputError(f"{what}: run base training and fine-tuning first.")
         return ([each for each in runs if not each.identity.get("distillation")] or runs)[-1]
@@ -67,8 +77,8 @@ def _one_of(out_dir: str | Path, name: str, what: str) -> Path:
     for folder in (Path(out_dir) / name, Path(name)):
         if (folder / "config.json").exists():
             return folder
-    folders = {path.parent.name for path in Path(out_dir).glob("*/config.json")}
-    names = sorted(each for each in folders if each.startswith("base-") == (what == "base") and each[:6] != "joint-")
+    names = [each.name for each in run_folders(out_dir) if not each.name.startswith("joint-")]
+    names = [each for each in names if each.startswith("base-") == (what == "base")]
     raise InputError(f"no {what} {name!r} in {Path(out_dir).absolute()}; there are: {', '.join(names) or 'none'}.")
 
 
@@ -111,8 +121,8 @@ def labelled(runs: Iterable[Run]) -> dict[str, Run]:
 
 def find_joint_runs(out_dir: str | Path) -> list[Run]:
     """The finished joint trainings in a study's folder, several of a base if epochs differ; warns of damaged ones."""
-    runs = open_readable(path.parent for path in sorted(Path(out_dir).glob("joint-*/config.json")))
-    return list({run.config["hash"]: run for run in runs if not run.missing_states}.values())
+    runs = open_readable(folder for folder in run_folders(out_dir) if folder.name.startswith("joint-"))
+    return distinct(run for run in runs if not run.missing_states)
 
 
 def open_base(out_dir: Path, base: str) -> Run:

@@ -5,7 +5,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +130,8 @@ def compare_states(then: StateFolder, now: StateFolder) -> tuple[str, str]:
         about += f"; scores by up to {abs(scores[1] - scores[0]).max():.2g} (validation image {image}, class {label}), "
         means = {name: abs(again[name] - stored[name]) for name in apart if " " in name and apart[name] < np.inf}
         largest = {name: np.nan_to_num(each).max(initial=0) for name, each in means.items()}
-        for name, most in sorted(largest.items(), key=itemgetter(1))[-1:]:
-            about += f"second memory by {most:.2g} ({name}), "
+        if largest:
+            about += f"second memory by {max(largest.values()):.2g} ({max(largest, key=largest.get)}), "
         top1 = [(each.argmax(axis=1) == stored["val_labels"]).mean() for each in scores]
         others = (scores[0].argmax(axis=1) != scores[1].argmax(axis=1)).mean()
         about += f"top-1 {top1[0]:.4f} then, {top1[1]:.4f} now, {others:.1%} of predictions"

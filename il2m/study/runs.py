@@ -46,9 +46,10 @@ class Run:
             self.states = States(tuple(self.identity["state_sizes"]))
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error) if type(error) is ValueError else f"can't be read ({error!r})"
-            raise self._edited(f"{reason}; it was damaged or edited") from None
+        except ValueError as error:
+            raise self._edited(f"{error}; it was damaged or edited") from None
+        except (KeyError, TypeError) as error:
+            raise self._edited(f"can't be read ({error!r}); it was damaged or edited") from None
         if short_hash(self.identity) != self.config.get("hash"):
             raise self._edited("was edited: its parameters are not those that made this run")
         types = _TYPES | ({"base": str} if self.kind in ("fine_tuning", "joint") else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from safetensors.numpy import save_file
 
 from il2m.errors import InputError
 from il2m.system.files import sync
-from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash
+from il2m.system.hashes import file_hash, read_sealed, short_hash, write_sealed
 
 if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is on disk
     import torch
@@ -41,9 +40,10 @@ class StateFolder:
         try:
             record = read_sealed(self.path / "state.json")
             record["files"].items()
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            reason = str(error) if type(error) is ValueError else f"can't be read ({error})"
-            raise self.damaged(f"state.json {reason}") from None
+        except ValueError as error:
+            raise self.damaged(f"state.json {error}") from None
+        except (FileNotFoundError, KeyError, AttributeError) as error:
+            raise self.damaged(f"state.json can't be read ({error})") from None
         return record
 
     @property
@@ -65,8 +65,8 @@ class StateFolder:
     def record(self) -> dict[str, Any]:
         """``state.json``, checked in itself and for whose state it is: the second memory, the training history and
         each file's hash. The files are not read."""
-        if self.stranger:
-            raise self.damaged(self.stranger)
+        if problem := self.stranger:
+            raise self.damaged(problem)
         return self._stored
 
     @cached_property
@@ -80,7 +80,7 @@ class StateFolder:
                 raise self.damaged(f"{name} is not as it was written")
         return self.record
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash of all that is computed from this state, and nothing else: equal for a training repeated exactly."""
         return short_hash({name: value for name, value in self.record.items() if name not in _OF_TRAINING})
@@ -143,7 +143,7 @@ def write_state(
             contiguous = {name: np.asarray(value, order="C") for name, value in on_cpu.items()}
             save_file(contiguous, staging / "model.safetensors")
         hashes = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
-        (staging / "state.json").write_text(json.dumps(sealed({**info, "files": hashes}), indent=1))
+        write_sealed(staging / "state.json", {**info, "files": hashes}, durable=False)
         staging.chmod(0o755)
         sync(*staging.iterdir(), staging)
         os.rename(staging, target)

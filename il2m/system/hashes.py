@@ -35,12 +35,14 @@ def write_sealed(path: Path, content: Mapping[str, Any], *, durable: bool = True
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What write_sealed wrote, without its checksum. Raises OSError if it can't be opened, and ValueError, with the
-    reason, if it is not as it was written."""
+    """What write_sealed wrote, without its checksum. Raises FileNotFoundError if there is none, and ValueError, with
+    the reason, if it can't be read or is not as it was written."""
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop("checksum", "")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"can't be read ({type(error).__name__}: {error})") from None
     if short_hash(content) != checksum:
         raise ValueError("is not as it was written" if checksum else "can't be read: it has no checksum")

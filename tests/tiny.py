@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from il2m.batch import records
+from il2m.batch.grids import Grid
+from il2m.batch.jobs import Job
+from il2m.exchange.importing import import_scores
 from il2m.learning.networks import Classifier
 from il2m.learning.training import Epoch, train
+from il2m.methods.registry import METHODS
+from il2m.notebook.catalogue import ABLATION
+from il2m.notebook.pages import write_page
 from il2m.parameters import FineTuning
+from il2m.results.collect import collect_results
+from il2m.results.table import results_table, save_results
 from il2m.study.runs import Run
 from il2m.system.hashes import write_sealed
 
@@ -43,6 +53,47 @@ class TinyStudy:
     base: Run
     off: Run  # fine-tuning without distillation
     on: Run  # and with
+
+
+def finish_by_hand(out: Path, before: Path | None = None) -> None:
+    """Put beside the trained runs of a study what ``il2m run`` leaves there, without executing any notebook.
+
+    before: where to keep what lies beside the runs as it is while the first of them is under way.
+    """
+    runs = [Run(path.parent) for path in sorted(out.glob("*/config.json"))]
+    jobs = []
+    for run in (run for run in runs if run.kind == "fine_tuning" and not run.missing_states):
+        save_results(results_table(run, methods=METHODS), run.folder)
+        job = Job(ABLATION, run.name, {"out_dir": str(out), "run": run.name})
+        job.output.parent.mkdir(exist_ok=True)
+        text = (PROJECT / "notebooks" / f"{ABLATION}.ipynb").read_text()
+        job.output.write_text(text.replace("../runs/quickstart", f"{out}/{run.name}"))
+        write_page(job.output, job.output.with_suffix(".html"), title="", hide_code=False)
+        jobs.append(job)
+        records.write_plan(out, Grid("tiny"), (), jobs, ["il2m", "run", "tiny"])
+        records.write_record(job, records.RUNNING, code="")
+        if before and len(jobs) == 1:
+            save_results(collect_results(out).query("run == @run.name"), out)
+            shutil.copytree(out, before, ignore=shutil.ignore_patterns("*-*[0-9a-f]", "imported_*"))
+        records.write_record(job, records.DONE, code="")
+    save_results(collect_results(out), out)
+
+
+def import_states(run: Run, folder: Path) -> Run:
+    """Scores of a run of ours, imported as if they came from elsewhere, and their results."""
+    files = []
+    for state in range(1, run.states.num_states + 1):
+        stored, groups = run.state(state), ("val", "exemplar") if state > 1 else ("val",)
+        arrays = {
+            f"{group}_{what}": stored.array(f"{group}_{what}") for group in groups for what in ("scores", "labels")
+        }
+        files.append(folder.parent / f"{folder.name}_{state}.npz")
+        np.savez(files[-1], state_sizes=run.states.sizes[:state], **arrays)
+    imported = import_scores(files, folder, memory_size=run.memory_size)
+    for file in files:
+        file.unlink()
+    save_results(results_table(imported, methods=METHODS), folder)
+    return imported
 
 
 def rewrite_checked(path: Path, info: dict[str, Any]) -> None:

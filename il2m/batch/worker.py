@@ -51,9 +51,9 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
     failed = [name for name, end in earlier.items() if end.failure]
     if needed := [name for name in job.after if name in failed]:
         return JobEnd(failure=f"not run, because {needed[0]} failed")
-    if not lease.exists():
-        return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     try:
+        if not lease.exists():
+            raise Stopped
         notebook = find_notebooks() / f"{job.notebook}.ipynb"
         if records.code_hash(notebook, job.plugins) != code:
             raise InputError(f"{host} has another version of il2m or of a plugin, or their files changed meanwhile")
@@ -64,7 +64,7 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
                 return JobEnd()
             return _run_locked(job, notebook, code, shown, lease)
     except Stopped:
-        return JobEnd(failure="stopped")
+        return JobEnd(failure="stopped" if lease.parent.is_dir() else f"failed: {host} does not see {job.out_dir}")
     except Exception as error:  # a full disk, no right to write, ...: of this job alone
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):

@@ -139,7 +139,10 @@ def _job_main(
     kernel.start()  # before papermill and its threads: forked from a process with threads it might not work
     kernel_pipe.close()
     _end_with_parent()
-    reply.send(_execute(kernel, pipe, *task))
+    try:
+        reply.send(_execute(kernel, pipe, *task))
+    except OSError as error:  # a full disk, a folder that is gone
+        reply.send(f"{type(error).__name__}: {error}")
 
 
 def _execute(

@@ -18,7 +18,7 @@ from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_curre
 from il2m.results.collect import stored_results
 from il2m.results.table import read_results
 from il2m.study.find import run_folders
-from il2m.study.runs import RESULTS_FILE, Run
+from il2m.study.runs import ANALYSED, RESULTS_FILE, Run
 from il2m.system.files import SET_ASIDE, set_aside
 from il2m.system.locks import RUN_LOCK, is_locked
 
@@ -62,7 +62,7 @@ def verify_study(folder: Path) -> list[Finding]:
     for place in ("jobs", "plans", "notebooks"):
         findings += _unknown(folder / place, _KNOWN[place])
     findings += _unknown(folder, "|".join([_KNOWN["study"], *(re.escape(each.name) for each in folders)]))
-    return [*findings, *_of_jobs(folder), *_of_collected(folder / RESULTS_FILE), *_of_pages(folder)]
+    return [*findings, *_of_jobs(folder), *_of_collected(folder / RESULTS_FILE, runs), *_of_pages(folder)]
 
 
 def _unknown(folder: Path, known: str) -> Iterator[Finding]:
@@ -123,9 +123,14 @@ def _of_jobs(folder: Path) -> Iterator[Finding]:
             yield Finding(path, STALE, why)
 
 
-def _of_collected(path: Path) -> Iterator[Finding]:
+def _of_collected(path: Path, runs: Iterable[Run]) -> Iterator[Finding]:
+    if not path.exists():
+        return
     try:
-        made_from = read_results(path).attrs["states"] if path.exists() else {}
+        made_from = read_results(path).attrs["states"]
+        known = {run.config["hash"] for run in runs if run.name in made_from}  # copies count once
+        if any(run.kind in ANALYSED and not run.missing_states and run.config["hash"] not in known for run in runs):
+            yield Finding(path, STALE, "it lacks runs that are finished")
         for run, states in made_from.items():
             if records.states_of(path.parent / run) != states:
                 yield Finding(path, STALE, f"the states of {run} are not those that it was collected from")

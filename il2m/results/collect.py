@@ -24,8 +24,12 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
     if undefined:
         check_parameters({"undefined": undefined})
     tables, computed, policies, states = [], {}, {}, {}
-    for run in distinct(find_runs(out_dir)):
+    for run in [*distinct(find_runs(out_dir)), *find_joint_runs(out_dir)]:
         try:
+            if run.kind == "joint":
+                table = results_table(run, methods=("FT",)).query("score_kind == 'raw'")
+                tables.append(table.assign(method="joint", train_seed=run.base.identity["train_seed"]))
+                continue
             table, why = stored_results(run, undefined)
             if why:
                 policy = undefined or ("keep" if table is None else table.attrs["undefined"])
@@ -36,9 +40,6 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
             continue
         tables.append(table)
         policies[run.name], states[run.name] = table.attrs["undefined"], table.attrs["states"]
-    for joint in find_joint_runs(out_dir):
-        table = results_table(joint, methods=("FT",)).query("score_kind == 'raw'")
-        tables.append(table.assign(method="joint", train_seed=joint.base.identity["train_seed"]))
     if not policies:
         what = f"no finished fine-tuning run in {Path(out_dir).absolute()} that can be read"
         raise InputError(f"{what}: run base training and fine-tuning first; il2m verify tells what is damaged.")
@@ -62,7 +63,8 @@ def stored_results(run: Run, undefined: str = "") -> tuple[pd.DataFrame | None, 
     made, methods = table.attrs, table.attrs.get("methods", {})
     expected = provenance_of(run, undefined or made.get("undefined", "keep"))
     if any(made.get(name) != expected[name] for name in ("run", "about", "states")):
-        return table, "its table is of another run or of other states"
+        is_its_own = made.get("run") == expected["run"]  # another's is not asked for its policy
+        return table if is_its_own else None, "its table is of another run or of other states"
     if made["undefined"] != expected["undefined"]:
         return table, f"its table is of undefined = {made['undefined']}"
     known = all(

@@ -109,6 +109,20 @@ def test_braces_in_paths_are_braces(notebooks: Path, tmp_path: Path):
     assert sorted(path.name for path in output.parent.iterdir()) == ["{value}.html", "{value}.ipynb"]
 
 
+def test_why_a_page_can_not_be_written_is_told(notebooks: Path, tmp_path: Path):
+    """As on a full disk: not only that the job's process ended."""
+    (tmp_path / ".it.html").mkdir()
+    failure = execute_notebook(notebooks / "works.ipynb", tmp_path / "it.ipynb", {"value": "thing"})
+    assert failure.startswith("IsADirectoryError: ")
+    assert str(tmp_path / ".it.html") in failure
+
+
+def test_a_job_whose_study_is_deleted_says_so(notebooks: Path, tmp_path: Path):
+    job = make_job(tmp_path / "gone", "works", "good")
+    end = worker.run_job(job, "", tmp_path / "gone" / "jobs" / "a.lease")
+    assert "does not see" in end.failure
+
+
 def test_parameters_reach_the_notebook(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "good")
     assert run_one(job, notebooks).failure == ""

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import PROJECT, TinyStudy
+from tiny import PROJECT, TinyStudy, finish_by_hand
 
-from il2m.batch import records
-from il2m.batch.grids import Grid
-from il2m.batch.jobs import Job
 from il2m.cli import main
-from il2m.notebook.pages import write_page
 from il2m.report.verify import DAMAGED, ORPHANED, STALE, UNKNOWN, verify_study
 from il2m.results.collect import collect_results
-from il2m.results.table import results_table, save_results
+from il2m.results.table import save_results
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune
 
@@ -28,18 +24,7 @@ def whole(tiny_study: TinyStudy, tmp_path_factory) -> Path:
     """The tiny study with all that il2m run leaves beside its states."""
     out = tmp_path_factory.mktemp("verify") / "study"
     shutil.copytree(tiny_study.out_dir, out)
-    jobs = []
-    for run in map(Run, sorted(out.glob("fine_tuning-*"))):
-        save_results(results_table(run), run.folder)
-        job = Job(NOTEBOOK, run.name, {"out_dir": str(out), "run": run.name})
-        job.output.parent.mkdir(exist_ok=True)
-        text = (PROJECT / "notebooks" / f"{NOTEBOOK}.ipynb").read_text()
-        job.output.write_text(text.replace("../runs/quickstart", f"{out}/{run.name}"))
-        write_page(job.output, job.output.with_suffix(".html"), title="", hide_code=False)
-        records.write_record(job, records.DONE, code="")
-        jobs.append(job)
-    records.write_plan(out, Grid("tiny"), (), jobs, ["il2m", "run", "tiny"])
-    save_results(collect_results(out), out)
+    finish_by_hand(out)
     return out
 
 
@@ -137,6 +122,26 @@ def test_the_repair(study, tiny_study, capsys):
     assert found(study)[f"{run.name}/state_03"] == STALE, "until the state before it is there again"
     fine_tune(**tiny_study.fine_tuning_parameters | {"out_dir": str(study), "base": tiny_study.base.name})
     assert found(study) == {}, "the state came out as it was, so that nothing else had to be made again"
+
+
+def test_what_others_left_is_not_touched_and_what_was_set_aside_not_found_again(study):
+    for name in (".ipynb_checkpoints", "dask-scratch-space", "notebooks/.ipynb_checkpoints"):
+        (study / name).mkdir()
+    plan = next(study.glob("plans/*.json"))
+    flip(plan, 100)
+    assert main(["verify", str(study), "--repair"]) == 1
+    assert (study / "plans" / "set_aside-tiny.json-1").is_file()
+    assert {path: kind for path, kind in found(study).items() if not path.startswith("jobs/")} == {}
+    (study / ".gitignore").write_text("*\n")
+    assert found(study)[".gitignore"] == UNKNOWN, "and never set aside"
+
+
+def test_results_that_lack_a_run_are_named(study):
+    run = sorted(study.glob("fine_tuning-*"))[0]
+    table = collect_results(study)
+    table.attrs["states"].pop(run.name)
+    save_results(table[table["run"] != run.name], study)
+    assert found(study) == {"results.parquet": STALE}
 
 
 def test_states_of_before_are_told_and_can_be_adopted(tmp_path, capsys):

@@ -238,6 +238,15 @@ def test_a_stored_table_is_read_as_it_was_written_or_refused(tiny_study, tmp_pat
     assert refused > 150
 
 
+def test_a_table_with_unknown_seeds_is_as_it_was_written(tiny_study, tmp_path):
+    """Of whole numbers and None, as imported scores bring them, the file makes fractions."""
+    table = results_table(tiny_study.off)
+    table["train_seed"] = pd.Series([None, *table["train_seed"][1:]], dtype=object)
+    read = read_results(save_results(table, tmp_path))
+    assert read["train_seed"].isna().tolist() == table["train_seed"].isna().tolist()
+    assert read.attrs == table.attrs
+
+
 @pytest.mark.parametrize(
     "call",
     [

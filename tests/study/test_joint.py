@@ -227,6 +227,30 @@ def test_stored_results_that_are_not_the_runs_are_computed(damage, why, folder, 
     assert found["top1"].between(0, 1).all()
 
 
+def test_a_damaged_joint_training_is_left_out_alone(folder, base, joint, tiny_fine_tuning_parameters):
+    run = tune(folder, base, tiny_fine_tuning_parameters)
+    path = joint.folder / "state_02" / "val_scores.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    try:
+        with pytest.warns(UserWarning, match=f"left out {joint.name}: .*val_scores.npy is not as it was written"):
+            table = collect_results(folder)
+    finally:
+        path.write_bytes(content)
+    assert run.name in set(table["run"])
+    assert joint.name not in set(table["run"])
+
+
+def test_the_policy_of_another_runs_table_is_not_taken(folder, base, tiny_fine_tuning_parameters):
+    run, other = (tune(folder, base, tiny_fine_tuning_parameters, distillation=on) for on in (False, True))
+    path = save_results(results_table(other, undefined="as-published"), other.folder).rename(
+        run.folder / "results.parquet"
+    )
+    table = collect_results(folder)
+    path.unlink()
+    assert [table.attrs["undefined"][each.name] for each in (run, other)] == ["keep", "keep"]
+
+
 def test_stored_results_keep_their_policy_unless_one_is_asked_for(folder, base, tiny_fine_tuning_parameters):
     run = tune(folder, base, tiny_fine_tuning_parameters)
     path = save_results(results_table(run, undefined="as-published"), run.folder)

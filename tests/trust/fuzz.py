@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -53,7 +54,8 @@ from il2m.learning.checkpoints import read_checkpoint, write_checkpoint
 from il2m.notebook.catalogue import notebook_parameters
 from il2m.parameters import PARAMETERS
 from il2m.results.collect import collect_results
-from il2m.results.table import results_table
+from il2m.results.comparison import mean_results
+from il2m.results.table import means_table, read_results, results_table, save_results, summary
 from il2m.study.find import find_runs
 from il2m.study.progress import read_progress
 from il2m.study.runs import Run
@@ -114,7 +116,7 @@ def changed(rng: random.Random, value: Any) -> Any:
     for _ in range(rng.choice((1, 1, 2, 3))):
         places = list(_places(value))
         if not places:
-            return rng.choice(ODD_VALUES)
+            return copy.deepcopy(rng.choice(ODD_VALUES))
         holder, key = rng.choice(places)
         match rng.randrange(5):
             case 0:
@@ -124,9 +126,10 @@ def changed(rng: random.Random, value: Any) -> Any:
                 with contextlib.suppress(LookupError):
                     holder[key] = json.loads(json.dumps(other[other_key]))
             case 2 if isinstance(holder, dict):
-                holder[rng.choice(["../x", "", "\ud800", "files", "0", "extra"])] = rng.choice(ODD_VALUES)
+                key = rng.choice(["../x", "", "\ud800", "files", "0", "extra"])
+                holder[key] = copy.deepcopy(rng.choice(ODD_VALUES))
             case _:
-                holder[key] = rng.choice(ODD_VALUES)
+                holder[key] = copy.deepcopy(rng.choice(ODD_VALUES))
     return value
 
 
@@ -214,7 +217,7 @@ class Seeds:
             np.savez(self.root / f"state{state}.npz", state_sizes=[2, 2], **arrays)
         study = self.root / "study"
         run = import_scores([self.root / f"state{state}.npz" for state in (1, 2)], study / "mine")
-        results_table(run).to_parquet(run.folder / "results.parquet")
+        save_results(results_table(run), run.folder)
         images = rng.integers(0, 255, (16, 8, 8), dtype=np.uint8)
         arrays = {"x_train": images, "x_test": images[:8], "y_train": np.arange(16) % 4, "y_test": np.arange(8) % 4}
         np.savez(self.root / "images.npz", class_names=np.array(["a", "b", "c", "d"]), **arrays)
@@ -342,7 +345,7 @@ def config(rng: random.Random, folder: Path) -> None:
         path.write_bytes(_damaged_json(rng, path, sign))
         for run in [*find_runs(folder / "study"), Run(folder / "study" / "mine")]:
             repr(run), run.class_names, run.label, run.memory_size, run.missing_states, run.notes, run.base
-            run.statistics(STATES)
+            run.statistics(STATES), results_table(run, methods=("FT",))
 
 
 def state(rng: random.Random, folder: Path) -> None:
@@ -389,15 +392,18 @@ def parquet(rng: random.Random, folder: Path) -> None:
     def change(content: bytes) -> bytes:
         if rng.random() < 0.7:
             return damaged(rng, content)
-        table, file = pd.read_parquet(path), io.BytesIO()
+        table = read_results(path)
         column = rng.choice(list(table))
         other = table.assign(**{column: rng.choice([1, "x", None])})
-        table = table.drop(columns=column) if rng.random() < 0.5 else other
-        table.to_parquet(file)
-        return file.getvalue()
+        other = rng.choice([table, other, other, table.drop(columns=column), table.iloc[: rng.randrange(3)]])
+        other.attrs = table.attrs if rng.random() < 0.7 else changed(rng, table.attrs)
+        with contextlib.suppress(Exception):  # what can't be written stays as it was
+            save_results(other, path.parent)
+        return path.read_bytes()
 
     with _replaced(path, change):
-        collect_results(folder / "study")
+        results = collect_results(folder / "study")
+        means_table(results), summary(results), mean_results(results)
 
 
 def progress(rng: random.Random, folder: Path) -> None:

@@ -11,6 +11,7 @@ from il2m.parameters import parameters_table
 
 _SET = "set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated"
 _PLUGIN = "load this Python file or module first, here and in each job; may be repeated"
+_PLUGINS = {"dest": "plugins", "metavar": "FILE_OR_MODULE", **REPEATED}
 _STUDY = argument("study", "the study's folder, however far it is", **FOLDER)
 
 
@@ -25,7 +26,7 @@ _STUDY = argument("study", "the study's folder, however far it is", **FOLDER)
     argument("--workers", "jobs side by side (default: one per GPU, or else per CPU core)", **COUNT),
     argument("--threads", "CPU threads of a job (default: 1)", default=1, **COUNT),
     argument("--scheduler", "run on this dask scheduler's workers (tcp:// or tls://)", default="", metavar="ADDRESS"),
-    argument("--plugin", _PLUGIN, dest="plugins", metavar="FILE_OR_MODULE", **REPEATED),
+    argument("--plugin", _PLUGIN, **_PLUGINS),
 )
 def _run(args: argparse.Namespace) -> int:
     from il2m.batch.dispatch import Workers
@@ -40,7 +41,7 @@ def _run(args: argparse.Namespace) -> int:
     from il2m.report.build import refresh_report
 
     try:
-        print(f"report: {refresh_report(folder)}")
+        print(f"report: {refresh_report(folder, args.plugins)}")
     except InputError as error:  # it does not undo what was done
         print(error, file=sys.stderr)
         return 1
@@ -84,11 +85,16 @@ def _status(args: argparse.Namespace) -> None:
     print(printable(status_text(args.study)))
 
 
-@command("report", "make a study's report again: index.html and the pages it links to", _STUDY)
+@command(
+    "report",
+    "make a study's report again: index.html and the pages it links to",
+    _STUDY,
+    argument("--plugin", "load this Python file or module, as its grid did; may be repeated", **_PLUGINS),
+)
 def _report(args: argparse.Namespace) -> None:
     from il2m.report.build import build_report
 
-    print(build_report(args.study))
+    print(build_report(args.study, args.plugins))
 
 
 @command(
@@ -121,7 +127,7 @@ def _verify(args: argparse.Namespace) -> int:
     argument("--out", "a new folder (default: a temporary one)", **FOLDER),
     argument("--data-dir", "where the project's datasets are (default: data)", default="data", metavar="DIR"),
     argument("-p", "dataset, if its images are elsewhere now; device, num_threads", dest="given", **REPEATED),
-    argument("--plugin", _PLUGIN, dest="plugins", metavar="FILE_OR_MODULE", **REPEATED),
+    argument("--plugin", _PLUGIN, **_PLUGINS),
 )
 def _reproduce(args: argparse.Namespace) -> int:
     from il2m.batch.grids import read_overrides

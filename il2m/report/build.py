@@ -3,22 +3,21 @@
 import contextlib
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from il2m.batch.records import read_plans
 from il2m.batch.worker import PRELOAD
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import find_notebooks
-from il2m.notebook.execute import execute_notebook, failed_copy, process_context
+from il2m.notebook.execute import execute_notebook, failed_copy
 from il2m.notebook.pages import page_is_current, write_page
 from il2m.study.runs import RESULTS_FILE
 from il2m.system.hashes import file_hash, read_sealed, write_sealed
 from il2m.system.locks import locked, sweep
 from il2m.system.machine import library_hash
-from il2m.system.plugins import load_plugin
+from il2m.system.plugins import resolved
 
 REPORT = "05_report"
 PAGE, RECORD = "index.html", ".report.json"  # the page, and what it was made from
@@ -31,19 +30,24 @@ def check_study(folder: Path) -> None:
         raise InputError(f"{folder} {what}: expected a study's folder, as il2m run --out makes it.")
 
 
-def build_report(out_dir: str | Path) -> Path:
+def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
     """Make the report of a study's folder, however far it is: the pages of executed and failed notebooks that have
-    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. Raises InputError if the
-    folder is no study, or if the report's notebook fails."""
+    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. plugins: loaded first; one
+    that only a plan names is not, as a study from elsewhere shall not run code here: a warning is printed of it.
+    Raises InputError if the folder is no study, or if the report's notebook fails."""
     folder = Path(out_dir).absolute()
     check_study(folder)
+    plugins = [*map(resolved, plugins)]
+    planned = dict.fromkeys(name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins)
+    for name in [name for name in planned if name not in plugins]:
+        print(printable(f"warning: the report is made without plugin {name}: --plugin loads it"), file=sys.stderr)
     notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
     with locked(folder / ".report.lock", waiting_for="making this report"):
         leftovers = [path for name in (PAGE, RECORD) for path in folder.glob(f"{name}*.tmp")]
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
-        options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "plugins": _loadable_plugins(folder)}
+        options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "plugins": plugins}
         if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
@@ -71,28 +75,9 @@ def report_is_current(folder: Path) -> bool:
         return False
 
 
-def _loadable_plugins(folder: Path) -> list[str]:
-    """The plugins of all plans of a study, without those that can't be loaded here: a warning is printed of each. Each
-    is tried in a process of its own, which is gone with it."""
-    plugins, loadable = (name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins), []
-    for name in dict.fromkeys(plugins):
-        try:
-            with ProcessPoolExecutor(1, mp_context=process_context(PRELOAD)) as child:
-                child.submit(_try_to_load, name).result()
-            loadable.append(name)
-        except (InputError, BrokenProcessPool) as error:
-            problem = str(error) if isinstance(error, InputError) else f"plugin {name}: it ended its process"
-            print(f"warning: the report is made without {problem}", file=sys.stderr)
-    return loadable
-
-
-def _try_to_load(plugin: str) -> None:
-    load_plugin(plugin)  # a module can't be sent back
-
-
-def refresh_report(out_dir: Path) -> Path:
-    """The report's page, made if there is none, or if anything that it shows has changed since."""
-    return out_dir / PAGE if report_is_current(out_dir) else build_report(out_dir)
+def refresh_report(out_dir: Path, plugins: Sequence[str] = ()) -> Path:
+    """The report's page, made (see build_report) if there is none, or if anything that it shows has changed since."""
+    return out_dir / PAGE if report_is_current(out_dir) else build_report(out_dir, plugins)
 
 
 def write_missing_pages(folder: Path) -> None:

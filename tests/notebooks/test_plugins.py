@@ -12,11 +12,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from il2m.batch.grids import Grid
-from il2m.batch.jobs import Job
-from il2m.batch.records import jobs_table, read_plans, write_plan
+from il2m.batch.records import jobs_table, read_plans
 from il2m.notebook.execute import execute_notebook, failed_copy
-from il2m.report.build import _loadable_plugins
 
 pytestmark = pytest.mark.xdist_group("plugins")  # jobs start from one warm process
 
@@ -111,7 +108,7 @@ def test_a_study_with_a_plugin(plugin: Path, tiny_npz: Path, tmp_path: Path):
     assert "4 of 4 jobs done" in done.stdout
     loads = Counter(plugin.with_suffix(".loads").read_text().split())
     assert loads.pop("kernel") == 5  # of four jobs, and of the report
-    assert loads.total() == 2  # where it was planned, and where the report's plugins are tried
+    assert loads.total() == 1  # where it was planned
     assert [job.plugins for plan in read_plans(study) for job in plan["jobs"]] == [(str(plugin),)] * 4
     assert not (study / "plans" / "one.json").exists()  # the name of the plan without plugins
     assert "4 of them already done" in il2m(tmp_path, *run, "--dry-run").stdout
@@ -135,8 +132,15 @@ def test_a_study_with_a_plugin(plugin: Path, tiny_npz: Path, tmp_path: Path):
     assert jobs_table(study)["other_code"].all()
     report = il2m(tmp_path, "report", study)
     assert report.returncode == 0, report.stderr
-    assert report.stderr.startswith(f"warning: the report is made without plugin {plugin}: FileNotFoundError")
+    assert report.stderr.startswith(f"warning: the report is made without plugin {plugin}: --plugin loads it")
     assert report.stdout.strip() == str(study / "index.html")
+    plugin.write_text(PLUGIN)
+    before = plugin.with_suffix(".loads").read_text()
+    il2m(tmp_path, "report", study)
+    assert plugin.with_suffix(".loads").read_text() == before, "a study from elsewhere runs no code here"
+    given = il2m(tmp_path, "report", study, "--plugin", "words.py")
+    assert given.returncode == 0, given.stderr
+    assert plugin.with_suffix(".loads").read_text() == f"{before}kernel\n"
 
 
 def test_a_plugin_that_ends_its_process_is_named(plugin: Path, tiny_npz: Path, tmp_path: Path):
@@ -146,10 +150,6 @@ def test_a_plugin_that_ends_its_process_is_named(plugin: Path, tiny_npz: Path, t
     assert run.returncode == 2
     assert run.stderr.startswith("il2m: plugin words.py: it ended its process")
     assert "Traceback" not in run.stderr
-
-    job = Job("01_base_training", "base-1", {"out_dir": str(tmp_path)}, plugins=(str(plugin), "json"))
-    write_plan(tmp_path, Grid("one"), (), [job], ["il2m"])
-    assert _loadable_plugins(tmp_path) == ["json"]
 
 
 def test_a_module_is_a_plugin_by_its_name(plugin: Path, tiny_npz: Path, tmp_path: Path):

@@ -182,7 +182,7 @@ class BiasExplorer(widgets.VBox):
             notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
         if choice.method.startswith("IL2M") or not view.chosen:
             every = ((outcomes.label, outcomes.undefined_note(choice.state, choice.score_kind)) for outcomes in runs)
-            notes += [f"{label}: {note}." for label, note in every if note]
+            notes += [f"{label}: {note}" for label, note in every if note]
         self._say(" ".join(notes))
 
     def _say(self, text: str) -> None:

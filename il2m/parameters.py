@@ -98,9 +98,11 @@ class Settings:
 
     @classmethod
     def of_identity(cls, identity: Mapping[str, Any], **others: Any) -> Self:
-        """The settings that trained a run, from what its hash is of; what had no effect has its default. others: what
-        a run does not tell, as the machine."""
-        return cls(**{name: identity[name] for name in cls().of_training() if name in identity} | others)
+        """The settings that trained a run, from what its hash is of; what is left out of that is neutral, or had no
+        effect. others: what a run does not tell, as the machine."""
+        known = cls.parameters()
+        off = {name: known[name].default if known[name].neutral is None else known[name].neutral for name in known}
+        return cls(**{name: identity.get(name, off[name]) for name in cls().of_training()} | others)
 
     def of_training(self) -> dict[str, Any]:
         """All values that could shape what is learned, be they of effect as they stand or not."""
@@ -195,18 +197,29 @@ class FineTuning(Training):
     memory_size: int = _first_memory(
         200, integer(0), "K, exemplar images in total, shared evenly by the past classes",
         only_with=("exemplars_per_class", 0))
+    memory_rounding: str = _first_memory(
+        "ceil", choice(("ceil", "floor")),
+        "of K / past classes: ceil (the authors; the memory may hold more than K images) or floor",
+        only_with=("exemplars_per_class", 0), neutral="floor")
     exemplars_per_class: int = _first_memory(
         0, integer(0), "images per past class instead of K in total; 0: use memory_size")
     exemplar_selection: str = _first_memory("random", choice(("random", "herding")), "random or herding (iCaRL)")
     head: str = parameter(
         "new", choice(("new", "extended")),
-        "new: re-initialised at each state (the paper); extended: past weights kept")
+        "new: re-initialised at each state (the paper); extended: past weights kept", column=True)
+    freeze: bool = parameter(
+        False, SWITCH, "True: only the head is trained, the backbone stays as state 1 left it", neutral=False)
     distillation: bool = parameter(
         False, SWITCH, "False is the method, True the ablation; a list trains one run each", concerns="distillation",
         column=True)
     temperature: float = _when_distilling(2.0, number(0, above=True), "T, softens both sides of the distillation loss")
     distillation_weight: float = _when_distilling(
         1.0, number(0), "weight of the distillation loss beside cross-entropy")
+    distillation_share: bool = _when_distilling(
+        False, SWITCH, "True: that loss times s, cross-entropy times 1 - s, s = past classes / all (BiC, WA)",
+        neutral=False)
+    temperature_squared: bool = _when_distilling(
+        False, SWITCH, "True: the distillation loss times T^2 (Hinton)", neutral=False)
     epochs: int = parameter(20, integer(1), "passes over the images of each state")
     balanced_epochs: int = parameter(
         0, integer(0), "further passes over equally many images per class, rate / 10 (balanced fine-tuning)",

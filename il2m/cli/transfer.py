@@ -23,6 +23,7 @@ _IMAGES = (_ROOT, argument("--workers", _DECODERS, type=at_least(0), default=2, 
     argument("-S --states", "number of states (default: 10)", type=at_least(1), default=10, metavar="S"),
     argument("--state-sizes", "classes of each state", type=whole_numbers, default=(), metavar="N,N,..."),
     argument("-K --memory-size", "exemplars in all", type=at_least(0), nargs="+", required=True, metavar="K"),
+    argument("--rounding", "of K / past classes (default: ceil)", choices=("ceil", "floor"), default="ceil"),
     argument("--order-seed", "of the class order (default: 0)", type=at_least(0), default=0, metavar="N"),
     argument("--class-order", "the class order itself", type=whole_numbers, default=(), metavar="C,C,..."),
     argument("--exemplars", "which ones (default: random)", choices=("random", "first"), default="random"),
@@ -38,6 +39,7 @@ def _lists(args: argparse.Namespace) -> int:
 
     given = ("name", "state_sizes", "order_seed", "class_order", "exemplar_seed", "root", "relative_to", "data_dir")
     options = {"memory_sizes": args.memory_size, "num_states": args.states, "exemplar_selection": args.exemplars}
+    options |= {"memory_rounding": args.rounding}
     folder = make_lists(args.source, args.out, **options, **{name: vars(args)[name] for name in given})
     num_states = len(args.state_sizes) or args.states
     print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")

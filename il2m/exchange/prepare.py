@@ -23,7 +23,8 @@ from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_fold
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
-from il2m.memory.exemplars import check_memory, rank_classes
+from il2m.memory.exemplars import check_memory, kept_per_class, rank_classes
+from il2m.parameters import FineTuning
 from il2m.system.files import replacing, safe_name
 
 
@@ -39,6 +40,7 @@ def make_lists(
     class_order: Sequence[int] = (),
     exemplar_selection: str = "random",
     exemplar_seed: int = 0,
+    memory_rounding: str = "ceil",
     root: str | Path = "",
     relative_to: str | Path = "",
     data_dir: str | Path = "data",
@@ -47,7 +49,8 @@ def make_lists(
     sources: one of a folder of images (a folder per class), a dataset of the project or an .npz file (its images are
     written to ``out/<name>/images`` as PNG); or two plain lists, of training and of validation images.
     memory_sizes: each K. exemplar_selection: ``random`` or ``first``, of each class (herding needs a trained model: the
-    lists of such a run come from export_scores). root: where relative paths of plain lists start.
+    lists of such a run come from export_scores). memory_rounding: of K / past classes, ``ceil`` (the authors') or
+    ``floor``. root: where relative paths of plain lists start.
     relative_to: the root that paths are written relative to; by default they are absolute.
     """
     if exemplar_selection not in ("random", "first"):
@@ -56,16 +59,17 @@ def make_lists(
     *parts, class_names = _read_sources(sources, Path(out) / name / "images", root, data_dir)
     states = make_states(len(class_names), num_states, state_sizes)
     order = make_class_order(len(class_names), order_seed, class_order)
-    for memory_size in memory_sizes:
-        check_memory(memory_size, 0, states)
+    memories = [FineTuning.given(values={"memory_size": K, "memory_rounding": memory_rounding}) for K in memory_sizes]
+    for memory in memories:
+        check_memory(memory, states)
     train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
     if exemplar_selection == "first":
         ranking = {label: np.flatnonzero(train.labels == label) for label in range(len(class_names))}
     else:
         ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")
-    for memory_size in memory_sizes:
-        _write_lists(layout, states, memory_size, train, val, ranking)
+    for memory in memories:
+        _write_lists(layout, states, memory, train, val, ranking)
     with replacing(layout.folder / CLASS_NAMES, "w") as file:
         file.writelines(f"{class_names[c]}\n" for c in order)
     return layout.folder
@@ -113,7 +117,7 @@ def _as_listed(images: ImageList, place: np.ndarray, relative_to: str | Path) ->
 
 
 def _write_lists(
-    layout: ListLayout, states: States, memory_size: int, train: ImageList, val: ImageList, ranking: Mapping
+    layout: ListLayout, states: States, memory: FineTuning, train: ImageList, val: ImageList, ranking: Mapping
 ) -> None:
     """All lists of the authors' layout for one K. ranking: class -> its training images, those kept longest first."""
     for state in range(1, states.num_states + 1):
@@ -121,11 +125,13 @@ def _write_lists(
         lists = {
             layout.separated_val(state): val[np.isin(val.labels, new)],
             layout.accumulated_val(state): val[val.labels < states.num_seen(state)],
-            layout.new(state, memory_size): train[np.isin(train.labels, new)],
+            layout.new(state, memory.memory_size): train[np.isin(train.labels, new)],
         }
         if state > 1:
-            exemplars = np.concatenate([ranking[label][: memory_size // num_past] for label in range(num_past)])
-            lists[layout.old(state, memory_size)] = train[exemplars]
+            exemplars = np.concatenate(
+                [ranking[label][: kept_per_class(memory, num_past)] for label in range(num_past)]
+            )
+            lists[layout.old(state, memory.memory_size)] = train[exemplars]
         for path, part in lists.items():
             write_image_list(path, part.images, part.labels)
 

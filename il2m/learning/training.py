@@ -35,8 +35,8 @@ class Epoch:
 
 def distillation_loss(scores: torch.Tensor, teacher_scores: torch.Tensor, temperature: float) -> torch.Tensor:
     """Cross-entropy of the model's softened past-class scores against the previous model's, both (n, past classes) and
-    raw, mean over images. The form of LwF (Li and Hoiem 2016) and of End-to-End IL (Castro et al. 2018, Eq. 3), without
-    Hinton's factor T^2: a distillation_weight of T^2 gives Hinton's."""
+    raw, mean over images. The form of LwF (Li and Hoiem 2016) and of End-to-End IL (Castro et al. 2018, Eq. 3); with
+    ``temperature_squared`` it is multiplied by T^2, as Hinton et al. (2015) do."""
     return F.cross_entropy(scores / temperature, F.softmax(teacher_scores / temperature, dim=1))
 
 
@@ -76,6 +76,7 @@ def train(
         on_resume(list(training.history))
     batches = batches.to(training.accelerator.device)
     training.model.train()
+    model.backbone.train(any(each.requires_grad for each in model.backbone.parameters()))  # frozen: its statistics too
     while len(training.history) < epochs:
         epoch = training.run_epoch(batches)
         # after the last epoch the whole training would be lost: the model is scored before it is stored
@@ -101,7 +102,8 @@ class _Training:
             raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
         model.to(memory_format=torch.channels_last)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
-        sgd = torch.optim.SGD(model.parameters(), asked["learning_rate"], **options)
+        learned = [each for each in model.parameters() if each.requires_grad]
+        sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
         self.model, self.optimizer = self.accelerator.prepare(model, sgd)
         if settings.schedule == "plateau":
             self.scheduler = ReduceLROnPlateau(sgd, factor=0.1, patience=settings.patience)
@@ -148,7 +150,8 @@ class _Training:
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         loss, guessing = self.history[-1].loss, math.log(model.head.out_features)
         if self.teacher:
-            guessing += self.settings.distillation_weight * math.log(self.teacher.head.out_features)
+            past = math.log(self.teacher.head.out_features)
+            guessing = self._together(guessing, past, self.teacher.head.out_features / model.head.out_features)
         if loss > 2 * guessing:
             what = f"the loss of the last epoch is {loss:.4g}, more than twice the {guessing:.4g} of guessing"
             warnings.warn(f"{what}: this network has not learned. Lower learning_rate, or train longer.", stacklevel=3)
@@ -162,7 +165,15 @@ class _Training:
             with torch.no_grad():
                 past = self.teacher(images)
             distillation = distillation_loss(scores[:, : past.shape[1]], past, self.settings.temperature)
-            return loss + self.settings.distillation_weight * distillation
+            return self._together(loss, distillation, past.shape[1] / scores.shape[1])
+
+    def _together(self, loss: Any, distillation: Any, share: float) -> Any:
+        """Cross-entropy and the distillation loss in one. share: past classes / all."""
+        settings = self.settings
+        weight = settings.distillation_weight * (settings.temperature**2 if settings.temperature_squared else 1)
+        if settings.distillation_share:
+            loss, weight = (1 - share) * loss, share * weight
+        return loss + weight * distillation
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on."""

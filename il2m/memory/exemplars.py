@@ -14,18 +14,24 @@ from il2m.parameters import FineTuning
 
 
 def kept_per_class(settings: FineTuning, num_past: int) -> int:
-    """Images kept for each of ``num_past`` classes: a fixed number, or else ``K // num_past``, K = memory_size."""
-    return settings.exemplars_per_class or settings.memory_size // num_past
+    """Images kept for each of ``num_past`` classes: a fixed number, or else ``K / num_past``, K = memory_size, rounded.
+    Rounded up, as the authors' lists have it, up to ``num_past - 1`` images more than K are held in all."""
+    added = num_past - 1 if settings.memory_rounding == "ceil" else 0
+    return settings.exemplars_per_class or (settings.memory_size + added) // num_past
 
 
-def check_memory(memory_size: int, exemplars_per_class: int, states: States) -> None:
-    """Raise InputError if some past class would be left without an image, naming the state and the smallest K."""
-    needed = states.num_past(states.num_states)
-    if not exemplars_per_class and memory_size < needed:
-        state = next(b for b in range(2, states.num_states + 1) if memory_size < states.num_past(b))
-        what = f"memory_size = {memory_size} leaves less than one image per past class at state {state}"
+def check_memory(settings: FineTuning, states: States) -> None:
+    """Raise InputError if some past class would be left without an image (all of them is allowed: K = 0), naming the
+    state and the smallest K."""
+    if settings.balanced_epochs and not (settings.memory_size or settings.exemplars_per_class):
+        raise InputError("balanced_epochs needs images per class, and memory_size = 0 keeps none: leave it 0.")
+    size, needed = settings.memory_size, states.num_past(states.num_states)
+    state = next((b for b in range(2, states.num_states + 1) if not kept_per_class(settings, states.num_past(b))), 0)
+    if state and size:
+        what = f"memory_size = {size} leaves less than one image per past class at state {state}"
         smallest = f"the smallest memory_size that works for all {states.num_states} states is {needed}"
-        raise InputError(f"{what}, which has {states.num_past(state)} past classes; {smallest}.")
+        rounded = "with memory_rounding = floor (ceil leaves one of each)"
+        raise InputError(f"{what}, which has {states.num_past(state)} past classes; {smallest} {rounded}.")
 
 
 def of_past_classes(arrays: Mapping[str, np.ndarray], states: States, state: int) -> dict[str, np.ndarray]:

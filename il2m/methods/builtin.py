@@ -1,13 +1,15 @@
 """The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does about the
 bias after training. In a state without past classes all leave things alone."""
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import softmax
 
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
 from il2m.methods.frozen import Frozen, Head
-from il2m.methods.rectify import PARTS, rectify
+from il2m.methods.rectify import PARTS, STEADIER, rectify
 from il2m.methods.registry import Size, method
 from il2m.parameters import SCORE_KINDS
 
@@ -26,14 +28,19 @@ for _name, _what, _colour, _means, _confidences in (
     ("IL2M-no-gate", "Eq. 1 without its gate: images predicted as past are rectified too.", "#56B4E9", 1, 1),
     ("IL2M-means", "Eq. 1 without the ratio of confidences.", "#CC79A7", 1, 0),
     ("IL2M-confidence", "Eq. 1 without the ratio of class means.", "#E69F00", 0, 1),
+    # a sum of initial means per state
+    ("IL2M-pooled", "Eq. 1 with means over each past state's classes, factors clipped to 1..3.", "#D55E00", 0, 2),
+    ("IL2M-global", "Eq. 1 with means over all past classes.", "#F0A884", 0, 2),
 ):
 
-    def _rectified(state: Frozen, parts: dict[str, bool] = PARTS[_name]) -> np.ndarray:
+    def _rectified(state: Frozen, parts: dict[str, Any] = (PARTS | STEADIER)[_name]) -> np.ndarray:
         return rectify(state.scores, state.statistics, undefined=state.undefined, **parts)
 
     _rectified.__doc__ = _what
     _cost = lambda size, a=_means, b=_confidences: (a * size.classes + b * size.states, size.linear + size.past)  # noqa: E731
-    method(_name, "Belouadah and Popescu, ICCV 2019", "statistics", _cost, _colour, score_kinds=SCORE_KINDS)(_rectified)
+    _source = "this study" if _name in STEADIER else "Belouadah and Popescu, ICCV 2019"
+    _needs = "confidences" if _name == "IL2M-confidence" else "statistics"
+    method(_name, _source, _needs, _cost, _colour, score_kinds=SCORE_KINDS)(_rectified)
 
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
@@ -168,7 +175,7 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
 @method(
     "SIW-calibrated",
     "Belouadah et al., BMVC 2020",
-    (*HEAD, "statistics"),
+    (*HEAD, "confidences"),
     lambda size: (size.initial_head + size.states, size.linear + size.past),
     "#4C6FBF",
 )
@@ -229,3 +236,42 @@ def task_aware(state: Frozen) -> np.ndarray:
     """
     competes = state.state_of_class == state.state_of_class[state.val_labels][:, None]
     return np.where(competes, state.scores, -np.inf).astype(state.scores.dtype, copy=False)
+
+
+def best_shifts(scores: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
+    """What added to the scores of each state's classes makes most images right, (N,), 0 for the newest; state by state,
+    each exactly, until none helps any more: a local optimum. scores (n, C); labels (n,); state_of_class (C,), from 1."""
+    own, images = state_of_class[labels] - 1, np.arange(len(labels))
+    starts = np.searchsorted(state_of_class, np.arange(1, state_of_class[-1] + 1))
+    best = np.maximum.reduceat(scores.astype(np.float64), starts, axis=1)  # (n, N), of each state's classes
+    can_be_right = scores[images, labels] == best[images, own]
+    shifts, most = np.zeros(len(starts)), -1
+    while True:
+        before = most
+        for state in range(len(starts) - 1):
+            others = best + shifts
+            others[:, state] = -np.inf
+            rival = others.max(axis=1)
+            needed = rival - best[:, state]  # the shift from which on the state takes an image
+            holds = can_be_right & (own != state) & (others[images, own] == rival)
+            order = np.argsort(needed)
+            right = np.cumsum((can_be_right & (own == state)).astype(int)[order] - holds[order]) + holds.sum()
+            edges = np.append(needed[order], needed.max() + 2)
+            right[edges[1:] == edges[:-1]] = -1  # no shift lies between the two
+            place = right.argmax()
+            if right[place] > most:
+                most, shifts[state] = right[place], edges[place : place + 2].mean()
+        if most == before:
+            return shifts
+
+
+@method(
+    "state-shift-oracle", needs="val_labels", colour="#BDBDBD", dash=":", cost=lambda size: (size.states, size.linear)
+)
+def state_shifts(state: Frozen) -> np.ndarray:
+    """One number added per past state, tuned on the validation images: bounds what such shifts can reach."""
+    if not state.num_past:
+        return state.scores
+    whole = state.whole
+    shifts = best_shifts(whole.scores, whole.val_labels, state.state_of_class)
+    return state.scores + shifts[state.state_of_class - 1].astype(state.scores.dtype)

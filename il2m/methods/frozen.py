@@ -25,6 +25,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # what a method may say that it needs -> 
     "head": ("head_weight", "head_bias"),
     "counts": ("new_labels", "exemplar_labels"),
     "statistics": (),
+    "confidences": (),
     "exemplars": ("exemplar_features", "exemplar_labels"),
     "new": ("new_features", "new_labels"),
     "held_out": ("held_out_scores", "held_out_labels"),
@@ -36,6 +37,7 @@ _LACKS = {
     "head": "has no weights of the head",
     "held_out": "held no exemplars out of training (held_out is 0)",
     "statistics": "has no statistics of training images and exemplars",
+    "confidences": "has no scores of training images",
 }
 _ARRAYS = {"val_scores", "new_scores", "exemplar_scores", *(name for names in NEEDS.values() for name in names)}
 _OF_PAST = ("exemplar_", "past_", "held_out_")  # state 1 has no past classes, and needs none of these
@@ -137,6 +139,11 @@ class Frozen:
             rows = np.arange(len(self._arrays["val_scores"]()))[self._rows][rows]
         return replace(self, _rows=rows)
 
+    @property
+    def whole(self) -> Self:
+        """The same state with all its validation images: what is tuned on some is tuned on all."""
+        return replace(self, _rows=None)
+
     def with_val_labels(self) -> Self:
         """The same state, which gives its validation labels: for oracles."""
         return replace(self, _gives_val_labels=True)
@@ -226,18 +233,22 @@ class Frozen:
 
     def lacks(self, need: str) -> str:
         """What this state lacks of ``need`` (a key of NEEDS), ``""`` if nothing."""
-        if need == "statistics":
+        if need in ("statistics", "confidences"):
             memory = self._memory.get("raw")
-            values = [*memory["initial_means"], *memory["current_means"], memory["confidence"]] if memory else [np.nan]
-            complete = np.isfinite(values).all() and len(memory["current_means"]) == self.num_past
-            return "" if complete else _LACKS["statistics"]
+            values = [memory["confidence"]] if memory else [np.nan]
+            if need == "statistics" and memory:
+                missing = self.num_past - len(memory["current_means"])
+                values += [*memory["initial_means"], *memory["current_means"], *[np.nan] * missing]
+            return "" if np.isfinite(values).all() else _LACKS[need]
         for name in NEEDS[need]:
             if name not in self._arrays and not (self.state == 1 and name.startswith(_OF_PAST)):
                 return _LACKS.get(need, f"stores no {name}")
-        if need == "held_out" and self.state > 1:
-            counts = np.bincount(self.held_out.labels, minlength=self.num_classes)
-            if absent := np.count_nonzero(counts == 0):
-                return f"has no held-out image of {absent} class(es): a larger memory_size or held_out leaves some"
+        if need in ("exemplars", "counts", "held_out") and self.state > 1:
+            images, num = (self.held_out, self.num_classes) if need == "held_out" else (self.exemplars, self.num_past)
+            if absent := np.count_nonzero(np.bincount(images.labels, minlength=num)[:num] == 0):
+                more = "memory_size or held_out" if need == "held_out" else "memory_size"
+                what = "held-out image" if need == "held_out" else "exemplar"
+                return f"has no {what} of {absent} class(es): a larger {more} leaves some"
         return ""
 
     def _read(self, name: str) -> np.ndarray:

@@ -4,15 +4,16 @@
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 from il2m.parameters import check_parameters
+from il2m.rules import check_choice
 
-PARTS: dict[str, dict[str, bool]] = {
+PARTS: dict[str, dict[str, Any]] = {
     # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
     "FT": {"use_means": False, "use_confidence": False},
     "IL2M": {},
@@ -20,6 +21,11 @@ PARTS: dict[str, dict[str, bool]] = {
     "IL2M-means": {"use_confidence": False},
     "IL2M-confidence": {"use_means": False},
 }
+STEADIER: dict[str, dict[str, Any]] = {  # ours: ratios of means over many classes instead of each class's own
+    "IL2M-pooled": {"pooling": "state", "clip": (1.0, 3.0)},
+    "IL2M-global": {"pooling": "past"},
+}
+POOLINGS = ("class", "state", "past")
 
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
 
@@ -32,26 +38,37 @@ class Factors(NamedTuple):
 
 
 def rectification_factors(
-    statistics: ClassStatistics, *, use_means: bool = True, use_confidence: bool = True, undefined: str = "keep"
+    statistics: ClassStatistics,
+    *,
+    use_means: bool = True,
+    use_confidence: bool = True,
+    undefined: str = "keep",
+    pooling: str = "class",
+    clip: tuple[float, float] | None = None,
 ) -> Factors:
     """The factor of each class in Eq. 1; 1 for new classes.
+    pooling: whose means the ratio of class means is of: each ``class``'s own (the paper), or the mean over the classes
+    of its ``state``, or over all ``past`` classes. clip: the least and the largest factor of a past class.
     A ratio is undefined where a mean it is made of is missing or not positive: raw scores can be negative, and a ratio
     of such means would push a past class the wrong way or by a wild amount. ``undefined`` says what then happens:
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
     that isn't finite still leaves it alone), ``raise`` raises InputError.
     """
     check_parameters({"undefined": undefined})
+    check_choice("pooling", pooling, POOLINGS)
     past, own_confidences = statistics.is_past, statistics.confidences[statistics.state_of_class - 1]
-    ratios = [
-        (statistics.initial_means, statistics.current_means, use_means),
-        (statistics.confidences[-1], own_confidences, use_confidence),
-    ]
+    means = [statistics.initial_means, statistics.current_means]
+    if pooling != "class":
+        pools = statistics.state_of_class if pooling == "state" else (~past).astype(np.intp)
+        means = [(np.bincount(pools, each) / np.maximum(np.bincount(pools), 1))[pools] for each in means]
+    ratios = [(*means, use_means), (statistics.confidences[-1], own_confidences, use_confidence)]
     values, bad = np.ones(len(past)), np.zeros(len(past), dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         for numerator, denominator, used in ratios:
             if used:
                 values = values * (numerator / denominator)
                 bad |= past & ~((numerator > 0) & (denominator > 0))
+    values = np.clip(values, *clip) if clip else values
     if undefined == "raise" and bad.any():
         classes = np.flatnonzero(bad)[:10].tolist()
         raise InputError(
@@ -63,8 +80,8 @@ def rectification_factors(
 
 
 def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
-    """For how many past classes a method of PARTS has an undefined ratio."""
-    parts = {name: on for name, on in PARTS[method].items() if name != "gate"}
+    """For how many past classes a method of PARTS or STEADIER has an undefined ratio."""
+    parts = {name: value for name, value in (PARTS | STEADIER)[method].items() if name != "gate"}
     return int(rectification_factors(statistics, **parts).undefined.sum())
 
 
@@ -81,22 +98,13 @@ def undefined_in_words(counts: Mapping[int, tuple[int, int]], score_kind: str = 
     return words if bad else ""
 
 
-def rectify(
-    scores: np.ndarray,
-    statistics: ClassStatistics,
-    *,
-    gate: bool = True,
-    use_means: bool = True,
-    use_confidence: bool = True,
-    undefined: str = "keep",
-) -> np.ndarray:
+def rectify(scores: np.ndarray, statistics: ClassStatistics, *, gate: bool = True, **factors: Any) -> np.ndarray:
     """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind (float64 for whole numbers).
     scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``.
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
-    use_means, use_confidence: the equation's two factors. undefined: see rectification_factors.
+    factors: ``use_means, use_confidence, undefined, pooling, clip`` of rectification_factors.
     """
-    switches = {"use_means": use_means, "use_confidence": use_confidence, "undefined": undefined}
-    factors = rectification_factors(statistics, **switches).values
+    factors = rectification_factors(statistics, **factors).values
     if scores.ndim != 2 or scores.shape[1] != len(factors):
         raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
     num_past = int(statistics.is_past.sum())

@@ -25,7 +25,8 @@ from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
 _WORDS = {  # column of the results table -> its value, for a person
-    "num_states": "S = {}", "memory_size": "K = {:.0f}", "exemplar_selection": "{}",
+    "num_states": "S = {}", "memory_size": "K = {:.0f}", "memory_rounding": "{}", "exemplar_selection": "{}",
+    "head": "{} head",
     "held_out": "{:g} of exemplars held out", "balanced_epochs": "{} balanced epochs",
     **{name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]},
 }  # fmt: skip

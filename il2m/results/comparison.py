@@ -22,8 +22,8 @@ from il2m.rules import check_choice
 SEEDS = ["order_seed", "train_seed"]
 PAIRED = ["class_order", "train_seed"]  # equal within a pair: an order counts as itself, be it drawn or given
 DISTILLATION = concerning("distillation")  # whether and how
-SETTINGS = ["dataset", "num_states", "setting", "memory_size", "exemplar_selection", "held_out", "balanced_epochs"]
-SETTINGS += DISTILLATION  # what else tells runs apart
+SETTINGS = ["dataset", "num_states", "setting", "head", "memory_size", "memory_rounding", "exemplar_selection"]
+SETTINGS += ["held_out", "balanced_epochs", *DISTILLATION]  # what else tells runs apart
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     # the field's known systems, as what this study has of them: what corrects the scores, and how the model was trained
@@ -199,7 +199,8 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     other runs there are."""
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
-    apart = [name for name in ("dataset", "recipe", "num_states", "memory_size") if name in results.columns]
+    apart = ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding")
+    apart = [name for name in apart if name in results.columns]
     how = [name for name in DISTILLATION[1:] if name in results.columns]
     never = pd.Series(0, index=means.index)
     means["balanced"], means["held out"] = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))

@@ -39,7 +39,9 @@ def run_description(run: Run) -> dict[str, object]:
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
+        "memory_rounding": _rounding(run),
         "exemplar_selection": settings.get("exemplar_selection", ""),
+        "head": settings.get("head", ""),
         **{name: settings.get(name) for name in concerning("distillation")},
         "distillation": bool(settings.get("distillation", False)),
         "held_out": float(settings.get("held_out", 0)),
@@ -81,6 +83,13 @@ def run_recipe(run: Run) -> dict[str, object]:
 def _shaping(run: Run) -> dict[str, Any]:
     """A run's identity, that of its base within, but for seeds and class order."""
     return effective(run.identity | {"base": run.base.identity}, "training seed", "class order")
+
+
+def _rounding(run: Run) -> str:
+    """How K / past classes is rounded; ``""`` where a number per class or lists decide. Before 0.2 it was floor."""
+    settings = run.identity
+    others_decide = settings.get("exemplars_per_class") or "exemplar_lists" in settings or run.kind != "fine_tuning"
+    return "" if others_decide else settings.get("memory_rounding", "floor")
 
 
 def _order_hash(run: Run) -> str | None:

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from il2m.errors import InputError
 from il2m.memory.statistics import own_and_top
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import PARTS, count_undefined, undefined_in_words
+from il2m.methods.rectify import PARTS, STEADIER, count_undefined, undefined_in_words
 from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS, check_parameters, concerning
 from il2m.results import metrics
@@ -31,6 +31,7 @@ def results_table(
     """One row per state, method and score kind: accuracies and shares of predictions, as unrounded fractions.
     ``top1_past`` and ``top1_new`` are the top-1 accuracies on images of past and of new classes (NaN where the state
     has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class;
+    ``images_held`` the exemplars that the state was trained on (NaN where it has none to have, or does not say);
     ``undefined_past`` the number of past classes whose ratio in Eq. 1 is undefined (NaN for methods without one);
     ``undefined`` the policy for these.
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
@@ -44,14 +45,16 @@ def results_table(
     for state in range(1, run.states.num_states + 1):
         labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
         class_states.append(run.states.of_class[labels])
+        stored = run.state(state)
+        held = len(stored.array("exemplar_labels")) if "exemplar_labels" in stored.array_names else np.nan
         frozen = {kind: Frozen.of_run(run, state, score_kind=kind, undefined=undefined) for kind in SCORE_KINDS}
         plain = metrics.ranks(frozen["raw"].scores, labels) if details else None
         for method, kind in kinds:
             scores = METHODS[method](frozen[kind])
             image_ranks = metrics.ranks(scores, labels)
-            row = about | {"state": state, "num_classes": run.states.num_seen(state), "method": method}
-            row |= {"score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
-            has_ratio = method in PARTS and method != "FT"
+            row = about | {"state": state, "num_classes": run.states.num_seen(state), "images_held": held}
+            row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
+            has_ratio = method in PARTS | STEADIER and method != "FT"
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if has_ratio else np.nan
             row["undefined"] = undefined
             if details:

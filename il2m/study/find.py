@@ -103,7 +103,10 @@ def twin_run(run: Run) -> Run | None:
     if len(twins) < 2:
         return next(iter(twins.values()), None)
     how = concerning("distillation")[1:]
-    named = [f"{one.name} ({', '.join(f'{name} {one.identity[name]}' for name in how)})" for one in twins.values()]
+    named = [
+        f"{one.name} ({', '.join(f'{name} {one.identity[name]}' for name in how if name in one.identity)})"
+        for one in twins.values()
+    ]
     what = f"{run.name} has several twins, and none is shown: name one as compare"
     warnings.warn(f"{what}, of {', '.join(named)}.", stacklevel=2)
     return None

@@ -1,7 +1,7 @@
 """What a stage is asked to do, checked against itself, its base and the data before any work is done."""
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,13 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         what = f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}"
         raise InputError(f"{what}: name another base, or train one.")
     _check_shift(settings, images)
-    check_memory(settings.memory_size, settings.exemplars_per_class, states)
+    check_memory(settings, states)
     resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and not settings.exemplars_per_class:
         exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
+        settings = replace(settings, memory_rounding="floor")  # neutral: lists decide
     identity = _identity(settings, "fine_tuning", images, states, resolved)
     notes = {"base": base.folder.name, **base.notes}
     return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)

@@ -73,6 +73,7 @@ def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
     same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
     num_seen, seed = stage.run.states.num_seen(state), stage.seed(state, "head")
     model = with_head(stage.load_model(state - 1), num_seen, settings.head, seed)
+    model.backbone.requires_grad_(not settings.freeze)
     new, rate = np.flatnonzero(np.isin(labels, stage.run.states.new_classes(state))), settings.learning_rate / state
     held_out = _hold_out(stage, state, new, kept)
     trained_on = np.concatenate([new, kept])

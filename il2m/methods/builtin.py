@@ -239,8 +239,9 @@ def task_aware(state: Frozen) -> np.ndarray:
 
 
 def best_shifts(scores: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
-    """What added to the scores of each state's classes makes most images right, (N,), 0 for the newest; state by state,
-    each exactly, until none helps any more: a local optimum. scores (n, C); labels (n,); state_of_class (C,), from 1."""
+    """What added to the scores of each state's classes makes most images right, (N,), 0 for the newest: state by state,
+    each exactly, until none helps any more, a local optimum. scores (n, C); labels (n,); state_of_class (C,), from 1.
+    """
     own, images = state_of_class[labels] - 1, np.arange(len(labels))
     starts = np.searchsorted(state_of_class, np.arange(1, state_of_class[-1] + 1))
     best = np.maximum.reduceat(scores.astype(np.float64), starts, axis=1)  # (n, N), of each state's classes

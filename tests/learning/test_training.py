@@ -185,6 +185,33 @@ def test_distillation_of_no_weight_is_no_distillation(batches):
     assert equal(weights(plain), weights(distilled))
 
 
+@pytest.mark.parametrize(
+    ("given", "of_both"),
+    [
+        ({"distillation_share": True}, (2 / 6, 4 / 6 * 0.5)),
+        ({"temperature_squared": True}, (1, 9 * 0.5)),
+        ({"distillation_share": True, "temperature_squared": True}, (2 / 6, 4 / 6 * 9 * 0.5)),
+    ],
+)
+def test_weights_of_the_two_losses(few, given, of_both):
+    given = {"temperature": 3.0, "distillation_weight": 0.5, "epochs": 1, "max_shift": 0} | given
+    history = train_with(new_model(), few, teacher=new_model(num_classes=4), **SETTINGS | given)
+    images, labels = next(few.plain())
+    scores, past = new_model().train()(images), new_model(num_classes=4).eval()(images)
+    losses = torch.nn.functional.cross_entropy(scores, labels), distillation_loss(scores[:, :4], past, 3.0)
+    expected = sum(weight * loss.item() for weight, loss in zip(of_both, losses, strict=True))
+    assert history[0].loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_frozen_backbone_stays_as_it_is(batches):
+    model = new_model()
+    model.backbone.requires_grad_(False)
+    before = weights(model)
+    train_with(model, batches, **SETTINGS)
+    changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}, "batch normalisation keeps its statistics too"
+
+
 def test_the_loss_with_distillation_is_the_sum_of_both(few):
     history = train_with(
         new_model(), few, teacher=new_model(num_classes=4), temperature=3.0, distillation_weight=0.5,

@@ -1,5 +1,7 @@
 """First memory: how many images it keeps, and which."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,28 +39,53 @@ def herding_by_loops(features: np.ndarray, num_kept: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("memory_size", "per_class", "num_past", "kept"),
-    [(2000, 0, 10, 200), (2000, 0, 30, 66), (7, 0, 7, 1), (2000, 5, 30, 5), (0, 5, 30, 5)],
+    ("memory_size", "per_class", "num_past", "floor", "ceil"),
+    [
+        (2000, 0, 10, 200, 200),
+        (2000, 0, 30, 66, 67),
+        (7, 0, 7, 1, 1),
+        (7, 0, 8, 0, 1),
+        (2000, 5, 30, 5, 5),
+        (0, 5, 30, 5, 5),
+        (0, 0, 30, 0, 0),
+        (10**9, 0, 3, 333333333, 333333334),
+    ],  # fmt: skip
 )
-def test_memory_is_shared_evenly(memory_size, per_class, num_past, kept):
+def test_memory_is_shared_evenly(memory_size, per_class, num_past, floor, ceil):
     given = FineTuning(memory_size=memory_size, exemplars_per_class=per_class)
-    assert kept_per_class(given, num_past) == kept
+    kept = [kept_per_class(replace(given, memory_rounding=rounding), num_past) for rounding in ("floor", "ceil")]
+    assert kept == [floor, ceil]
+
+
+def test_the_authors_lists_hold_more_than_k_images():
+    """S = 10, K = 50 on 50 classes: what their list maker keeps, which rounds up."""
+    settings = FineTuning(memory_size=50)
+    assert [n * kept_per_class(settings, n) for n in range(5, 50, 5)] == [50, 50, 60, 60, 50, 60, 70, 80, 90]
 
 
 def test_memory_too_small_names_the_state_and_the_smallest_k():
+    floor = FineTuning(memory_size=5, memory_rounding="floor")
     with pytest.raises(InputError) as error:
-        check_memory(5, 0, States((2, 2, 2, 2)))
+        check_memory(floor, States((2, 2, 2, 2)))
     message = str(error.value)
     assert "memory_size = 5 leaves less than one image per past class at state 4, which has 6 past classes" in message
-    assert "the smallest memory_size that works for all 4 states is 6" in message
+    assert "the smallest memory_size that works for all 4 states is 6 with memory_rounding = floor" in message
     with pytest.raises(InputError, match=r"at state 2, which has 50 past classes; .* for all 3 states is 60"):
-        check_memory(40, 0, States((50, 10, 10)))
+        check_memory(replace(floor, memory_size=40), States((50, 10, 10)))
 
 
 def test_memory_that_suffices():
-    check_memory(6, 0, States((2, 2, 2, 2)))
-    check_memory(0, 1, States((2, 2, 2, 2)))
-    check_memory(0, 0, States((8,)))
+    floor = FineTuning(memory_size=6, memory_rounding="floor")
+    check_memory(floor, States((2, 2, 2, 2)))
+    check_memory(FineTuning(memory_size=1), States((2, 2, 2, 2)))
+    check_memory(replace(floor, memory_size=0, exemplars_per_class=1), States((2, 2, 2, 2)))
+    check_memory(replace(floor, memory_size=0), States((2, 2, 2, 2)))
+    check_memory(replace(floor, memory_size=0), States((8,)))
+
+
+def test_no_memory_has_no_balanced_stage():
+    with pytest.raises(InputError, match="balanced_epochs needs images per class, and memory_size = 0 keeps none"):
+        check_memory(FineTuning(memory_size=0, balanced_epochs=2), States((2, 2)))
 
 
 @given(

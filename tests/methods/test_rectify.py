@@ -1,6 +1,7 @@
 """Eq. 1: against the equation written as plain loops, and by its properties."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy.special import softmax
 from il2m.data.states import States
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
-from il2m.methods.rectify import PARTS, rectification_factors, rectify
+from il2m.methods.rectify import PARTS, STEADIER, rectification_factors, rectify
 
 SWITCHES = [{"gate": g, "use_means": m, "use_confidence": c} for g in (0, 1) for m in (0, 1) for c in (0, 1)]
 POSITIVE = st.floats(0.125, 8)
@@ -191,6 +192,58 @@ def test_methods_by_name():
     assert PARTS.keys() == expected.keys()
     for method, switches in PARTS.items():
         np.testing.assert_allclose(rectify(scores, statistics, **switches), expected[method], err_msg=method)
+
+
+def test_steadier_rectifications_by_hand():
+    scores, statistics = by_hand()
+    # state 1: 7 / 2.5 * 5 / 10 = 1.4; state 2: 5 / 4 * 5 / 8 < 1; all past classes: 19 / 9, times the confidences' ratio
+    expected = {
+        "IL2M-pooled": [[1.4, 2.8, 3, 4], [5, 2, 3, 4]],
+        "IL2M-global": [[19 / 18, 19 / 9, 3 * 95 / 72, 4], [5, 2, 3, 4]],
+    }
+    assert STEADIER.keys() == expected.keys()
+    for method, switches in STEADIER.items():
+        np.testing.assert_allclose(rectify(scores, statistics, **switches), expected[method], err_msg=method)
+
+
+def pooled_by_loops(statistics, *, pooling, clip=None):
+    """Factor of each class, None where it is undefined, one class at a time."""
+    current, factors = len(statistics.confidences), []
+    for own in statistics.state_of_class.tolist():
+        if own == current:
+            factors.append(1.0)
+            continue
+        pool = [i for i, state in enumerate(statistics.state_of_class) if state < current]
+        pool = [i for i in pool if pooling == "past" or statistics.state_of_class[i] == own]
+        parts = [
+            sum(means[i] for i in pool) / len(pool) for means in (statistics.initial_means, statistics.current_means)
+        ]
+        parts += [statistics.confidences[current - 1], statistics.confidences[own - 1]]
+        factor = parts[0] / parts[1] * parts[2] / parts[3] if all(part > 0 for part in parts) else None
+        factors.append(factor if factor is None or clip is None else min(max(factor, clip[0]), clip[1]))
+    return factors
+
+
+@given(rectifications(ANY_MEAN))
+@settings(max_examples=200, deadline=None)
+def test_pooled_ratios_as_loops(case):
+    _, statistics = case
+    for switches in STEADIER.values():
+        expected = pooled_by_loops(statistics, **switches)
+        found = rectification_factors(statistics, **switches)
+        assert [factor is None for factor in expected] == found.undefined.tolist()
+        np.testing.assert_allclose(found.values, [1.0 if factor is None else factor for factor in expected], rtol=1e-12)
+
+
+@given(rectifications())
+@settings(max_examples=50, deadline=None)
+def test_pooling_over_states_of_one_class_is_the_papers(case):
+    _, statistics = case
+    single = replace(statistics, state_of_class=np.arange(1, len(statistics.initial_means) + 1),
+                     confidences=np.resize(statistics.confidences, len(statistics.initial_means)))  # fmt: skip
+    np.testing.assert_allclose(
+        rectification_factors(single, pooling="state").values, rectification_factors(single).values, rtol=1e-12
+    )
 
 
 def undefined_statistics(defect: float, where: str) -> ClassStatistics:

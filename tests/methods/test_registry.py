@@ -12,7 +12,7 @@ from tiny import rewrite_checked
 from il2m.errors import InputError
 from il2m.memory.exemplars import rank_classes
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import rectify
+from il2m.methods.rectify import PARTS, STEADIER, rectify
 from il2m.methods.registry import METHODS, costs_table, method_scores, missing_for
 from il2m.results.factorial import factor_effects, factorial_table
 from il2m.results.metrics import error_breakdown, ranks, top_k
@@ -199,7 +199,7 @@ def test_methods_that_need_features_or_weights_are_left_out_of_imported_scores(t
     with pytest.raises(InputError, match="SIW can't be computed: state 1 stores no val_features"):
         method_scores(run, 2, "SIW")
     shown = set(results_table(run, methods=METHODS, details=True)["method"])
-    assert shown == {"FT", "IL2M", "IL2M-no-gate", "IL2M-means", "IL2M-confidence", "FT-th", "task-aware-oracle"}
+    assert shown == {*PARTS, *STEADIER, "FT-th", "task-aware-oracle", "state-shift-oracle"}
 
 
 def test_methods_that_need_the_head_say_so(tiny_study, tmp_path):

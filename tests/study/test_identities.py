@@ -7,6 +7,7 @@ import pytest
 
 from il2m.data.dataset import Dataset, FileSource
 from il2m.data.sources import load_dataset
+from il2m.parameters import FineTuning
 from il2m.results.description import run_description
 from il2m.study.find import effective
 from il2m.study.planning import Plan, plan_base, plan_fine_tuning
@@ -14,39 +15,40 @@ from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
 # settings of base and fine-tuning -> hashes of version 0.1 for tiny arrays: base, fine-tuning, setting, recipe, twins
-# (setting and recipe hold no given class order and no temperature any more: theirs are new where these were given)
+# (setting and recipe hold no given class order and no temperature any more: theirs are new where these were given;
+# nor does recipe the head, which has a column: its hashes are new)
 CASES = {
-    "defaults": ({}, {}, ("aa057cfccc", "7f547ddf34", "e505ccc687", "5596905ffe", "42c052027e")),
+    "defaults": ({}, {}, ("aa057cfccc", "7f547ddf34", "e505ccc687", "e47bb282e7", "42c052027e")),
     "no effect": (
         {"patience": 3, "summed_batches": 1, "image_size": 64, "num_workers": 0},
         {"temperature": 5.0, "held_out": 0, "balanced_epochs": 0, "patience": 1},
-        ("aa057cfccc", "7f547ddf34", "e505ccc687", "5596905ffe", "42c052027e"),
+        ("aa057cfccc", "7f547ddf34", "e505ccc687", "e47bb282e7", "42c052027e"),
     ),
     "states": (
         {"state_sizes": [3, 1, 2], "class_order": [5, 4, 3, 2, 1, 0], "network": "resnet8"},
         {"memory_size": 6, "exemplar_selection": "herding", "head": "extended"},
-        ("9f0baa5226", "ab54483f4c", "0a7879066e", "16a229b9a6", "1a7b54de25"),
+        ("9f0baa5226", "ab54483f4c", "0a7879066e", "1c9616afda", "1a7b54de25"),
     ),
     "schedule": (
         {"schedule": "plateau", "patience": 4, "summed_batches": 8, "learning_rate": 1, "momentum": 0, "flip": True}
         | {"order_seed": 3},
         {"schedule": "plateau", "weight_decay": 0, "precision": "bf16", "train_seed": 2},
-        ("0f10c344df", "81d7999a56", "e7eb488f05", "2fcb81fb7c", "798c67bc4b"),
+        ("0f10c344df", "81d7999a56", "e7eb488f05", "842f6cb1d9", "798c67bc4b"),
     ),
     "distillation": (
         {"max_shift": 1, "base_epochs": 2},
         {"distillation": True, "temperature": 3, "epochs": 2},
-        ("53b4b2e717", "2674d54619", "09c414f447", "c9a0f16a23", "16c710cd25"),
+        ("53b4b2e717", "2674d54619", "09c414f447", "e2ba9faa9a", "16c710cd25"),
     ),
     "defaults of distillation": (
         {},
         {"distillation": True},
-        ("aa057cfccc", "32ad0bbe83", "e505ccc687", "5596905ffe", "42c052027e"),
+        ("aa057cfccc", "32ad0bbe83", "e505ccc687", "e47bb282e7", "42c052027e"),
     ),
     "per class": (
         {"train_seed": 1},
         {"exemplars_per_class": 3, "held_out": 0.25, "balanced_epochs": 5, "score_all_past": False},
-        ("f4e6bcb443", "f4119683b5", "ff1c8a78d2", "3e585fe543", "278a17faa8"),
+        ("f4e6bcb443", "f4119683b5", "ff1c8a78d2", "cce3a39cb6", "278a17faa8"),
     ),
 }
 
@@ -64,7 +66,7 @@ def image_files(images: Dataset) -> Dataset:
 
 def plans(out_dir: Path, images: Dataset, of_base: dict, of_fine_tuning: dict) -> tuple[Plan, Plan]:
     base = plan_base(out_dir=str(out_dir), images=images, **{"num_states": 3} | of_base)
-    return base, plan_fine_tuning(out_dir=str(out_dir), base_plan=base, **of_fine_tuning)
+    return base, plan_fine_tuning(out_dir=str(out_dir), base_plan=base, **{"memory_rounding": "floor"} | of_fine_tuning)
 
 
 def created(plan: Plan) -> Run:
@@ -80,6 +82,17 @@ def test_hashes_of_arrays_are_those_of_version_01(images, tmp_path, case):
     about = run_description(created(tuning))
     assert (about["setting"], about["recipe"]) == expected[2:4]
     assert short_hash(effective(tuning.identity, "distillation")) == expected[4]
+
+
+def test_rounding_shapes_a_run_where_it_decides_what_is_kept(images, tmp_path):
+    def tuned(**given):
+        return plans(tmp_path, images, {}, given)[1].identity
+
+    assert "memory_rounding" not in tuned(), "floor, as in version 0.1"
+    assert tuned(memory_rounding="ceil")["memory_rounding"] == "ceil"
+    assert tuned(memory_rounding="ceil", exemplars_per_class=3) == tuned(exemplars_per_class=3)
+    for identity, rounding in ((tuned(), "floor"), (tuned(memory_rounding="ceil"), "ceil")):
+        assert FineTuning.of_identity(identity).memory_rounding == rounding
 
 
 # the same images said to be in files, of which max_shift was part then: base, fine-tuning

@@ -22,6 +22,8 @@ from il2m.errors import InputError
 from il2m.learning.networks import build_network
 from il2m.learning.scores import score_images
 from il2m.memory.exemplars import herding_ranking
+from il2m.methods.registry import METHODS, missing_for
+from il2m.results.table import results_table
 from il2m.study.joint import train_joint
 from il2m.study.planning import plan_base, plan_fine_tuning
 from il2m.study.progress import PROGRESS_FILE, Progress
@@ -474,8 +476,14 @@ class TestRefusing:
     @pytest.mark.parametrize(
         ("parameters", "message"),
         [
-            ({"memory_size": 3}, r"memory_size = 3 leaves less .* at state 3, which has 4 past .* 3 states is 4"),
-            ({"memory_size": 1}, r"memory_size = 1 leaves less .* at state 2, which has 2 past .* 3 states is 4"),
+            (
+                {"memory_size": 3, "memory_rounding": "floor"},
+                r"memory_size = 3 leaves less .* at state 3, which has 4 past .* 3 states is 4",
+            ),
+            (
+                {"memory_size": 1, "memory_rounding": "floor"},
+                r"memory_size = 1 leaves less .* at state 2, which has 2 past .* 3 states is 4",
+            ),
             ({"order_seed": 5}, r"has the class order of order_seed 0, not 5: name another base"),
             ({"head": "old"}, r"head = 'old': expected one of new, extended"),
             ({"base": "base-none"}, r"no base 'base-none' in .*; there are: base-"),
@@ -532,3 +540,26 @@ class TestRefusing:
             InputError, match="device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'"
         ):
             train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"device": "cuda"})
+
+
+def test_without_a_memory_and_with_a_frozen_backbone(tiny_study, tmp_path):
+    """The paper's other condition, K = 0: what each method then gives, or why not."""
+    base = train_base(out_dir=str(tmp_path), **tiny_study.base_parameters)
+    given = tiny_study.fine_tuning_parameters | {"memory_size": 0, "freeze": True}
+    run = fine_tune(out_dir=str(tmp_path), base=base, **given)
+    first, last = base.state(1).model_weights(), run.state(3).model_weights()
+    assert {
+        name for name in first if not name.startswith("head.") and not torch.equal(first[name], last[name])
+    } == set()
+    assert [len(run.state(state).array("exemplar_labels")) for state in (2, 3)] == [0, 0]
+    left_out = {name: why for name in METHODS if (why := missing_for(run, name))}
+    no_statistics = "state 2 has no statistics of training images and exemplars"
+    no_exemplar = "state 2 has no exemplar of 2 class(es): a larger memory_size leaves some"
+    assert left_out == {
+        **dict.fromkeys(("IL2M", "IL2M-no-gate", "IL2M-means", "IL2M-pooled", "IL2M-global"), no_statistics),
+        **dict.fromkeys(("FT-th", "NEM"), no_exemplar),
+        "BiC": "state 2 held no exemplars out of training (held_out is 0)",
+    }
+    table = results_table(run, methods=METHODS)
+    assert set(table["method"]) == set(METHODS) - set(left_out)
+    assert table["images_held"].dropna().eq(0).all()

@@ -18,7 +18,7 @@ from il2m.report.build import check_study
 from il2m.results import comparison
 from il2m.results.collect import collect_results
 from il2m.results.description import run_recipe
-from il2m.results.pairs import FEWEST_PAIRS, VERDICTS, Points, mean_interval
+from il2m.results.pairs import FEWEST_FOR_VERDICT, VERDICTS, Points, mean_interval
 from il2m.results.table import known
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
@@ -161,9 +161,10 @@ def seeds_in_words(study: Study) -> str:
     unknown = int(runs[comparison.SEEDS].isna().all(axis=1).sum())
     sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}"
     sentence += f"; {count(unknown, 'run')} of unknown seeds." if unknown else "."
-    most = runs.groupby(["setting", *_sides(runs, ["distillation"])], dropna=False).size().max()
-    few = f"No setting has more than {count(most, 'seed')}, and with fewer than {FEWEST_PAIRS} no test can settle"
-    return sentence if most >= FEWEST_PAIRS else f"{sentence} {few} anything: take what follows as a first look."
+    keys = [runs[name] for name in ("setting", *_sides(runs, ["distillation"]))]
+    most = int(comparison.class_orders(runs).groupby(keys, dropna=False).nunique().max())
+    few = f"No setting has more than {count(most, 'class order')}, and fewer than {FEWEST_FOR_VERDICT} settle"
+    return sentence if most >= FEWEST_FOR_VERDICT else f"{sentence} {few} nothing: take what follows as a first look."
 
 
 def count(number: int, thing: str) -> str:
@@ -198,8 +199,9 @@ def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
     for row in table.itertuples():
         interval = "" if np.isnan(row.low) else f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
         points = f"{100 * row.estimate:+.1f}{interval}"
-        rows.append((row.finding, row.setting, points, row.p_value, row.num_pairs, row.verdict))
-    words = pd.DataFrame(rows, columns=["finding", "setting", "points (95 % interval)", "p", "pairs", "verdict"])
+        rows.append((row.finding, row.setting, points, row.p_value, row.num_units, row.verdict, row.note))
+    columns = ["finding", "setting", "points (95 % interval)", "p", "class orders", "verdict", "note"]
+    words = pd.DataFrame(rows, columns=columns)
     return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), ""))
 
 
@@ -220,7 +222,7 @@ def distillation_effects(rows: pd.DataFrame, method: str) -> Points:
     sides = ({"method": method, "distillation": distillation} for distillation in (True, False))
     keys = ["num_states", "memory_size", *_sides(rows, ["distillation"])[1:]]
     pairs = comparison.differences(rows, *sides).sort_values(keys)
-    points = {words: group["difference"].to_numpy() for words, group in _by_words(pairs, keys, {}).items()}
+    points = {words: comparison.by_order(group, "difference") for words, group in _by_words(pairs, keys, {}).items()}
     return points, {words: mean_interval(differences) for words, differences in points.items()}
 
 

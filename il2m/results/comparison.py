@@ -1,7 +1,7 @@
 """Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts.
 
 A pair is one seed (a class order, and a seed of training) under both of the things compared; what is compared is the
-mean over the incremental states 2..S.
+mean over the incremental states 2..S. Pairs of one class order are averaged: orders are the independent units.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
 from il2m.parameters import check_parameters, concerning
 from il2m.results.metrics import aggregated_gap
-from il2m.results.pairs import STATISTICS, PairedDifference, Points, mean_interval, paired_difference
+from il2m.results.pairs import STATISTICS, UNITS, PairedDifference, Points, holm, mean_interval, paired_difference
 from il2m.rules import check_choice
 
 SEEDS = ["order_seed", "train_seed"]
@@ -64,6 +64,11 @@ def class_orders(results: pd.DataFrame) -> pd.Series:
     return orders.fillna(results.get("order_seed", orders))
 
 
+def by_order(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Mean of a column within each class order, (orders,), rising; runs whose order nobody told are taken as of one."""
+    return np.sort(rows[column].groupby(class_orders(rows), dropna=False).mean().to_numpy())
+
+
 def common_seeds(rows: pd.DataFrame, sides: Sequence[str], apart: Sequence[str] = ()) -> pd.Series:
     """Whether every side (value of the columns ``sides``) has the seeds of a row, (rows,) bool; within each value of
     ``apart``. Means set side by side are over such rows, or else they may differ by their seeds alone: a grid may be
@@ -77,20 +82,20 @@ def common_seeds(rows: pd.DataFrame, sides: Sequence[str], apart: Sequence[str] 
 
 
 def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Mean top-1 over states 2..S (raw scores) of every run, method -> value of ``by``, rising -> (runs,); and the
-    intervals of their means, in the same order."""
+    """Mean top-1 over states 2..S (raw scores), method -> value of ``by``, rising -> by class order; and the intervals
+    of their means, in the same order."""
     means = mean_results(results).query("score_kind == 'raw'")
-    grouped = {method: means[means["method"] == method].groupby(by)["top1"] for method in methods}
-    values = {name: {value: runs.to_numpy() for value, runs in rows} for name, rows in grouped.items() if len(rows)}
+    grouped = {method: means[means["method"] == method].groupby(by) for method in methods}
+    values = {name: {key: by_order(runs, "top1") for key, runs in rows} for name, rows in grouped.items() if len(rows)}
     intervals = {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
     return values, intervals
 
 
 def against(results: pd.DataFrame, reference: str) -> Points:
-    """Paired differences of mean top-1 of all methods but oracles to ``reference``, by method."""
+    """Paired differences of mean top-1 of all methods but oracles to ``reference``, by method: one per class order."""
     methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
     pairs = {name: differences(results, {"method": name}, {"method": reference}) for name in methods}
-    points = {name: rows["difference"].to_numpy() for name, rows in pairs.items() if len(rows)}
+    points = {name: by_order(rows, "difference") for name, rows in pairs.items() if len(rows)}
     return points, {name: mean_interval(values) for name, values in points.items()}
 
 
@@ -135,11 +140,13 @@ def differences(
 
 
 def compare_methods(
-    results: pd.DataFrame, reference: str = "FT", *, column: str = "top1", score_kind: str = "raw"
+    results: pd.DataFrame, reference: str = "FT", *, column: str = "top1", score_kind: str = "raw", unit: str = "order"
 ) -> pd.DataFrame:
     """Every method against ``reference`` on the same models: one row per setting and method. Columns: the settings,
     ``method``, ``mean`` of the method over the seeds that all methods have, with distillation and without,
-    ``left_out``, how many others it has, and those of PairedDifference, over all, and its note."""
+    ``left_out``, how many others it has, and those of PairedDifference, over all, its note, and ``p_adjusted``: Holm's,
+    the methods of a setting being the family. unit: of independent repetition, ``order``, or ``seed`` (of training) for
+    runs of one order: each run then counts, and says nothing of other orders."""
     methods, rows, settings = [*results["method"].unique()] or [reference], [], _settings(results)
     check_choice("reference", reference, methods)
     options, b = {"column": column, "score_kind": score_kind}, {"method": reference}
@@ -147,27 +154,35 @@ def compare_methods(
     pairs = pd.concat(pairs, ignore_index=True)
     distils = [name for name in settings if name in DISTILLATION]
     pairs["common"] = common_seeds(pairs, ["method", *distils], [name for name in settings if name not in distils])
-    for row, group, _ in _paired(pairs, ["method", *settings]):
+    for row, group, _ in _paired(pairs, ["method", *settings], unit):
         common = group.loc[group["common"], "a"]
         rows.append(row | {"mean": common.mean(), "left_out": len(group) - len(common)})
-    return pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *STATISTICS, "note"])
+    table = pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *STATISTICS, "note"])
+    tested = table["p_value"].where(table["method"] != reference)
+    families = tested.groupby([table[name] for name in settings], dropna=False, sort=False)
+    return table.assign(p_adjusted=families.transform(lambda family: holm(family.to_numpy(dtype=float))))
 
 
-def findings_table(results: pd.DataFrame) -> pd.DataFrame:
+def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     """The paper's findings against this study: one row per finding and setting that has pairs for it. Columns:
-    ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``."""
+    ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``. They were named
+    before, and are tested one by one. unit: see compare_methods."""
     rows, settings = [], [name for name in _settings(results) if name != "distillation"]
     for finding, (*sides, sign) in FINDINGS.items():
         a, b = ({"method": method, "distillation": distillation} for method, distillation in sides)
-        for row, _, difference in _paired(differences(results, a, b), settings):
+        for row, _, difference in _paired(differences(results, a, b), settings, unit):
             rows.append(row | {"finding": finding, "verdict": difference.verdict(sign)})
     return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note"])
 
 
-def _paired(pairs: pd.DataFrame, settings: list[str]) -> Iterator[tuple[dict, pd.DataFrame, PairedDifference]]:
+def _paired(
+    pairs: pd.DataFrame, settings: list[str], unit: str
+) -> Iterator[tuple[dict, pd.DataFrame, PairedDifference]]:
     """Of each setting: the columns that the tables share, its rows of ``pairs``, and their statistics."""
+    check_choice("unit", unit, UNITS)
     for key, group in pairs.groupby(settings, sort=False, dropna=False):
-        difference = paired_difference(group["difference"])
+        units = by_order(group, "difference") if unit == "order" else group["difference"]
+        difference = paired_difference(units, len(group), unit)
         about = dict(zip(settings, key, strict=True))
         yield about | asdict(difference) | {"note": difference.note}, group, difference
 

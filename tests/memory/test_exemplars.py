@@ -49,7 +49,7 @@ def herding_by_loops(features: np.ndarray, num_kept: int) -> list[int]:
         (0, 5, 30, 5, 5),
         (0, 0, 30, 0, 0),
         (10**9, 0, 3, 333333333, 333333334),
-    ],  # fmt: skip
+    ],
 )
 def test_memory_is_shared_evenly(memory_size, per_class, num_past, floor, ceil):
     given = FineTuning(memory_size=memory_size, exemplars_per_class=per_class)

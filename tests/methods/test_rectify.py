@@ -196,7 +196,7 @@ def test_methods_by_name():
 
 def test_steadier_rectifications_by_hand():
     scores, statistics = by_hand()
-    # state 1: 7 / 2.5 * 5 / 10 = 1.4; state 2: 5 / 4 * 5 / 8 < 1; all past classes: 19 / 9, times the confidences' ratio
+    # state 1: 7 / 2.5 * 5 / 10 = 1.4; state 2: 5 / 4 * 5 / 8 < 1; all past classes: 19 / 9 times the confidences'
     expected = {
         "IL2M-pooled": [[1.4, 2.8, 3, 4], [5, 2, 3, 4]],
         "IL2M-global": [[19 / 18, 19 / 9, 3 * 95 / 72, 4], [5, 2, 3, 4]],

@@ -172,13 +172,15 @@ def test_findings_are_counted_by_verdict():
     words = overview.findings_in_words(found)
     assert list(words["finding"]).count("IL2M gains over fine-tuning") == 1  # named once, over its settings
     assert len(words) == len(found) == 8
-    assert words["points (95 % interval)"].str.fullmatch(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)").all()
+    interval = words["points (95 % interval)"].str.fullmatch(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)")
+    assert interval.tolist() == (words["class orders"] > 2).tolist()
+    assert words.loc[~interval, "note"].str.contains("no verdict on fewer than 6").all()
 
 
 def test_seeds_in_words_warn_of_few():
     assert overview.seeds_in_words(make_study(make_results())) == "12 finished runs, 6 class orders, 1 training seed."
     few = overview.seeds_in_words(make_study(make_results(seeds=2), make_results(seeds=5, setting="other")))
-    assert "No setting has more than 5 seeds, and with fewer than 6 no test can settle anything" in few
+    assert "No setting has more than 5 class orders, and fewer than 6 settle nothing" in few
 
 
 def test_titles_state_the_finding():

@@ -1,5 +1,6 @@
 """From the bytes of an image file to its pixels. fixtures/images has the images, and what made them."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from tiny import PROJECT
 
-from il2m.data.decoding import FORMATS, decode, is_turned, max_megapixels
+from il2m.data.decoding import FORMATS, _turbo_is_exact, decode, is_turned, max_megapixels
 from il2m.data.image_files import ImageFiles, read_all
 from il2m.errors import InputError
 
@@ -18,7 +19,7 @@ GREY = (np.linspace(0, 65535, 48).round() / 257).round().reshape(6, 8)  # of 16 
 
 
 def pixels(name: str, **options: object) -> np.ndarray:
-    return np.asarray(decode((IMAGES / name).read_bytes(), **options))
+    return decode((IMAGES / name).read_bytes(), **options)
 
 
 @pytest.mark.parametrize("path", sorted((IMAGES / "as_ever").iterdir()), ids=lambda path: path.name)
@@ -28,6 +29,41 @@ def test_what_was_read_rightly_is_read_as_ever_bit_for_bit(path: Path):
     for exif_rotation in (False, True):
         np.testing.assert_array_equal(pixels(path, exif_rotation=exif_rotation), expected)
     assert not is_turned(path), "TIFF was turned by Pillow, before and now"
+
+
+def jpeg(pixels: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+def test_jpeg_that_is_known_has_pillows_pixels_whatever_decodes_it(subsampling, progressive):
+    rng, options = np.random.default_rng(1), {"subsampling": subsampling, "progressive": progressive}
+    for height, width in ((1, 1), (5, 7), (16, 16), (33, 31), (187, 250)):
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(noise[:8, :8]).resize((width, height)))
+        for pixels, quality in ((noise, 60), (smooth, 5), (smooth, 95)):
+            content = jpeg(pixels, quality=quality, **options)
+            np.testing.assert_array_equal(decode(content, known=True), np.asarray(Image.open(io.BytesIO(content))))
+
+
+def test_damaged_jpeg_that_is_known_is_decoded_or_refused_as_ever():
+    """Of what Pillow refuses, the fast decoder may pass some: so it is asked for known contents alone."""
+    rng = np.random.default_rng(2)
+    whole = jpeg(np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((64, 48))))
+    assert _turbo_is_exact()
+    for _ in range(300):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] = rng.integers(256)
+        try:
+            expected = decode(bytes(content))
+        except Exception:  # whatever Pillow meets
+            continue
+        np.testing.assert_array_equal(decode(bytes(content), known=True), expected)
+    with pytest.raises(OSError, match="truncated"):
+        decode(whole[:-300], known=True)
 
 
 @pytest.mark.parametrize(

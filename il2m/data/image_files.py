@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
 from il2m.data.dataset import Dataset, content_hash
@@ -220,7 +220,7 @@ class _Files(torch.utils.data.Dataset):
 
 def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
     """One tensor, or the problems if there are any."""
-    return [item for item in items if isinstance(item, str)] or torch.stack(items)
+    return [item for item in items if isinstance(item, str)] or default_collate(items)  # in memory that is shared
 
 
 def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:

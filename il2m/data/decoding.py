@@ -24,8 +24,8 @@ def max_megapixels() -> float:
         raise InputError(f"{LIMIT} = {os.environ[LIMIT]!r}: expected a number, as 50.") from None
 
 
-def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 50) -> Image.Image:
-    """The image that a file holds, 3 channels of 8 bits; of several pictures the first.
+def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 50) -> np.ndarray:
+    """The pixels of the image that a file holds, (height, width, 3) uint8; of several pictures the first.
     Grey values of 16 bits are scaled to 8, what is transparent shows a white ground, colour profiles and damaged EXIF
     data are passed over. exif_rotation: turn it as EXIF data say (Pillow always turns TIFF). megapixels: it may have.
     Raises InputError for other formats, more pixels, or pixels whose range nobody knows; OSError or another of
@@ -45,7 +45,7 @@ def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 5
             if image.width * image.height > megapixels * 1e6:
                 raise _too_large(f" ({image.width} x {image.height} pixels)", megapixels)
             turn, pixels = _turn(image) if exif_rotation else None, _eight_bits(image)
-            return pixels if turn is None else pixels.transpose(turn)
+            return np.array(pixels if turn is None else pixels.transpose(turn))
 
 
 def _too_large(size: str, megapixels: float) -> InputError:
@@ -70,7 +70,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         if image.getextrema()[3][0] < 255:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def is_turned(path: str | Path) -> bool:

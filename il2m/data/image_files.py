@@ -6,14 +6,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
 from il2m.data.dataset import Dataset, content_hash
@@ -22,7 +21,7 @@ from il2m.data.npz import read_npz
 from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
 
-View = Callable[[Image.Image], torch.Tensor]  # what an image becomes
+View = Callable[[torch.Tensor], torch.Tensor]  # what an image, (3, height, width) uint8, becomes
 _BATCH = 64  # images that a worker hands over at a time
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -50,12 +49,11 @@ class ImageFiles:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The images as they are scored, (height, width, 3) uint8, decoded one after the other: to look at them."""
-        view = scoring_view(self.image_size)
-        return (view(self.read(place)[0]).permute(1, 2, 0).numpy() for place in range(len(self)))
+        return (scoring_view(self.read(place)[0], self.image_size).numpy() for place in range(len(self)))
 
-    def read(self, place: int) -> tuple[Image.Image, int]:
-        """The image at ``place``, decoded, and the hash of its file's content. Raises InputError that names the file
-        if it can't be decoded, or is not what it has to be."""
+    def read(self, place: int) -> tuple[torch.Tensor, int]:
+        """The image at ``place``, (3, height, width) uint8, channels last in memory, and the hash of its file's
+        content. Raises InputError that names the file if it can't be decoded, or is not what it has to be."""
         path = str(self.paths[place])
         try:
             content = Path(path).read_bytes()
@@ -63,7 +61,8 @@ class ImageFiles:
             if self.digests is not None and digest != self.digests[place]:
                 changed = "its content is not what it was before base training"
                 raise InputError(f"{changed}: put it back, or start anew in another out_dir.")
-            return decode(content, exif_rotation=self.exif_rotation, megapixels=self.megapixels), digest
+            pixels = decode(content, exif_rotation=self.exif_rotation, megapixels=self.megapixels)
+            return torch.from_numpy(pixels).permute(2, 0, 1), digest
         except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             raise InputError(f"{path}: {kind}{error}") from None
@@ -79,19 +78,27 @@ class ImageFiles:
         return len(self), self.image_size, self.image_size, 3
 
 
-def training_view(image_size: int, flip: bool) -> View:
+def training_view(image: torch.Tensor, image_size: int, flip: bool) -> torch.Tensor:
     """A random resized crop (8 to 100 % of the area, sides 3:4 to 4:3), mirrored half the time if ``flip``, as
-    (3, image_size, image_size) uint8."""
-    from torchvision.transforms import v2  # slow to import, and only needed here
+    (image_size, image_size, 3) uint8, drawn with the process's generator."""
+    from torchvision.transforms import RandomResizedCrop  # slow to import, and only needed here
 
-    return v2.Compose([v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 * flip), v2.PILToTensor()])
+    top, left, height, width = RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+    view = _resized(image[:, top : top + height, left : left + width], image_size, image_size)
+    return view.flip(1) if torch.rand(1) < 0.5 * flip else view
 
 
-def scoring_view(image_size: int) -> View:
-    """The centre crop of the image whose shorter side was brought to 256/224 of the crop's, (3, size, size) uint8."""
-    from torchvision.transforms import v2  # slow to import, and only needed here
+def scoring_view(image: torch.Tensor, image_size: int) -> torch.Tensor:
+    """The centre crop of the image whose shorter side was brought to 256/224 of the crop's, (size, size, 3) uint8."""
+    short, sides = round(image_size * 256 / 224), image.shape[1:]
+    view = _resized(image, *(short * side // min(sides) for side in sides))
+    top, left = (round((side - image_size) / 2) for side in view.shape[:2])
+    return view[top : top + image_size, left : left + image_size]
 
-    return v2.Compose([v2.Resize(round(image_size * 256 / 224)), v2.CenterCrop(image_size), v2.PILToTensor()])
+
+def _resized(image: torch.Tensor, *size: int) -> torch.Tensor:
+    """(3, height, width) -> (*size, 3), as Pillow's bilinear does it up to one level, in half the time."""
+    return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
 def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> Batches:
@@ -114,17 +121,18 @@ class FileBatches(Batches):
         seeds = torch.randint(2**62, (len(self),), generator=generator)
         batches = order.split(batch_sizes(len(self), batch_size))
         if flip not in self._loaders:  # kept, with its workers, for the next epoch
-            self._loaders[flip] = _loader(self.files, training_view(self.files.image_size, flip), [], keep_workers=True)
+            view = partial(training_view, image_size=self.files.image_size, flip=flip)
+            self._loaders[flip] = _loader(self.files, view, [], keep_workers=True)
         keys = [list(zip(batch.tolist(), seeds[batch].tolist(), strict=True)) for batch in batches]
         self._loaders[flip].batch_sampler[:] = keys
         for images, batch in zip(self._loaders[flip], batches, strict=True):
-            yield self._normalised(_sound(images)), self.labels[batch]
+            yield self._normalised(_sound(images).permute(0, 3, 1, 2)), self.labels[batch]
 
     def plain(self, batch_size: int = _BATCH) -> Iterator[Batch]:
         """Every image once, in order: its scoring view."""
-        crops = _in_order(self.files, scoring_view(self.files.image_size), batch_size)
+        crops = _in_order(self.files, partial(scoring_view, image_size=self.files.image_size), batch_size)
         for start, images in zip(range(0, len(self), batch_size), crops, strict=True):
-            yield self._normalised(_sound(images)), self.labels[start : start + batch_size]
+            yield self._normalised(_sound(images).permute(0, 3, 1, 2)), self.labels[start : start + batch_size]
 
 
 def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
@@ -181,34 +189,37 @@ def find_missing(paths: Iterable[str | Path]) -> list[str]:
     return [str(path) for path in paths if not os.path.isfile(path)]
 
 
-def _count_values(image: Image.Image) -> torch.Tensor:
+def _count_values(image: torch.Tensor) -> torch.Tensor:
     """(3, 256) int64: how often each value occurs in each channel."""
-    return torch.tensor(image.histogram(), dtype=torch.int64).view(3, 256)
+    return torch.stack([channel.flatten().bincount(minlength=256) for channel in image])
 
 
 class _Files(torch.utils.data.Dataset):
-    """What workers do: read the image of a (place, seed), view it with that seed; a problem comes back as text.
-    view: None gives hashes of the file's content and of the pixels instead."""
+    """What workers do: read the images of a batch of (place, seed), view each with its seed; problems come back as
+    texts. view: None gives hashes of the files' contents and of the pixels instead."""
 
     def __init__(self, files: ImageFiles, view: View | None) -> None:
         self.files, self.view = files, view
 
-    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor | str:
-        place, seed = key
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[torch.Tensor | str]:
+        with torch.random.fork_rng(devices=[]):
+            return [self._viewed(*key) for key in keys]
+
+    def _viewed(self, place: int, seed: int) -> torch.Tensor | str:
         try:
             image, digest = self.files.read(place)
         except InputError as error:
             return str(error)
         if self.view is None:
-            return torch.tensor([digest, content_hash(str(image.size).encode(), image.tobytes())])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.view(image)
+            size, pixels = image.shape[:0:-1], image.permute(1, 2, 0).numpy()
+            return torch.tensor([digest, content_hash(str((*size,)).encode(), pixels.tobytes())])
+        torch.default_generator.manual_seed(seed)
+        return self.view(image)
 
 
 def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
     """One tensor, or the problems if there are any."""
-    return [item for item in items if isinstance(item, str)] or torch.stack(items)
+    return [item for item in items if isinstance(item, str)] or default_collate(items)  # in memory that is shared
 
 
 def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
@@ -232,7 +243,7 @@ def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers
     if files.num_workers:
         context = multiprocessing.get_context(_START)
         if _START == "forkserver":
-            context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])  # else each worker imports anew
+            context.set_forkserver_preload([__name__, "torchvision.transforms"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
     return DataLoader(
         _Files(files, view),

@@ -13,7 +13,7 @@ from il2m.authors.formats import TEXT, ImageList, read_image_list, read_text, re
 from il2m.authors.layout import ListLayout
 from il2m.data.dataset import Dataset, FileSource
 from il2m.data.image_files import ImageFiles, find_missing
-from il2m.data.states import States
+from il2m.data.states import States, places_by_class
 from il2m.errors import InputError, name_first, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -79,10 +79,10 @@ def _unused(folder: Path, used: set[str]) -> tuple[str, ...]:
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
     """Images to train and to validate with: of each class a share drawn with a fixed seed."""
     is_val = np.zeros(len(images), dtype=bool)
-    for label, name in enumerate(names):
-        places = np.flatnonzero(images.labels == label)
+    for label, places in places_by_class(images.labels).items():
         if len(places) < 2:
-            raise InputError(f"{images.source / name}: 1 image; a class needs at least 2, to train and to validate.")
+            alone = images.source / names[label]
+            raise InputError(f"{alone}: 1 image; a class needs at least 2, to train and to validate.")
         drawn = np.random.default_rng([2019, label]).permutation(places)
         is_val[drawn[: max(round(VAL_SHARE * len(places)), 1)]] = True
     return images[~is_val], images[is_val]

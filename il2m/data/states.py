@@ -45,6 +45,13 @@ class States:
         return np.repeat(np.arange(1, self.num_states + 1), self.sizes)
 
 
+def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """The places of each class's images, in order, for the classes that have any, by label. labels: (n,) int."""
+    classes, counts = np.unique(labels, return_counts=True)
+    places = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts))
+    return dict(zip(classes.tolist(), places, strict=False))  # after the last class nothing is left
+
+
 def make_states(num_classes: int, num_states: int, state_sizes: Sequence[int] = ()) -> States:
     """Split ``num_classes`` into states: ``state_sizes`` if given, else ``num_states`` of equal size. Raises InputError
     when the classes can't be split so."""

@@ -21,7 +21,7 @@ from il2m.data.batches import Normalisation
 from il2m.data.image_files import ImageFiles, find_missing, images_mean_std, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.sources import load_dataset
-from il2m.data.states import States, make_class_order, make_states
+from il2m.data.states import States, make_class_order, make_states, places_by_class
 from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, kept_per_class, rank_classes
 from il2m.parameters import FineTuning
@@ -64,7 +64,7 @@ def make_lists(
         check_memory(memory, states)
     train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
     if exemplar_selection == "first":
-        ranking = {label: np.flatnonzero(train.labels == label) for label in range(len(class_names))}
+        ranking = places_by_class(train.labels)
     else:
         ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")

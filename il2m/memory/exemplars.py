@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from il2m.data.states import States
+from il2m.data.states import States, places_by_class
 from il2m.errors import InputError
 from il2m.parameters import FineTuning
 
@@ -75,13 +75,12 @@ def rank_classes(
     """For each class in ``labels``: positions (into ``labels``) of its best ``num_kept`` images, best first.
     selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int."""
     ranking = {}
-    for label in np.unique(labels):
-        positions = np.flatnonzero(labels == label)
+    for label, positions in places_by_class(labels).items():
         if selection == "herding":
             order = herding_ranking(features[positions], num_kept)
         else:
-            order = np.random.default_rng([seed, int(label)]).permutation(len(positions))[:num_kept]
-        ranking[int(label)] = positions[order]
+            order = np.random.default_rng([seed, label]).permutation(len(positions))[:num_kept]
+        ranking[label] = positions[order]
     return ranking
 
 

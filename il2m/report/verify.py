@@ -87,6 +87,7 @@ def _of_run(run: Run) -> Iterator[Finding]:
             if run.kind != "joint" and any(missing < state for missing in run.missing_states):
                 yield Finding(path, STALE, "a state before it is missing; it is kept if that comes out as it was")
                 continue
+            run.state(state).check(remembered=False)
             files = {*run.state(state).info["files"], "state.json"}
             yield from _unknown(path, "|".join(map(re.escape, files)))
         except InputError as error:
@@ -188,7 +189,9 @@ def adopt(folder: Path) -> int:
     not. Raises InputError if any is damaged, and leaves all as they are."""
     runs = [*map(Run, run_folders(folder))]
     states = [(run, state) for run in runs for state in run.digests if run.base is run or state > 1]
-    states = [(run, state) for run, state in states if run.state(state).info and not run.state(state).made]
+    for run, state in states:
+        run.state(state).check(remembered=False)
+    states = [(run, state) for run, state in states if not run.state(state).made]
     # later states first: one that does not say whose it is may not follow one that does
     for run, state in sorted(states, key=lambda each: (each[0].kind == "base", -each[1])):
         run.adopt(state)

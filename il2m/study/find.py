@@ -83,13 +83,9 @@ def _one_of(out_dir: str | Path, name: str, what: str) -> Path:
 
 
 def effective(identity: dict[str, Any], *but: str) -> dict[str, Any]:
-    """A run's identity, its base's within, without the parameters that concern these (keys of CONCERNS), and without
-    what has no effect: until version 0.2, max_shift of image files was part of it. Equal for replicates without
-    "training seed" and "class order" (drawn or given), for twins without "distillation"."""
-    ignored = concerning(*but)
-    if "image_size" in identity | identity.get("base", {}):
-        ignored.append("max_shift")
-    kept = {name: value for name, value in identity.items() if name not in ignored}
+    """A run's identity, its base's within, without the parameters that concern these (keys of CONCERNS). Equal for
+    replicates without "training seed" and "class order" (drawn or given), for twins without "distillation"."""
+    kept = {name: value for name, value in identity.items() if name not in concerning(*but)}
     return kept | ({"base": effective(kept["base"], *but)} if "base" in kept else {})
 
 

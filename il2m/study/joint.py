@@ -21,7 +21,8 @@ def train_joint(settings: JointTraining | None = None, **parameters: Any) -> Run
     settings = JointTraining.given(settings, parameters)
     base = open_base(Path(settings.out_dir), settings.base)
     identity = {"joint_epochs": settings.joint_epochs or base.identity["base_epochs"]}
-    identity |= {"result_version": RESULT_VERSION, "base": base.identity, "state_sizes": base.identity["state_sizes"]}
+    identity |= {"base": base.identity, "state_sizes": base.identity["state_sizes"]}
+    identity["result_version"] = RESULT_VERSION["image_size" in base.identity]
     run = Run.create(Path(settings.out_dir), "joint", identity, base=base.name, **base.notes)
     return train_missing(run, settings, lambda missing: _train_joint_states(run, settings, missing))
 

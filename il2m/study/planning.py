@@ -21,7 +21,9 @@ from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 from il2m.system.machine import SHIPPED
 
-RESULT_VERSION = 1  # to be raised when the same parameters come to give other results: old runs are then not reused
+# of images in memory, of image files: raised when the same parameters come to give other results, so that old runs are
+# not reused (2: image files are resized as tensors)
+RESULT_VERSION = {False: 1, True: 2}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
 
         resolved["network_source"] = source
         check_network(settings.network, images.train_images.shape[1:])
-    identity = _identity(settings, "base", images, states, resolved)
+    identity = _identity(settings, images, states, resolved)
     notes = {
         "dataset": images.name,
         "source": absolute_source(settings.dataset, Path.cwd()),
@@ -78,15 +80,11 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     return Plan(settings, "base", identity, notes, images, states)
 
 
-def _identity(settings: Training, kind: str, images: Dataset, states: States, resolved: dict) -> dict[str, Any]:
-    """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings
-    themselves. Until version 0.2 ``max_shift`` was part of it for image files too, though it has no effect on them:
-    where the run is stored under that identity, that one."""
-    identity = settings.shaping(image_files=images.files is not None) | resolved
-    identity |= {"state_sizes": list(states.sizes), "result_version": RESULT_VERSION}
-    former = {"max_shift": settings.max_shift, **identity}
-    folders = [Run.folder_for(Path(settings.out_dir), kind, each) for each in (identity, former)]
-    return former if folders[1].exists() and not folders[0].exists() else identity
+def _identity(settings: Training, images: Dataset, states: States, resolved: dict) -> dict[str, Any]:
+    """All that shapes a stage's result. resolved: what came of its settings and the data, over the settings."""
+    in_files = images.files is not None
+    of_all = {"state_sizes": list(states.sizes), "result_version": RESULT_VERSION[in_files]}
+    return settings.shaping(image_files=in_files) | resolved | of_all
 
 
 def _turns_images(images: Dataset, exif_rotation: str) -> bool:
@@ -153,7 +151,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
         settings = replace(settings, memory_rounding="floor")  # neutral: lists decide
-    identity = _identity(settings, "fine_tuning", images, states, resolved)
+    identity = _identity(settings, images, states, resolved)
     notes = {"base": base.folder.name, **base.notes}
     return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)
 

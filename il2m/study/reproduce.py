@@ -57,7 +57,9 @@ def reproduce(folder: str | Path, out: Path | None = None, data_dir: str | Path 
     run = Run(folder)
     wanted = [1] if run.kind == "base" else range(1, run.states.num_states + 1)
     then = {state: run.state(state) for state in wanted if run.has_state(state)}
-    made_then = then[max(then)].info.get("made_with", {}) if then else {}  # reading it checks the files
+    for state in then.values():
+        state.check()
+    made_then = then[max(then)].info.get("made_with", {}) if then else {}
     out = out or Path(tempfile.gettempdir()) / f"{run.name}-again-{os.getpid()}"
     where = {"num_threads": made_then.get("threads", 1), **given, "out_dir": str(out), "data_dir": str(data_dir)}
     try:

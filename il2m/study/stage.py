@@ -38,13 +38,19 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
             leftovers = (".state_*", "state_*.tmp", f"{PROGRESS_FILE}*.tmp")
             sweep(run.folder / RUN_LOCK, [path for pattern in leftovers for path in run.folder.glob(pattern)])
             _set_aside_strangers(run)
+            _check(run)
             while missing := run.missing_states:
                 block = [state for place, state in enumerate(missing) if state == missing[0] + place]
                 train_states(block)
                 _set_aside_strangers(run)  # later states may have gone on from another one than was trained now
-    for state in run.digests:
-        run.state(state).info  # noqa: B018 - reading it checks the files
+    _check(run)
     return run
+
+
+def _check(run: Run) -> None:
+    """Check the files of all states, but those that this process read before."""
+    for state in run.digests:
+        run.state(state).check()
 
 
 def _strangers(run: Run) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from il2m.data.batches import Normalisation
 from il2m.data.image_files import checked, images_mean_std
+from il2m.data.states import places_by_class
 from il2m.learning.networks import Classifier, with_head
 from il2m.learning.scores import mean_by_class, score_images, score_training_images
 from il2m.learning.training import Epoch
@@ -97,7 +98,7 @@ def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
     kept, chosen = kept_per_class(settings, states.num_past(state)), []
     if "exemplar_indices" in previous.array_names:
         indices, labels = previous.array("exemplar_indices"), previous.array("exemplar_labels")
-        chosen = [indices[labels == label][:kept] for label in range(states.num_past(state - 1))]
+        chosen = [indices[places[:kept]] for places in places_by_class(labels).values()]
     indices, features, labels = (previous.array(f"new_{name}") for name in ("indices", "features", "labels"))
     ranking = rank_classes(settings.exemplar_selection, features, labels, kept, settings.train_seed)
     return np.concatenate([*chosen, *(indices[positions] for positions in ranking.values())])
@@ -107,11 +108,12 @@ def _hold_out(stage: Stage, state: int, new: np.ndarray, kept: np.ndarray) -> np
     """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class.
     Classes of state 1 were trained on whole in the base; with herding, new classes hold out random images, which
     need not be those that the ranking holds out later."""
-    settings, labels, num_past = stage.settings, stage.data.train_labels, stage.run.states.num_past(state)
+    settings, labels = stage.settings, stage.data.train_labels
     if not settings.held_out:
         return kept[:0]
-    ranked = [kept[labels[kept] == label] for label in range(num_past)]
-    ranking = rank_classes("random", None, labels[new], kept_per_class(settings, num_past), settings.train_seed)
+    ranked = [kept[places] for places in places_by_class(labels[kept]).values()]
+    num_kept = kept_per_class(settings, stage.run.states.num_past(state))
+    ranking = rank_classes("random", None, labels[new], num_kept, settings.train_seed)
     ranked += [new[positions] for positions in ranking.values()]
     return np.concatenate([indices[held_out_places(len(indices), settings.held_out)] for indices in ranked])
 

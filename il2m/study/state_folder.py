@@ -1,4 +1,4 @@
-"""One state on disk: a folder that appears whole, says whose it is, and is checked when it is read."""
+"""One state on disk: a folder that appears whole, says whose it is, and is checked, file by file, when it is read."""
 
 from __future__ import annotations
 
@@ -71,14 +71,21 @@ class StateFolder:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """``record``, with each file's content checked against its hash."""
-        for name, expected in self.record["files"].items():
-            file = self.path / name
-            if not file.is_file():
+        """``record``, of a state that lacks none of its files."""
+        for name in self.record["files"]:
+            if not (self.path / name).is_file():
                 raise self.damaged(f"{name} is missing")
-            if file_hash(file) != expected:
-                raise self.damaged(f"{name} is not as it was written")
         return self.record
+
+    def check(self, *names: str, remembered: bool = True) -> None:
+        """Check the content of these files, or of all, against their hashes. remembered: see hashes.file_hash."""
+        for name in names or self.record["files"]:
+            try:
+                found = file_hash(self.path / name, remembered=remembered)
+            except FileNotFoundError:
+                raise self.damaged(f"{name} is missing") from None
+            if found != self.record["files"][name]:
+                raise self.damaged(f"{name} is not as it was written")
 
     @cached_property
     def digest(self) -> str:
@@ -100,6 +107,7 @@ class StateFolder:
         """A stored array, memory-mapped and read-only. Raises InputError if it isn't stored."""
         if f"{name}.npy" not in self.info["files"]:
             raise InputError(f"{self.path}: no {name} was stored.")
+        self.check(f"{name}.npy")
         return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
     @property
@@ -120,6 +128,7 @@ class StateFolder:
     def _model(self) -> Path:
         if "model.safetensors" not in self.info["files"]:
             raise InputError(f"{self.path}: no model was stored.")
+        self.check("model.safetensors")
         return self.path / "model.safetensors"
 
 

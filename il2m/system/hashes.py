@@ -3,7 +3,9 @@
 import hashlib
 import inspect
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,28 @@ from typing import Any
 from il2m.errors import InputError
 from il2m.system.files import write_atomically
 
+_SETTLED = 10**9  # ns: a file that was written to again at once may carry the same times
+_remembered: dict[tuple[int, ...], str] = {}  # a file as it was -> its hash
+
 
 def short_hash(value: Any) -> str:
     """Hash of a JSON-like value, 10 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def file_hash(path: Path) -> str:
-    """Hash of a file's content, 16 hexadecimal digits."""
+def file_hash(path: Path, *, remembered: bool = False) -> str:
+    """Hash of a file's content, 16 hexadecimal digits. remembered: as this process read it before, if the file is the
+    same by device, inode, size and times."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        is_now = os.fstat(file.fileno())
+        changed = max(is_now.st_mtime_ns, is_now.st_ctime_ns)
+        key = is_now.st_dev, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns, changed
+        if remembered and key in _remembered:
+            return _remembered[key]
+        found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    if time.time_ns() - changed > _SETTLED:
+        _remembered[key] = found
+    return found
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ GREY = (np.linspace(0, 65535, 48).round() / 257).round().reshape(6, 8)  # of 16 
 
 
 def pixels(name: str, **options: object) -> np.ndarray:
-    return np.asarray(decode((IMAGES / name).read_bytes(), **options))
+    return decode((IMAGES / name).read_bytes(), **options)
 
 
 @pytest.mark.parametrize("path", sorted((IMAGES / "as_ever").iterdir()), ids=lambda path: path.name)

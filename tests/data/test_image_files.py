@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import v2
 
 from il2m.cli import main
 from il2m.data.batches import Normalisation, channel_mean_std
 from il2m.data.decoding import decode
-from il2m.data.image_files import FileBatches, images_mean_std, read_all
+from il2m.data.image_files import FileBatches, images_mean_std, read_all, scoring_view, training_view
 from il2m.data.lists import load_folder
 from il2m.errors import InputError
 from il2m.study.stages import train_base
@@ -44,9 +48,35 @@ def test_plain_batches_are_normalised_centre_crops_in_order(tree: Path):
     image = image.resize([int(27 * side / short) for side in image.size], Image.Resampling.BILINEAR)  # 24 * 256 / 224
     left, top = ((side - 24) / 2 for side in image.size)
     crop = np.asarray(image)[round(top) : round(top) + 24, round(left) : round(left) + 24] / 255
-    expected = (crop - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.5]
-    np.testing.assert_allclose(images[place].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    found = images[place].permute(1, 2, 0).numpy() * [0.2, 0.25, 0.5] + [0.5, 0.4, 0.3]
+    np.testing.assert_allclose(found, crop, atol=1.01 / 255)  # one level
     assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(st.tuples(*[st.integers(1, 400)] * 2), st.integers(0, 2**62), st.sampled_from([1, 16, 64, 224]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_views_are_those_of_torchvision_on_pillows_images_up_to_one_level(sides, seed, size, flip):
+    """The same crops from the same seed, resized by Pillow after they were cut out."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    slow_training = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(0.5 * flip)])
+    slow_scoring = v2.Compose([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        expected = [np.asarray(view(Image.fromarray(pixels))) for view in (slow_training, slow_scoring)]
+        torch.manual_seed(seed)
+        found = [training_view(image, size, flip).numpy(), scoring_view(image, size).numpy()]
+    for ours, slow in zip(found, expected, strict=True):
+        assert ours.shape == slow.shape == (size, size, 3)
+        assert abs(ours.astype(int) - slow).max() <= 1
+
+
+def test_known_images_are_trained_on_as_unknown_ones_bit_for_bit(tree: Path):
+    """Of files that were decoded before, JPEG may go through another decoder."""
+    unknown = batches_of(tree)
+    known = batches_of(tree)
+    known.files = replace(known.files, digests=read_all(known.files)[1][:, 0])
+    assert torch.equal(epoch(unknown, 10)[0], epoch(known, 10)[0])
 
 
 def test_image_files_are_looked_at_as_they_are_scored(tree: Path):
@@ -126,7 +156,7 @@ def test_odd_images_are_read(tmp_path: Path):
     grey.save(tmp_path / "exif.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05damaged")
     for name in ("grey.png", "alpha.png", "exif.jpg"):
         image = decode((tmp_path / name).read_bytes())
-        assert (image.mode, image.size) == ("RGB", (6, 5))
+        assert (image.dtype, image.shape) == (np.uint8, (5, 6, 3))
 
 
 def test_broken_images_are_all_named_before_training(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from il2m.data.states import States
+from il2m.data.states import States, places_by_class
 from il2m.errors import InputError
 from il2m.memory.exemplars import (
     check_memory,
@@ -159,6 +159,19 @@ def test_classes_are_ranked_on_their_own(selection, features, labels):
         assert (labels[positions] == label).all()
         alone = rank_classes(selection, features[labels == label], labels[labels == label], num_kept=3, seed=0)
         np.testing.assert_array_equal(np.flatnonzero(labels == label)[alone[label]], positions)
+
+
+@given(st.lists(st.integers(0, 12), max_size=60), st.integers(1, 5), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_ranking_and_prefixes_are_those_of_a_search_for_each_class(labels, num_kept, seed):
+    labels = np.array(labels, dtype=np.int64)
+    ranking, places = rank_classes("random", None, labels, num_kept, seed), places_by_class(labels)
+    assert list(ranking) == list(places) == sorted(set(labels.tolist()))
+    for label in ranking:
+        found = np.flatnonzero(labels == label)
+        order = np.random.default_rng([seed, label]).permutation(len(found))[:num_kept]
+        np.testing.assert_array_equal(ranking[label], found[order])
+        np.testing.assert_array_equal(places[label], found)
 
 
 def test_herding_by_class_is_herding_of_its_images(features, labels):

@@ -95,35 +95,9 @@ def test_rounding_shapes_a_run_where_it_decides_what_is_kept(images, tmp_path):
         assert FineTuning.of_identity(identity).memory_rounding == rounding
 
 
-# the same images said to be in files, of which max_shift was part then: base, fine-tuning
-OF_FILES = {
-    "defaults": ("6efac3a9f1", "5f53b1a91f"),
-    "no effect": ("1f3808cbd8", "f89633e7c6"),
-    "states": ("75dc8ad182", "7025b4257b"),
-    "schedule": ("d1ed022b88", "612fdc8fa5"),
-    "distillation": ("f52c766eb3", "a1d37b4909"),
-    "per class": ("914c9bd818", "3ac2f8fadb"),
-}
-
-
-@pytest.mark.parametrize("case", OF_FILES)
-def test_a_run_of_image_files_that_version_01_left_is_found_and_repeats_a_new_one(image_files, tmp_path, case):
-    (of_base, of_fine_tuning, _), expected = CASES[case], OF_FILES[case]
-    base, tuning = plans(tmp_path, image_files, of_base, of_fine_tuning)
-    assert "max_shift" not in base.identity | tuning.identity
-    created(base)
-    now = run_description(created(tuning))
-    former = tmp_path / "former"
-    base_identity = {"max_shift": base.settings.max_shift, **base.identity}
-    Run.create(former, "base", base_identity, **base.notes)
-    base, tuning = plans(former, image_files, of_base, of_fine_tuning)
-    assert (base.folder.name, base.identity) == (f"base-{expected[0]}", base_identity)
-    identity = {"max_shift": tuning.settings.max_shift, **tuning.identity}
-    Run.create(former, "fine_tuning", identity, **tuning.notes)
-    _, tuning = plans(former, image_files, of_base, of_fine_tuning)
-    assert (tuning.folder.name, tuning.identity) == (f"fine_tuning-{expected[1]}", identity)
-    before = run_description(Run(tuning.folder))
-    assert (before["setting"], before["recipe"]) == (now["setting"], now["recipe"])
+def test_image_files_give_other_bits_than_in_version_01(image_files, images, tmp_path):
+    versions = [plans(tmp_path, each, {}, {})[1].identity["result_version"] for each in (images, image_files)]
+    assert versions == [1, 2]
 
 
 def test_runs_of_image_files_that_differ_in_max_shift_alone_are_one(image_files, tmp_path):

@@ -1,6 +1,7 @@
 """Run folders: written whole or not at all, checked when read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from il2m.learning.networks import build_network
 from il2m.study.find import find_runs, labelled, open_run, twin_run
 from il2m.study.runs import Run
 from il2m.study.state_folder import StateFolder, write_state
+from il2m.system import hashes
 from il2m.system.files import write_atomically
 from il2m.system.hashes import short_hash
 
@@ -115,11 +117,54 @@ def test_an_edited_file(off, file):
     content = bytearray((off / "state_02" / file).read_bytes())
     content[-1] ^= 1
     (off / "state_02" / file).write_bytes(content)
+    state = Run(off).state(2)
+    assert len(state.array("val_labels")), "files are checked when they are read"
     with pytest.raises(InputError) as error:
-        Run(off).state(2).array("val_labels")
+        state.array("val_scores") if file.endswith(".npy") else state.tensor("head.weight")
     message = str(error.value)
     assert f"{off}/state_02: {file} is not as it was written" in message
     assert "delete this folder, and run the stage that made it again" in message
+
+
+def test_a_file_is_read_anew_once_it_was_written_to_or_exchanged(off, monkeypatch):
+    """What was found is remembered for the process, by what tells a file: an equal size and time are not enough."""
+    monkeypatch.setattr("il2m.system.hashes._SETTLED", -1)  # files of a moment ago are remembered too
+    path, state = off / "state_02" / "val_scores.npy", Run(off).state(2)
+    before, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    state.check()
+    state.check()
+    for exchanged in (False, True):
+        if exchanged:
+            path.rename(path.with_suffix(".old"))
+        path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        os.utime(path, ns=times)
+        with pytest.raises(InputError, match=r"val_scores\.npy is not as it was written"):
+            state.array("val_scores")
+        path.write_bytes(before)
+        os.utime(path, ns=times)
+        np.testing.assert_array_equal(state.array("val_scores"), Run(off).state(2).array("val_scores"))
+
+
+def test_what_is_remembered_is_not_read_again_unless_that_is_asked_for(off):
+    path = off / "state_02" / "val_scores.npy"
+    key = path.stat().st_dev, path.stat().st_ino
+    status, state = path.stat(), Run(off).state(2)
+    key = *key, status.st_size, status.st_mtime_ns, max(status.st_mtime_ns, status.st_ctime_ns)
+    hashes._remembered[key] = "another hash"  # as if the disk had changed a bit of it, without a word
+    with pytest.raises(InputError, match=r"val_scores\.npy is not as it was written"):
+        state.check()
+    state.check(remembered=False)
+    del hashes._remembered[key]
+
+
+def test_a_file_that_was_written_a_moment_ago_is_not_remembered(tmp_path):
+    path, known = tmp_path / "file", dict(hashes._remembered)
+    path.write_text("a")
+    first = hashes.file_hash(path)
+    assert hashes._remembered == known
+    os.utime(path, ns=(0, 0))  # so is one whose time was set back: the time of its entry in the folder tells
+    assert hashes.file_hash(path, remembered=True) == first
+    assert hashes._remembered == known
 
 
 def test_a_deleted_file(off):

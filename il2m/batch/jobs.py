@@ -1,26 +1,23 @@
 """A grid's settings -> the jobs of its study: each stage once however many settings share it, all checked first."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from il2m.batch.grids import Grid, all_settings, swept_names
+from il2m.data.dataset import Dataset
+from il2m.data.sources import absolute_source, load_dataset
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
 from il2m.study.find import effective
+from il2m.study.planning import Plan, images_to_train_on, plan_base, plan_fine_tuning
 from il2m.system.hashes import short_hash
 from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import load_plugin, resolved
-
-if TYPE_CHECKING:
-    from il2m.data.dataset import Dataset
-    from il2m.study.planning import Plan
 
 _MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
 _CHOSEN_HERE = {
@@ -79,8 +76,6 @@ def plan_jobs(
     plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
-    from il2m.data.sources import load_dataset  # imports torch
-
     plugins = tuple(map(resolved, plugins))
     for plugin in plugins:
         load_plugin(plugin)
@@ -118,8 +113,6 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
 
 def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable[..., Dataset]) -> Iterator[Job]:
     """The jobs of settings that have their base training in common; some of them come several times."""
-    from il2m.study.planning import plan_base, plan_fine_tuning  # imports torch
-
     given = {**defaults[BASE], **group[0][0][BASE]}
     images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
     base_plan = plan_base(**_planned(given), images=images)
@@ -144,8 +137,6 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
 
 def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:
     """The job of a stage. Stages of one kind take the same time per image."""
-    from il2m.study.planning import images_to_train_on
-
     base = plan.identity.get("base", plan.identity)
     extra = [plan.identity.get(name) for name in ("distillation", "precision")]
     kind = short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
@@ -167,8 +158,6 @@ def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
 
 def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
     """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
-    from il2m.data.sources import absolute_source  # imports torch
-
     absolute = dict(parameters)
     if "data_dir" in parameters:
         absolute["data_dir"] = str((start / Path(os.path.expanduser(parameters["data_dir"]))).resolve())

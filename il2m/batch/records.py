@@ -6,6 +6,8 @@
 <out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -15,9 +17,7 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
@@ -29,6 +29,9 @@ from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash, write
 from il2m.system.locks import is_locked
 from il2m.system.machine import environment, library_hash
 from il2m.system.plugins import plugin_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 _States = Callable[[Path], Mapping[str, str]]  # see states_of
@@ -184,8 +187,16 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
 
 
 def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
+    """The rows of job_rows."""
+    import pandas as pd  # slow to import, and only needed here
+
+    columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
+    return pd.DataFrame(job_rows(out_dir, plans), columns=[*columns, "other_code"])
+
+
+def job_rows(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """One row per job that was planned in a study's folder; plans: as read_plans reads them, if they are read already.
-    Columns: ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
+    A row has ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
     one that failed), ``seconds``, ``reason`` (why it failed or is blocked), ``file`` (the executed notebook, or that of
     the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here).
     """
@@ -210,8 +221,7 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
         row |= {"seconds": record.get("seconds", float("nan")), "reason": reason}
         row["file"] = str(output.relative_to(job.out_dir)) if output.is_file() else ""
         rows.append(row | {"other_code": status == DONE and record["code"] != codes[job.name]})
-    columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
-    return pd.DataFrame(rows, columns=[*columns, "other_code"])
+    return rows
 
 
 def swept_text(job: Job) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from il2m.batch.records import read_plans
-from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError
 from il2m.notebook.catalogue import find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy, process_context
@@ -43,7 +42,7 @@ def build_report(out_dir: str | Path) -> Path:
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
-        options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "plugins": _loadable_plugins(folder)}
+        options = {"title": f"Report: {folder.name}", "plugins": _loadable_plugins(folder)}
         if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
@@ -77,7 +76,7 @@ def _loadable_plugins(folder: Path) -> list[str]:
     plugins, loadable = (name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins), []
     for name in dict.fromkeys(plugins):
         try:
-            with ProcessPoolExecutor(1, mp_context=process_context(PRELOAD)) as child:
+            with ProcessPoolExecutor(1, mp_context=process_context(())) as child:
                 child.submit(_try_to_load, name).result()
             loadable.append(name)
         except (InputError, BrokenProcessPool) as error:

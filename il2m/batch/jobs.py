@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from il2m.batch.costs import IN_A_NOTEBOOK, PAGES, memory_and_disk, stopwatch
 from il2m.batch.grids import Grid, all_settings, swept_names
-from il2m.data.dataset import Dataset
 from il2m.data.sources import absolute_source, load_dataset
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
@@ -42,6 +42,9 @@ class Job:
     work: float = 1.0  # image passes of a training, else 1
     swept: dict[str, Any] = field(default_factory=dict)  # the values that it has of what varies in the grid
     combinations: tuple[str, ...] = ()  # those of the grid that it serves
+    memory: float = 0.0  # bytes, at most, while it runs
+    disk: float = 0.0  # bytes that it leaves
+    seconds: float = 0.0  # that it will take, as measured on a few of its batches; 0: not measured
     plugins: tuple[str, ...] = ()  # what is loaded before the notebook, see system.plugins
 
     @property
@@ -69,11 +72,11 @@ class Job:
 
 
 def plan_jobs(
-    grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
+    grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = (), measured: int = 0
 ) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
     Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
-    plugins: loaded here first, and then by each job.
+    plugins: loaded here first, and then by each job. measured: see costs.stopwatch.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
     plugins = tuple(map(resolved, plugins))
@@ -84,10 +87,10 @@ def plan_jobs(
     groups: dict[str, list[tuple[dict, dict]]] = {}
     for parameters, labels in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
         groups.setdefault(json.dumps(parameters[BASE], sort_keys=True), []).append((parameters, labels))
-    load = cache(load_dataset)
+    load, watch = cache(load_dataset), stopwatch(measured, num_threads, plugins)
     jobs: dict[str, Job] = {}
     for group in groups.values():  # a base's images are held only while its fine-tunings are planned
-        for job in _jobs_of_base(group, defaults, load):
+        for job in _jobs_of_base(group, defaults, load, watch):
             jobs[job.name] = _merged(jobs.get(job.name, job), job)
     return [replace(job, plugins=plugins) for job in jobs.values()]
 
@@ -111,7 +114,7 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
         yield parameters, {"swept": varying, "combinations": (combination,) * bool(combination)}
 
 
-def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable[..., Dataset]) -> Iterator[Job]:
+def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable, watch: Callable) -> Iterator[Job]:
     """The jobs of settings that have their base training in common; some of them come several times."""
     given = {**defaults[BASE], **group[0][0][BASE]}
     images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
@@ -119,29 +122,33 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
     twins: dict[str, list[tuple[Job, dict, dict]]] = {}  # runs that differ in distillation only are analysed together
     for parameters, labels in group:
         in_base = {name: value for name, value in labels["swept"].items() if name in defaults[BASE]}
-        base = _training(base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
+        base = _training(watch, base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
         yield base
         given = {**defaults[FINE_TUNING], **parameters[FINE_TUNING]}
         plan = plan_fine_tuning(**_planned(given, "base", "dataset"), base_plan=base_plan)
         given = parameters[FINE_TUNING] | {"base": base.run}
-        tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
+        tuning = _training(watch, plan, FINE_TUNING, given, after=(base.name,), **labels)
         twins.setdefault(short_hash(effective(plan.identity, "distillation")), []).append((tuning, parameters, labels))
     for together in twins.values():
         yield from (tuning for tuning, _, _ in together)
         names = tuple(dict.fromkeys(tuning.name for tuning, _, _ in together))
         for tuning, parameters, labels in together:
             details = {"after": (tuning.name,), "beside": names, "kind": f"of {base.kind}", **labels}
+            details |= {"memory": tuning.memory, "seconds": IN_A_NOTEBOOK * bool(tuning.seconds)}
             for notebook in (ANALYSIS, ABLATION):
-                yield Job(notebook, tuning.run, parameters[notebook] | {"run": tuning.run}, **details)
+                given = parameters[notebook] | {"run": tuning.run}
+                yield Job(notebook, tuning.run, given, disk=PAGES[notebook], **details)
 
 
-def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:
+def _training(watch: Callable, plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:
     """The job of a stage. Stages of one kind take the same time per image."""
     base = plan.identity.get("base", plan.identity)
     extra = [plan.identity.get(name) for name in ("distillation", "precision")]
     kind = short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
-    work = sum(images_to_train_on(plan).values())
-    return Job(notebook, plan.folder.name, parameters, kind=kind, work=work, **details)
+    details |= memory_and_disk(plan, notebook)
+    details |= {"kind": kind, "work": sum(images_to_train_on(plan).values())}
+    seconds = watch(kind, parameters.get("device", "auto"), plan)
+    return Job(notebook, plan.folder.name, parameters, seconds=seconds, **details)
 
 
 def _merged(known: Job, job: Job) -> Job:

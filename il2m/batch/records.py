@@ -6,8 +6,6 @@
 <out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -17,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
@@ -29,9 +27,6 @@ from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash, write
 from il2m.system.locks import is_locked
 from il2m.system.machine import environment, library_hash
 from il2m.system.plugins import plugin_hash
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DONE, RUNNING, FAILED, BLOCKED, MISSING = STATUSES = ("done", "running", "failed", "blocked", "missing")
 _States = Callable[[Path], Mapping[str, str]]  # see states_of
@@ -184,14 +179,6 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
         if waiting.keys() & job.after or not is_done(job, record, codes[job.name], job.beside, states):
             waiting[job.name] = job
     return list(waiting.values())
-
-
-def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
-    """The rows of job_rows."""
-    import pandas as pd  # slow to import, and only needed here
-
-    columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
-    return pd.DataFrame(job_rows(out_dir, plans), columns=[*columns, "other_code"])
 
 
 def job_rows(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:

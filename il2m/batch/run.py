@@ -32,18 +32,20 @@ def run_study(
     plugins: Sequence[str],
     workers: Workers,
     dry_run: bool,
+    measure: bool = False,
     command: Sequence[str],
 ) -> tuple[Path, dict[str, str]]:
     """Execute a grid's study, print its plan, its progress and a summary; returns its folder, and failed job -> reason.
     What was done before, and is there, is kept. All is checked before the first job starts; raises InputError.
     only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
-    system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan.
+    system.plugins. dry_run: only print the plan. measure: train a few batches
+    of each kind first, to tell how long that takes. command: the words that asked for all this, kept with the plan.
     """
     started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
-    asked = grid, notebooks, out, workers.threads, plugins
-    jobs = plan_jobs(*asked) if dry_run and not plugins else _planned_apart(asked, plugins, dry_run)
+    asked = grid, notebooks, out, workers.threads, plugins, measure and workers.slots
+    jobs = plan_jobs(*asked) if dry_run and not plugins else _planned_apart(asked, plugins, dry_run or measure)
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
@@ -64,10 +66,10 @@ def run_study(
     return out, failed
 
 
-def _planned_apart(asked: tuple, plugins: Sequence[str], dry_run: bool) -> list[Job]:
+def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Job]:
     """plan_jobs in a process of its own: plugins may end it, and the memory that the data took is free for the jobs,
     whose warm server it starts."""
-    context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
+    context = multiprocessing.get_context("spawn") if spawn else process_context(PRELOAD)
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:
             return child.submit(plan_jobs, *asked).result()
@@ -94,22 +96,26 @@ def _plan_text(
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
         f"{len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
-        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
+        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}{'images':>15}{'memory':>10}{'disk':>12}   one after another",
     ]
     for notebook in NOTEBOOKS:
         total = sum(job.notebook == notebook for job in jobs)
         left = [job for job in waiting if job.notebook == notebook]
         counts = f"{total:7}{total - len(left):7}{len(left):7}"
-        lines.append(f"  {notebook:28}{counts}   {_time_text(left, estimates)}")
+        images = f"{sum(job.work for job in left):,.0f}" if notebook in (BASE, FINE_TUNING) else ""
+        memory, disk = max([job.memory for job in left], default=0) / 1e9, sum(job.disk for job in left) / 1e6
+        costs = f"{images:>15}{memory:7.1f} GB{disk:9,.1f} MB   {_time_text(left, estimates)}"
+        lines.append(f"  {notebook:28}{counts}{costs}")
     to_do = {job.name for job in waiting}
     for job in jobs if each else ():
         labels = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
         lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
     if waiting:
         seconds, unknown = estimates.total(waiting)
-        together = f", about {duration(seconds / workers.slots)}" if seconds else ""
+        together = f", about {duration(estimates.side_by_side(waiting, workers.slots))}" if seconds else ""
         here = f"up to {workers.slots} jobs side by side{together}"
         more = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
+        more += " (--measure tells how long training takes)" if unknown else ""
         lines.append((f"the workers of {workers.scheduler}" if workers.scheduler else here) + more)
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,28 @@ class Estimates:
         if work > 0:
             self._rates.setdefault(kind, []).append(max(seconds - _START_UP, 0) / work)
 
-    def total(self, jobs: Iterable[Job]) -> tuple[float, int]:
-        """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
+    def of(self, jobs: Collection[Job]) -> dict[str, float | None]:
+        """Name of each job -> seconds that it may take; None for a kind that was never done, nor measured."""
         medians = {kind: statistics.median(rates) for kind, rates in self._rates.items()}
-        seconds, unknown = 0.0, 0
+        seconds = {job.name: job.seconds or None for job in jobs}
         for job in jobs:
             if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
-                seconds += _START_UP  # what is stored is only looked at, whatever code made it
-            elif job.kind in medians:
-                seconds += _START_UP + medians[job.kind] * job.work
-            else:
-                unknown += 1
-        return seconds, unknown
+                seconds[job.name] = _START_UP  # what is stored is only looked at, whatever code made it
+            elif not job.seconds and job.kind in medians:
+                seconds[job.name] = _START_UP + medians[job.kind] * job.work
+        return seconds
+
+    def total(self, jobs: Collection[Job]) -> tuple[float, int]:
+        """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
+        seconds = self.of(jobs).values()
+        return sum(filter(None, seconds)), sum(each is None for each in seconds)
+
+    def side_by_side(self, jobs: Collection[Job], slots: int) -> float:
+        """Seconds until all are done that are known, ``slots`` at a time: no less than a job and all that it needs."""
+        seconds, ends = self.of(jobs), {}
+        for job in jobs:
+            ends[job.name] = (seconds[job.name] or 0) + max((ends.get(name, 0) for name in job.after), default=0)
+        return max(sum(filter(None, seconds.values())) / slots, *ends.values())
 
 
 def duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ _STUDY = argument("study", "the study's folder, however far it is", **FOLDER)
     argument("-p", _SET, dest="overrides", metavar="name=value", **REPEATED),
     argument("--only", "this combination of the grid; may be repeated", metavar="NAME", **REPEATED),
     argument("--dry-run", "print the plan, job by job, and do nothing", action="store_true"),
+    argument("--measure", "time a few batches of each kind of training here first, for the plan", action="store_true"),
     argument("--workers", "jobs side by side (default: one per GPU, or else per CPU core)", **COUNT),
     argument("--threads", "CPU threads of a job (default: 1)", default=1, **COUNT),
     argument("--scheduler", "run on this dask scheduler's workers (tcp:// or tls://)", default="", metavar="ADDRESS"),
@@ -33,7 +34,7 @@ def _run(args: argparse.Namespace) -> int:
     from il2m.notebook.catalogue import find_grid
 
     workers = Workers(args.workers, args.threads, args.scheduler)
-    given = {name: vars(args)[name] for name in ("only", "overrides", "plugins", "dry_run")}
+    given = {name: vars(args)[name] for name in ("only", "overrides", "plugins", "dry_run", "measure")}
     folder, failed = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, command=args.words, **given)
     if args.dry_run:
         return 0

@@ -14,9 +14,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
-from il2m.batch.records import jobs_table, read_plans, write_plan
+from il2m.batch.records import read_plans, write_plan
 from il2m.notebook.execute import execute_notebook, failed_copy
 from il2m.report.build import _loadable_plugins
+from il2m.report.overview import jobs_table
 
 pytestmark = pytest.mark.xdist_group("plugins")  # jobs start from one warm process
 

@@ -45,7 +45,8 @@ def run_study(
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     asked = grid, notebooks, out, workers.threads, plugins, measure and workers.slots
-    jobs = plan_jobs(*asked) if dry_run and not plugins else _planned_apart(asked, plugins, dry_run or measure)
+    is_here = (dry_run or measure) and not plugins  # what measures has processes of its own
+    jobs = plan_jobs(*asked) if is_here else _planned_apart(asked, plugins, dry_run or measure)
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)

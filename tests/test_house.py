@@ -9,6 +9,10 @@ import pytest
 from tiny import PROJECT
 
 import il2m
+from il2m.batch.grids import Grid
+from il2m.batch.jobs import Job
+from il2m.batch.records import write_plan
+from il2m.data.sources import load_dataset
 
 LIBRARY = Path(il2m.__file__).parent
 MODULES = sorted(LIBRARY.rglob("*.py"))
@@ -43,6 +47,19 @@ def test_the_face_loads_a_room_when_it_is_asked_for_something_in_it():
     loaded = loaded_by("import il2m; il2m.results_table, il2m.METHODS, il2m.open_run")
     assert "il2m.results.table" in loaded
     assert "torch" not in loaded
+
+
+def test_a_plan_and_a_look_at_a_study_load_nothing_that_is_slow(tmp_path: Path):
+    load_dataset("glyphs", tmp_path)  # drawn once
+    command = ["run", "quickstart", "--dry-run", "--out", str(tmp_path / "study"), "-p", f"data_dir={tmp_path}"]
+    slow = {"torch", "nbformat", "jsonschema", "rfc3987_syntax", "papermill", "distributed", "IPython"}
+    slow |= {"pandas", "scipy", "pyarrow", "matplotlib", "tqdm"}
+    assert not slow & (loaded := loaded_by(f"from il2m.cli import main; main({command})"))
+    assert "il2m.study.planning" in loaded  # it was planned there
+    write_plan(tmp_path, Grid("one"), (), [Job("01_base_training", "base-1", {"out_dir": "study"})], ["il2m"])
+    assert not slow & (loaded := loaded_by(f"from il2m.cli import main; main(['status', {str(tmp_path)!r}])"))
+    assert "il2m.batch.status" in loaded
+    assert not slow & loaded_by("import il2m.report.build")
 
 
 def test_the_face_gives_what_it_says():

@@ -1,49 +1,35 @@
-"""Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done."""
+"""Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done.
+What that tells a log, and a person at a terminal."""
 
 import contextlib
 import logging
 import signal
+import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from dask.distributed import Client, Future, as_completed, wait
 from distributed import KilledWorker
+from tqdm import tqdm
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
 from il2m.batch.records import FAILED, RUNNING
-from il2m.batch.status import Estimates, Live
-from il2m.batch.worker import JobEnd, run_job, why_not_here
-from il2m.errors import InputError
+from il2m.batch.status import Estimates, duration, stage_text
+from il2m.batch.worker import JobEnd, Workers, run_job, why_not_here
+from il2m.errors import InputError, printable
 from il2m.system.files import modified
 from il2m.system.locks import is_locked, locked, sweep
-from il2m.system.machine import usable_cores, visible_gpus
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
+_MOST_SHOWN = 8  # jobs under way that a person is shown
+_SECONDS_BETWEEN_LINES = 60  # of a log, on what is under way
 _TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
 DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
 DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How many jobs run side by side, and where. Raises InputError if both count and scheduler are given."""
-
-    count: int | None = None  # on this machine; None: one per GPU, or as many as the cores have room for
-    threads: int = 1  # of the CPU, for each job
-    scheduler: str = ""  # the address of a dask scheduler, whose workers' threads then take a job each
-
-    def __post_init__(self) -> None:
-        if self.scheduler and self.count:
-            raise InputError("--workers are jobs on this machine; workers at --scheduler have --nthreads of their own.")
-
-    @property
-    def slots(self) -> int:
-        """Jobs at a time on this machine."""
-        return self.count or len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
 
 
 @contextlib.contextmanager
@@ -174,3 +160,46 @@ class _Dispatch:
 def _how_far(job: Job) -> list[tuple[str, float]]:
     """Changes whenever a job's run stores a state or a checkpoint."""
     return sorted((path.name, modified(path)) for path in (job.out_dir / job.run).glob("state_*"))
+
+
+class Live(contextlib.ExitStack):
+    """Plain lines for a log; at a terminal also lines, rewritten in place, on each stage under way."""
+
+    def __init__(self, jobs: Iterable[Job], estimates: Estimates) -> None:
+        super().__init__()  # it closes the bars
+        self._left = {job.name: job for job in jobs}
+        self._total, self._failed, self._estimates = len(self._left), 0, estimates
+        self._bars: list[tqdm] = []
+        self._shown = time.monotonic()
+
+    def ended(self, job: Job, seconds: float, failure: str) -> None:
+        """A job has ended: a line that stays. failure: "" if it did not fail."""
+        self._left.pop(job.name)
+        self._failed += bool(failure)
+        how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {printable(how)}", flush=True)
+
+    def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
+        """Say what is under way, and at how many jobs a time: to a person every second, to a log once a minute."""
+        now, is_person = time.monotonic(), sys.stdout.isatty()
+        if now - self._shown < (1 if is_person else _SECONDS_BETWEEN_LINES):
+            return
+        self._shown = now
+        jobs, slots = under_way()
+        lines = [self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]
+        if not is_person:
+            print("\n".join(lines), flush=True)
+            return
+        options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
+        for n in range(len(self._bars), min(len(lines), 1 + _MOST_SHOWN)):
+            self._bars.append(self.enter_context(tqdm(position=n, **options)))
+        for bar, line in zip_longest(self._bars, lines[: 1 + _MOST_SHOWN], fillvalue=""):
+            bar.set_description_str(line)
+
+    def _summary(self, slots: int) -> str:
+        seconds, unknown = self._estimates.total(self._left.values())
+        left = f", about {duration(seconds / slots)} left" if slots and seconds and not unknown else ""
+        left = left if slots else ", waiting for a worker"
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"

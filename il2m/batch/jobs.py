@@ -1,26 +1,23 @@
 """A grid's settings -> the jobs of its study: each stage once however many settings share it, all checked first."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from il2m.batch.costs import PAGES, memory_and_disk
 from il2m.batch.grids import Grid, all_settings, swept_names
+from il2m.data.sources import absolute_source, load_dataset
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
 from il2m.study.find import effective
+from il2m.study.planning import Plan, images_to_train_on, plan_base, plan_fine_tuning
 from il2m.system.hashes import short_hash
 from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import load_plugin, resolved
-
-if TYPE_CHECKING:
-    from il2m.data.dataset import Dataset
-    from il2m.study.planning import Plan
 
 _MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
 _CHOSEN_HERE = {
@@ -45,6 +42,8 @@ class Job:
     work: float = 1.0  # image passes of a training, else 1
     swept: dict[str, Any] = field(default_factory=dict)  # the values that it has of what varies in the grid
     combinations: tuple[str, ...] = ()  # those of the grid that it serves
+    memory: float = 0.0  # bytes, at most, while it runs
+    disk: float = 0.0  # bytes that it leaves
     plugins: tuple[str, ...] = ()  # what is loaded before the notebook, see system.plugins
 
     @property
@@ -79,8 +78,6 @@ def plan_jobs(
     plugins: loaded here first, and then by each job.
     Raises InputError for all unknown names and bad values at once, and for stages that can't work.
     """
-    from il2m.data.sources import load_dataset  # imports torch
-
     plugins = tuple(map(resolved, plugins))
     for plugin in plugins:
         load_plugin(plugin)
@@ -116,10 +113,8 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
         yield parameters, {"swept": varying, "combinations": (combination,) * bool(combination)}
 
 
-def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable[..., Dataset]) -> Iterator[Job]:
+def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable) -> Iterator[Job]:
     """The jobs of settings that have their base training in common; some of them come several times."""
-    from il2m.study.planning import plan_base, plan_fine_tuning  # imports torch
-
     given = {**defaults[BASE], **group[0][0][BASE]}
     images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
     base_plan = plan_base(**_planned(given), images=images)
@@ -138,19 +133,19 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
         names = tuple(dict.fromkeys(tuning.name for tuning, _, _ in together))
         for tuning, parameters, labels in together:
             details = {"after": (tuning.name,), "beside": names, "kind": f"of {base.kind}", **labels}
+            details["memory"] = tuning.memory
             for notebook in (ANALYSIS, ABLATION):
-                yield Job(notebook, tuning.run, parameters[notebook] | {"run": tuning.run}, **details)
+                given = parameters[notebook] | {"run": tuning.run}
+                yield Job(notebook, tuning.run, given, disk=PAGES[notebook], **details)
 
 
 def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:
     """The job of a stage. Stages of one kind take the same time per image."""
-    from il2m.study.planning import images_to_train_on
-
     base = plan.identity.get("base", plan.identity)
     extra = [plan.identity.get(name) for name in ("distillation", "precision")]
     kind = short_hash([plan.kind, base["network"], base["fingerprint"], base.get("image_size"), *extra])
-    work = sum(images_to_train_on(plan).values())
-    return Job(notebook, plan.folder.name, parameters, kind=kind, work=work, **details)
+    details |= memory_and_disk(plan, notebook) | {"kind": kind, "work": sum(images_to_train_on(plan).values())}
+    return Job(notebook, plan.folder.name, parameters, **details)
 
 
 def _merged(known: Job, job: Job) -> Job:
@@ -167,8 +162,6 @@ def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
 
 def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
     """The same with paths made absolute: jobs run in the notebooks' folder, users type theirs somewhere else."""
-    from il2m.data.sources import absolute_source  # imports torch
-
     absolute = dict(parameters)
     if "data_dir" in parameters:
         absolute["data_dir"] = str((start / Path(os.path.expanduser(parameters["data_dir"]))).resolve())

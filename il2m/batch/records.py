@@ -17,8 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
 from il2m.errors import InputError
@@ -183,9 +181,9 @@ def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], no
     return list(waiting.values())
 
 
-def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
+def job_rows(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """One row per job that was planned in a study's folder; plans: as read_plans reads them, if they are read already.
-    Columns: ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
+    A row has ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
     one that failed), ``seconds``, ``reason`` (why it failed or is blocked), ``file`` (the executed notebook, or that of
     the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here).
     """
@@ -210,8 +208,7 @@ def jobs_table(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) 
         row |= {"seconds": record.get("seconds", float("nan")), "reason": reason}
         row["file"] = str(output.relative_to(job.out_dir)) if output.is_file() else ""
         rows.append(row | {"other_code": status == DONE and record["code"] != codes[job.name]})
-    columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
-    return pd.DataFrame(rows, columns=[*columns, "other_code"])
+    return rows
 
 
 def swept_text(job: Job) -> str:

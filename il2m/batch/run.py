@@ -10,16 +10,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from il2m.batch import records
-from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
 from il2m.batch.status import Estimates, duration
-from il2m.batch.worker import PRELOAD
+from il2m.batch.worker import PRELOAD, Workers
 from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
-from il2m.results.collect import collect_results
-from il2m.results.table import save_results, summary
 from il2m.system.machine import CHECKOUT, visible_gpus
 from il2m.system.plugins import resolved
 
@@ -45,14 +42,8 @@ def run_study(
     started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
-    # planning reads the data, in a process of its own: its memory is free for the jobs, whose warm server it starts
-    context = multiprocessing.get_context("spawn") if dry_run else process_context(PRELOAD)
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as child:
-            jobs = child.submit(plan_jobs, grid, notebooks, out, workers.threads, plugins).result()
-    except BrokenProcessPool:
-        suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"
-        raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
+    asked = grid, notebooks, out, workers.threads, plugins
+    jobs = plan_jobs(*asked) if dry_run and not plugins else _planned_apart(asked, plugins, dry_run)
     _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
@@ -61,6 +52,8 @@ def run_study(
     if dry_run:
         return out, {}
     records.write_plan(out, grid, sorted([*only, *overrides, *map(resolved, plugins)]), jobs, command)
+    from il2m.batch.dispatch import execute_jobs  # slow to import, as what collects results: a plan does without
+
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
@@ -69,6 +62,18 @@ def run_study(
     if failed:
         print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
     return out, failed
+
+
+def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Job]:
+    """plan_jobs in a process of its own: plugins may end it, and the memory that the data took is free for the jobs,
+    whose warm server it starts."""
+    context = multiprocessing.get_context("spawn") if spawn else process_context(PRELOAD)
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as child:
+            return child.submit(plan_jobs, *asked).result()
+    except BrokenProcessPool:
+        suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"
+        raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
 
 
 def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
@@ -89,20 +94,23 @@ def _plan_text(
     lines = [
         f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
         f"{len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
-        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}   one after another",
+        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}{'images':>15}{'memory':>10}{'disk':>12}   one after another",
     ]
     for notebook in NOTEBOOKS:
         total = sum(job.notebook == notebook for job in jobs)
         left = [job for job in waiting if job.notebook == notebook]
         counts = f"{total:7}{total - len(left):7}{len(left):7}"
-        lines.append(f"  {notebook:28}{counts}   {_time_text(left, estimates)}")
+        images = f"{sum(job.work for job in left):,.0f}" if notebook in (BASE, FINE_TUNING) else ""
+        memory, disk = max([job.memory for job in left], default=0) / 1e9, sum(job.disk for job in left) / 1e6
+        costs = f"{images:>15}{memory:7.1f} GB{disk:9,.1f} MB   {_time_text(left, estimates)}"
+        lines.append(f"  {notebook:28}{counts}{costs}")
     to_do = {job.name for job in waiting}
     for job in jobs if each else ():
         labels = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
         lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
     if waiting:
         seconds, unknown = estimates.total(waiting)
-        together = f", about {duration(seconds / workers.slots)}" if seconds else ""
+        together = f", about {duration(estimates.side_by_side(waiting, workers.slots))}" if seconds else ""
         here = f"up to {workers.slots} jobs side by side{together}"
         more = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
         lines.append((f"the workers of {workers.scheduler}" if workers.scheduler else here) + more)
@@ -118,6 +126,9 @@ def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
 
 def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:
     """Print a summary of each run of a small study; collect the results of all runs in the study's folder."""
+    from il2m.results.collect import collect_results
+    from il2m.results.table import save_results, summary
+
     print(f"executed notebooks: {out / 'notebooks'}")
     try:
         results = collect_results(out)  # other grids' runs as well; it warns of damaged ones

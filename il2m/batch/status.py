@@ -1,21 +1,15 @@
-"""How a study stands, how long it will take, and what a running one tells a log and a person at a terminal."""
+"""How a study stands, and how long it will take."""
 
-import contextlib
 import shlex
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
-from itertools import zip_longest
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from tqdm import tqdm
-
 from il2m.batch.jobs import Job
-from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, jobs_table, read_plans, read_record
-from il2m.errors import InputError, printable
+from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, job_rows, read_plans, read_record
+from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
 from il2m.system.files import modified
@@ -23,8 +17,6 @@ from il2m.system.files import modified
 _START_UP = 1.0  # seconds of a job that do not grow with its work
 _FEW = 500  # records of other studies that are read to tell how long a job may take
 _MOST_REASONS = 20
-_MOST_SHOWN = 8  # jobs under way that a person is shown
-_SECONDS_BETWEEN_LINES = 60  # of a log, on what is under way
 
 
 class Estimates:
@@ -44,18 +36,28 @@ class Estimates:
         if work > 0:
             self._rates.setdefault(kind, []).append(max(seconds - _START_UP, 0) / work)
 
-    def total(self, jobs: Iterable[Job]) -> tuple[float, int]:
-        """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
+    def of(self, jobs: Collection[Job]) -> dict[str, float | None]:
+        """Name of each job -> seconds that it may take; None for a kind that was never done."""
         medians = {kind: statistics.median(rates) for kind, rates in self._rates.items()}
-        seconds, unknown = 0.0, 0
+        seconds: dict[str, float | None] = {job.name: None for job in jobs}
         for job in jobs:
             if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
-                seconds += _START_UP  # what is stored is only looked at, whatever code made it
+                seconds[job.name] = _START_UP  # what is stored is only looked at, whatever code made it
             elif job.kind in medians:
-                seconds += _START_UP + medians[job.kind] * job.work
-            else:
-                unknown += 1
-        return seconds, unknown
+                seconds[job.name] = _START_UP + medians[job.kind] * job.work
+        return seconds
+
+    def total(self, jobs: Collection[Job]) -> tuple[float, int]:
+        """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
+        seconds = self.of(jobs).values()
+        return sum(filter(None, seconds)), sum(each is None for each in seconds)
+
+    def side_by_side(self, jobs: Collection[Job], slots: int) -> float:
+        """Seconds until all are done that are known, ``slots`` at a time: no less than a job and all that it needs."""
+        seconds, ends = self.of(jobs), {}
+        for job in jobs:
+            ends[job.name] = (seconds[job.name] or 0) + max((ends.get(name, 0) for name in job.after), default=0)
+        return max(sum(filter(None, seconds.values())) / slots, *ends.values())
 
 
 def duration(seconds: float) -> str:
@@ -80,66 +82,24 @@ def status_text(out_dir: Path) -> str:
     plans = read_plans(out_dir)
     if not plans:
         raise InputError(f"{out_dir}: no grid was run into this folder (il2m run GRID --out {out_dir}).")
-    table = jobs_table(out_dir, plans)
+    rows = job_rows(out_dir, plans)
     grids = dict.fromkeys(plan["grid"] for plan in plans)
     lines = [f"{out_dir}: {', '.join(grids)}", f"  {'':28}" + "".join(f"{status:>9}" for status in STATUSES)]
-    counts = pd.crosstab(table["notebook"], table["status"]).reindex(columns=STATUSES, fill_value=0)
-    lines += [f"  {name:28}" + "".join(f"{count:9}" for count in row) for name, *row in counts.itertuples()]
+    counts = Counter((row["notebook"], row["status"]) for row in rows)
+    for name in sorted({notebook for notebook, _ in counts}):
+        lines.append(f"  {name:28}" + "".join(f"{counts[name, status]:9}" for status in STATUSES))
     job_of = {job.name: job for plan in plans for job in plan["jobs"]}
-    lines += [f"running: {stage_text(job_of[name])}" for name in table.loc[table["status"] == RUNNING, "job"]]
-    reasons = table[table["reason"] != ""]
-    lines += [f"{job.status}: {job.job}: {job.reason}" for job in reasons.iloc[:_MOST_REASONS].itertuples()]
+    lines += [f"running: {stage_text(job_of[row['job']])}" for row in rows if row["status"] == RUNNING]
+    reasons = [f"{row['status']}: {row['job']}: {row['reason']}" for row in rows if row["reason"]]
+    lines += reasons[:_MOST_REASONS]
     if len(reasons) > _MOST_REASONS:
         lines.append(f"... and {len(reasons) - _MOST_REASONS} more")
-    if (table["status"] == FAILED).any():
+    if any(row["status"] == FAILED for row in rows):
         lines.append(f"each failed notebook, with its traceback: {out_dir / 'notebooks'}/*.failed.html")
-    not_done = set(table.loc[table["status"] != DONE, "job"])
+    not_done = {row["job"] for row in rows if row["status"] != DONE}
     for plan in plans:
         if not_done & {job.name for job in plan["jobs"]}:
             lines.append(f"to go on with {plan['grid']}: {shlex.join(plan['command'])}  (in {plan['folder']})")
-    if other_code := int(table["other_code"].sum()):
+    if other_code := sum(row["other_code"] for row in rows):
         lines.append(f"{other_code} were done by other code: il2m run executes their notebooks again (stages are kept)")
     return "\n".join(lines)
-
-
-class Live(contextlib.ExitStack):
-    """Plain lines for a log; at a terminal also lines, rewritten in place, on each stage under way."""
-
-    def __init__(self, jobs: Iterable[Job], estimates: Estimates) -> None:
-        super().__init__()  # it closes the bars
-        self._left = {job.name: job for job in jobs}
-        self._total, self._failed, self._estimates = len(self._left), 0, estimates
-        self._bars: list[tqdm] = []
-        self._shown = time.monotonic()
-
-    def ended(self, job: Job, seconds: float, failure: str) -> None:
-        """A job has ended: a line that stays. failure: "" if it did not fail."""
-        self._left.pop(job.name)
-        self._failed += bool(failure)
-        how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {printable(how)}", flush=True)
-
-    def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
-        """Say what is under way, and at how many jobs a time: to a person every second, to a log once a minute."""
-        now, is_person = time.monotonic(), sys.stdout.isatty()
-        if now - self._shown < (1 if is_person else _SECONDS_BETWEEN_LINES):
-            return
-        self._shown = now
-        jobs, slots = under_way()
-        lines = [self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]
-        if not is_person:
-            print("\n".join(lines), flush=True)
-            return
-        options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
-        for n in range(len(self._bars), min(len(lines), 1 + _MOST_SHOWN)):
-            self._bars.append(self.enter_context(tqdm(position=n, **options)))
-        for bar, line in zip_longest(self._bars, lines[: 1 + _MOST_SHOWN], fillvalue=""):
-            bar.set_description_str(line)
-
-    def _summary(self, slots: int) -> str:
-        seconds, unknown = self._estimates.total(self._left.values())
-        left = f", about {duration(seconds / slots)} left" if slots and seconds and not unknown else ""
-        left = left if slots else ", waiting for a worker"
-        failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"

@@ -14,7 +14,7 @@ os.environ |= KERNEL_ENVIRONMENT  # before matplotlib and the numerical librarie
 
 _TO_EXECUTE = ("ipykernel.kernelapp", "ipykernel.zmqshell", "papermill", "nbconvert", "il2m.notebook.pages")
 _OF_NOTEBOOKS = ("il2m.explorer.explore", "il2m.study.joint", "il2m.results.collect", "il2m.results.factorial")
-for name in (*_TO_EXECUTE, "pyarrow.parquet", "seaborn", *_OF_NOTEBOOKS):
+for name in (*_TO_EXECUTE, "pyarrow.parquet", "seaborn", "tqdm.auto", *_OF_NOTEBOOKS):
     importlib.import_module(name)
 
 gc.collect()

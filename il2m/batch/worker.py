@@ -1,4 +1,4 @@
-"""A job in a dask worker: executed under its lock, with a GPU if there is one, and put on record."""
+"""The workers, and a job in one of them: executed under its lock, with a GPU if there is one, and put on record."""
 
 import contextlib
 import os
@@ -18,9 +18,27 @@ from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy
 from il2m.study.runs import RESULTS_FILE
 from il2m.system.locks import Stopped, locked, sweep
-from il2m.system.machine import visible_gpus
+from il2m.system.machine import usable_cores, visible_gpus
 
 PRELOAD = ("il2m.batch.warm",)  # what processes of jobs are forked with, where they are forked
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many jobs run side by side, and where. Raises InputError if both count and scheduler are given."""
+
+    count: int | None = None  # on this machine; None: one per GPU, or as many as the cores have room for
+    threads: int = 1  # of the CPU, for each job
+    scheduler: str = ""  # the address of a dask scheduler, whose workers' threads then take a job each
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.count:
+            raise InputError("--workers are jobs on this machine; workers at --scheduler have --nthreads of their own.")
+
+    @property
+    def slots(self) -> int:
+        """Jobs at a time on this machine."""
+        return self.count or len(visible_gpus()) or max(1, (usable_cores() or 1) // self.threads)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ _STUDY = argument("study", "the study's folder, however far it is", **FOLDER)
     argument("--plugin", _PLUGIN, **_PLUGINS),
 )
 def _run(args: argparse.Namespace) -> int:
-    from il2m.batch.dispatch import Workers
     from il2m.batch.run import run_study
+    from il2m.batch.worker import Workers
     from il2m.notebook.catalogue import find_grid
 
     workers = Workers(args.workers, args.threads, args.scheduler)

@@ -6,7 +6,6 @@ real shift. Each (letter, face) is drawn once; all images are then warped from t
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -45,6 +44,8 @@ def render_glyphs(
 
 def _draw(letter: str, face: str) -> np.ndarray:
     """The letter in that face, white on black, centred: (56, 56) in 0..1."""
+    import matplotlib  # slow to import, and only needed to draw
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
     image = Image.new("L", (_CANVAS, _CANVAS))
     font = ImageFont.truetype(str(path), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)

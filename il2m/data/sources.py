@@ -16,7 +16,6 @@ import PIL.features
 
 from il2m.data.dataset import Dataset
 from il2m.data.glyphs import VERSION, render_glyphs
-from il2m.data.lists import load_folder, load_lists
 from il2m.data.npz import read_npz
 from il2m.errors import InputError, nearest
 from il2m.system.files import replacing
@@ -36,6 +35,8 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     """
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
+        from il2m.data.lists import load_folder, load_lists  # imports torch
+
         folder, options = Path(os.path.expanduser(path)), {"image_size": image_size, "num_workers": num_workers}
         return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
     if dataset.endswith(".npz"):

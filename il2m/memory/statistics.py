@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
 
@@ -55,6 +54,8 @@ def class_means(own_scores: np.ndarray, labels: np.ndarray, num_classes: int) ->
 def reduce_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What the second memory needs of images: ``own_scores, top_scores`` (raw) and ``own_probabilities,
     top_probabilities`` (after softmax), (n,) each. scores: (n, C), raw. labels: (n,)."""
+    from scipy.special import softmax  # slow to import, and only needed here
+
     return {
         f"{part}_{quantity}": reduced
         for quantity, values in (("scores", scores), ("probabilities", softmax(scores, axis=1)))

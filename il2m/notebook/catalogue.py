@@ -53,7 +53,8 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     try:
         cells = json.loads(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-        statements = ast.parse("".join(sources[:1]), "its parameters").body  # papermill too takes the first
+        source = "".join(sources[:1])  # papermill too takes the first
+        statements = ast.parse(source, "its parameters").body
     except Exception as error:  # of whatever type: it is no notebook, or no Python
         raise InputError(f"{path} can't be read as a notebook: {type(error).__name__}: {error}") from None
     if not sources:
@@ -62,9 +63,9 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     for statement in statements:
         match statement:
             case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name), value=ast.expr()):
-                with contextlib.suppress(ValueError, TypeError):  # no literal
+                with contextlib.suppress(ValueError, TypeError, RecursionError):  # no literal, or a deep one
                     parameters[name] = ast.literal_eval(statement.value)
                     continue
-        code = ast.unparse(statement).splitlines()[0][:80]
+        code = ast.get_source_segment(source, statement).splitlines()[0][:80]
         raise InputError(f"{path}: line {statement.lineno} of the parameters: expected name = literal, found {code}")
     return parameters

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from il2m.batch.records import read_plans
-from il2m.batch.worker import PRELOAD
 from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy
@@ -47,7 +46,7 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
-        options = {"preload": PRELOAD, "title": f"Report: {folder.name}", "plugins": plugins}
+        options = {"title": f"Report: {folder.name}", "plugins": plugins}
         if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from il2m.batch.records import jobs_table, read_plans
+from il2m.batch.records import job_rows, read_plans
 from il2m.errors import InputError
 from il2m.parameters import PARAMETERS
 from il2m.report.build import check_study
@@ -65,6 +65,12 @@ def open_study(out_dir: str | Path) -> Study:
         plans = read_plans(folder)
     damaged = list(dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning))
     return Study(folder, plans, jobs_table(folder, plans), runs, results, recipe_names(finished), damaged)
+
+
+def jobs_table(folder: Path, plans: list[dict[str, Any]] | None = None) -> pd.DataFrame:
+    """The rows of records.job_rows; its columns are there without rows as well."""
+    columns = ["job", "notebook", "run", "grid", "combination", "swept", "status", "seconds", "reason", "file"]
+    return pd.DataFrame(job_rows(folder, plans), columns=[*columns, "other_code"])
 
 
 def origins_in_words(study: Study) -> str:

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from il2m.authors.formats import MEAN_STD_FILE, read_mean_std
 from il2m.data.dataset import Dataset
-from il2m.data.image_files import ImageFiles, with_options
-from il2m.data.lists import given_exemplars
 from il2m.data.sources import absolute_source, load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError
@@ -59,6 +56,8 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     for sentence in odd:
         warnings.warn(sentence, stacklevel=2)
     if _turns_images(images, settings.exif_rotation):
+        from il2m.data.image_files import with_options  # imports torch, which images in memory do without here
+
         resolved["exif_rotation"] = True  # only where there are such: all other runs keep their hash
         images = with_options(images, *[{"exif_rotation": True}] * 2)
     images = images.in_learning_order(order)
@@ -90,7 +89,7 @@ def _identity(settings: Training, images: Dataset, states: States, resolved: dic
 def _turns_images(images: Dataset, exif_rotation: str) -> bool:
     """Whether EXIF data turn any image: they are followed, and some ask for it. Planning opens files to find out, only
     their heads; what goes on from a base knows it from its identity."""
-    if exif_rotation == "off" or not isinstance(images.train_images, ImageFiles):
+    if exif_rotation == "off" or images.files is None:
         return False
     followed = exif_rotation == "on" or images.files.lists is None
     return followed and (images.train_images.any_turned or images.val_images.any_turned)
@@ -120,6 +119,8 @@ def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, 
 
 def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[str, list[float]]:
     """The normalisation that ``datasets_mean_std.txt``, in ``data_dir`` or else the project's, gives under ``name``."""
+    from il2m.authors.formats import MEAN_STD_FILE, read_mean_std  # slow to import, and only needed here
+
     folders = (Path(data_dir), SHIPPED / "data")
     path = next((f / MEAN_STD_FILE for f in folders if (f / MEAN_STD_FILE).is_file()), folders[0] / MEAN_STD_FILE)
     mean, std = read_mean_std(path, name)
@@ -147,6 +148,8 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     check_memory(settings, states)
     resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and not settings.exemplars_per_class:
+        from il2m.data.lists import given_exemplars  # imports torch, which images in memory do without here
+
         exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
@@ -182,7 +185,9 @@ def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: 
         what = f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']})"
         remedy = "name the dataset the base was trained on, or train a base on this one"
         raise InputError(f"{what}, but {source} holds other images: {remedy}.")
-    if isinstance(images.train_images, ImageFiles):
+    if images.files is not None:
+        from il2m.data.image_files import with_options
+
         same, state = {"exif_rotation": base.identity.get("exif_rotation", False)}, base.state(1)
         stored = [f"{part}_digests" for part in ("train", "val")]  # none in states of before version 0.2
         digests = [state.array(name) if name in state.array_names else None for name in stored]

@@ -7,10 +7,6 @@ import time
 from pathlib import Path
 from typing import Self
 
-from IPython import get_ipython
-from tqdm.auto import tqdm as notebook_or_terminal_tqdm
-from tqdm.std import tqdm as terminal_tqdm
-
 from il2m.system.files import write_atomically
 
 PROGRESS_FILE = "progress.json"
@@ -23,6 +19,8 @@ def is_headless() -> bool:
         return True
     if "ipykernel" not in sys.modules:
         return not sys.stderr.isatty()
+    from IPython import get_ipython
+
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and not kernel.get_parent("shell").get("content", {}).get("allow_stdin", True)
 
@@ -32,9 +30,11 @@ class Progress:
 
     def __init__(self, title: str, total_images: int, folder: Path) -> None:
         """folder: the run's, where progress.json is kept while the stage is under way."""
+        from tqdm import auto, std  # slow to import, and not needed to look on
+
         self._file = folder / PROGRESS_FILE
         self._started = self._written = time.monotonic()
-        bar = terminal_tqdm if is_headless() else notebook_or_terminal_tqdm
+        bar = std.tqdm if is_headless() else auto.tqdm
         self._bar = bar(total=total_images, unit="img", unit_scale=True, desc=title, disable=is_headless())
         self._title, self._total, self._done, self._resumed = title, total_images, 0, 0
 

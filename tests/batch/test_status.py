@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from il2m.batch import status
+from il2m.batch import dispatch, status
 from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
 from il2m.notebook.catalogue import FINE_TUNING
@@ -36,10 +36,10 @@ def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
 ):
     estimates = Estimates(tmp_path / "none", {})
     estimates.add("a", 60, 100)  # less a second to start, and again with it
-    with status.Live(jobs, estimates) as told:
+    with dispatch.Live(jobs, estimates) as told:
         told.ended(jobs[0], 60, "")
         told.show(lambda: (jobs[1:], 2))  # too soon for another line
-        monkeypatch.setattr(status, "_SECONDS_BETWEEN_LINES", 0)
+        monkeypatch.setattr(dispatch, "_SECONDS_BETWEEN_LINES", 0)
         told.show(lambda: (jobs[1:], 2))
         told.show(lambda: ([], 0))
     assert capsys.readouterr().out.splitlines() == [
@@ -54,4 +54,4 @@ def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
 def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):
     estimates = Estimates(tmp_path / "none", {})
     assert estimates.total(jobs) == (0, 3)
-    assert status.Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"
+    assert dispatch.Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"

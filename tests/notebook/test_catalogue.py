@@ -45,7 +45,7 @@ def test_a_source_in_one_piece_is_read_as_well(tmp_path: Path):
     [
         "import os", "y = os.getcwd()", "y: int = int('3')", "y: int", "y = x", "y += 1", "y, z = 1, 2", "y = z = 1",
         "print(3)", "'text'", "if True:\n    y = 3", "y = f'{3}'", "y = {[]: 1}", "y = -'a'", "y.z = 3", "y = [x]",
-        "for y in (1, 2): z = 1",
+        "y = " + "not " * 900 + "1",        "for y in (1, 2): z = 1",
     ],
 )  # fmt: skip
 def test_code_is_refused(tmp_path: Path, line: str):
@@ -59,7 +59,10 @@ def test_what_is_no_python_or_no_notebook_is_refused(tmp_path: Path):
         notebook_parameters(write(tmp_path, "x = 1\n%matplotlib inline"))
     with pytest.raises(InputError, match="no cell is tagged 'parameters'"):
         notebook_parameters(write(tmp_path, "x = 1", tags=("other",)))
-    for text in ("{", "[]", "{}", '{"cells": [3]}', '{"cells": 3}', "\xff"):
+    for source in ("x = " + "1 + " * 9999 + "1", "x = " + "-" * 99999 + "1", "x = 1\0", "x = " + "9" * 5000):
+        with pytest.raises(InputError, match=r"a\.ipynb can't be read as a notebook: "):
+            notebook_parameters(write(tmp_path, source))
+    for text in ("{", "[]", "{}", '{"cells": [3]}', '{"cells": 3}', '{"cells": ' + "[" * 99999, "\xff"):
         (tmp_path / "a.ipynb").write_text(text, encoding="latin-1")
         with pytest.raises(InputError, match=r"a\.ipynb can't be read as a notebook: "):
             notebook_parameters(tmp_path / "a.ipynb")

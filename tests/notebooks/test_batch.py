@@ -18,6 +18,7 @@ from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
 from il2m.errors import InputError
 from il2m.notebook.execute import execute_notebook, is_warm
+from il2m.report.overview import jobs_table
 from il2m.system.hashes import write_sealed
 from il2m.system.locks import is_locked, locked
 from il2m.system.machine import visible_gpus
@@ -83,7 +84,7 @@ def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Pa
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("[4/4] ") for line in lines)
     records.write_plan(tmp_path / "out", batch.Grid("g"), (), jobs, ["il2m"])
-    table = records.jobs_table(tmp_path / "out").set_index("run")
+    table = jobs_table(tmp_path / "out").set_index("run")
     assert table["status"].to_dict() == {
         "bad": "failed", "needs-bad": "blocked", "needs-that": "blocked", "shows-bad-too": "done",
     }  # fmt: skip
@@ -178,13 +179,13 @@ def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, 
         thread.join(0.05)
         assert thread.is_alive()
     records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
-    assert records.jobs_table(job.out_dir)["status"].tolist() == ["running"]
+    assert jobs_table(job.out_dir)["status"].tolist() == ["running"]
     (job.out_dir / "jobs" / "x.lease").unlink()
     thread.join(60)
     assert found == [worker.JobEnd(failure="stopped")]
     assert not is_locked(job.file(".lock"))
     assert not list(job.output.parent.iterdir())
-    row = records.jobs_table(job.out_dir).iloc[0]
+    row = jobs_table(job.out_dir).iloc[0]
     assert (row["status"], row["reason"]) == ("missing", "was interrupted")
 
 
@@ -302,7 +303,7 @@ def test_damaged_plans_and_records_are_as_none(notebooks: Path, tmp_path: Path):
     records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
     job.file(".json").write_text("{")
     (job.out_dir / "plans" / "other.json").write_text(json.dumps({"jobs": 3}))
-    assert records.jobs_table(job.out_dir)["status"].tolist() == ["missing"]
+    assert jobs_table(job.out_dir)["status"].tolist() == ["missing"]
 
 
 def test_the_time_a_job_may_take_is_that_of_its_kind(tmp_path: Path):

@@ -23,12 +23,13 @@ from tiny import PROJECT
 
 from il2m.batch.dispatch import Workers, connected, execute_jobs
 from il2m.batch.jobs import Job
-from il2m.batch.records import jobs_table, read_record
+from il2m.batch.records import read_record
 from il2m.batch.status import Estimates
 from il2m.batch.worker import leased_gpu
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, find_notebooks
+from il2m.report.overview import jobs_table
 from il2m.study.find import find_runs
 from il2m.study.progress import read_progress
 from il2m.system.machine import visible_gpus

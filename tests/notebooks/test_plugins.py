@@ -12,8 +12,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from il2m.batch.records import jobs_table, read_plans
+from il2m.batch.records import read_plans
 from il2m.notebook.execute import execute_notebook, failed_copy
+from il2m.report.overview import jobs_table
 
 pytestmark = pytest.mark.xdist_group("plugins")  # jobs start from one warm process
 

@@ -53,6 +53,7 @@ from il2m.exchange.prepare import make_lists
 from il2m.learning.checkpoints import read_checkpoint, write_checkpoint
 from il2m.notebook.catalogue import notebook_parameters
 from il2m.parameters import PARAMETERS
+from il2m.report.overview import jobs_table
 from il2m.results.collect import collect_results
 from il2m.results.comparison import mean_results
 from il2m.results.table import means_table, read_results, results_table, save_results, summary
@@ -374,7 +375,7 @@ def state_array(rng: random.Random, folder: Path) -> None:
 def record(rng: random.Random, folder: Path) -> None:
     path = next((folder / "study" / "jobs").glob("*.json"))
     with _replaced(path, lambda content: _damaged_json(rng, path)):
-        records.read_records(folder / "study"), records.jobs_table(folder / "study")
+        records.read_records(folder / "study"), jobs_table(folder / "study")
         for job in (job for plan in records.read_plans(folder / "study") for job in plan["jobs"]):
             records.jobs_to_do([job], records.read_records(folder / "study"), PROJECT / "notebooks")
 
@@ -383,7 +384,7 @@ def plan(rng: random.Random, folder: Path) -> None:
     path = folder / "study" / "plans" / "g.json"
     with _replaced(path, lambda content: _damaged_json(rng, path)):
         plans = records.read_plans(folder / "study")
-        records.jobs_table(folder / "study", plans)
+        jobs_table(folder / "study", plans)
 
 
 def parquet(rng: random.Random, folder: Path) -> None:

@@ -121,7 +121,7 @@ def test_relative_paths_start_where_the_user_is(tiny_npz: Path, tmp_path: Path, 
     ("given", "expected"),
     [
         ({"num_states": 4}, "does not divide the dataset's 6 classes"),
-        ({"memory_size": 3}, "less than one image per past class at state 3.*the smallest memory_size .* is 4"),
+        ({"memory_size": 3, "memory_rounding": "floor"}, "less than one image .* at state 3.*the smallest .* is 4"),
         ({"dataset": "glyfs"}, "unknown dataset 'glyfs': did you mean 'glyphs'"),
         ({"dataset": "nowhere.npz"}, "no file .*nowhere.npz"),
         ({"class_order": [0, 1, 2, 3, 4, 4]}, r"missing: \[5\]"),

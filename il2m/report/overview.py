@@ -219,7 +219,14 @@ def systems(study: Study) -> pd.DataFrame:
     table.insert(0, "setting", [in_words(row, study.recipes) for row in table.to_dict("records")])
     table = table.sort_values(["recipe", "num_states", "memory_size"], kind="stable", ignore_index=True)
     said = [*_APART, *["left_out"] * (not table["left_out"].any())]
-    names = {"top1": "top-1", "top5": "top-5", "gap": "G_IL", "num_runs": "runs", "left_out": "runs left out"}
+    names = {
+        "top1": "top-1",
+        "top5": "top-5",
+        "gap": "gap by state",
+        "survey_gap": "G_IL",
+        "num_runs": "runs",
+        "left_out": "runs left out",
+    }
     return table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all").rename(columns=names)
 
 

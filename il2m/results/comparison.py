@@ -15,7 +15,7 @@ import pandas as pd
 from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
 from il2m.parameters import check_parameters, concerning
-from il2m.results.metrics import aggregated_gap
+from il2m.results.metrics import aggregated_gap, survey_gap
 from il2m.results.pairs import STATISTICS, UNITS, PairedDifference, Points, holm, mean_interval, paired_difference
 from il2m.rules import check_choice
 
@@ -188,21 +188,30 @@ def _paired(
 
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
-    """G_IL of every run and method (raw scores) against the joint training of the same base: ``run, method, gap`` and
-    settings and seeds. Empty without rows of method ``joint``. Where a base has several joint trainings, of other
-    epochs, none is taken: a warning names them."""
+    """Gaps of every run and method (raw scores) to the joint training of the same base: ``run, method``, ``gap`` (by
+    state, of top-1), ``survey_gap`` (of mean top-5, to the training on all classes) and settings and seeds. Empty
+    without rows of method ``joint``. Where a base has several joint trainings, of other epochs, none is taken: a
+    warning names them."""
     raw, shared = results.query("score_kind == 'raw' and state > 1"), ["base", "state"]
-    joint = raw.loc[raw["method"] == "joint", ["run", *shared, "top1"]].drop_duplicates(["run", *shared])
+    joint = raw.loc[raw["method"] == "joint", ["run", *shared, "top1", "top5"]].drop_duplicates(["run", *shared])
     for base, runs in joint.groupby("base")["run"].unique().items():
         if len(runs) > 1:
             what = f"{base} has several joint trainings ({', '.join(runs)}), so its runs have no G_IL"
             warnings.warn(f"{what}: leave out all but one.", stacklevel=2)
             joint = joint[joint["base"] != base]
-    both = raw[raw["method"] != "joint"].merge(joint.drop(columns="run").rename(columns={"top1": "joint"}), on=shared)
+    joint = joint.drop(columns="run").rename(columns={"top1": "joint", "top5": "joint_top5"})
+    both = raw[raw["method"] != "joint"].merge(joint, on=shared).sort_values("state", kind="stable")
     keys = ["run", *_settings(results), *SEEDS, "method"]
     groups = both.groupby(keys, sort=False, dropna=False)
-    rows = [(*key, aggregated_gap(group["top1"], group["joint"])) for key, group in groups]
-    return pd.DataFrame(rows, columns=[*keys, "gap"])
+    rows = [
+        (
+            *key,
+            aggregated_gap(rows["top1"], rows["joint"]),
+            survey_gap([rows["top5"].mean()], rows["joint_top5"].iloc[-1:]),
+        )
+        for key, rows in groups
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "gap", "survey_gap"])
 
 
 def systems_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -210,10 +219,10 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     set, recipe (network, epochs, ...), S and K. They share this study's network, head and schedule, so that they differ
     in method alone; figures of the original papers had others. Columns: these (as far as ``results`` has them),
     ``system``, what it is made of, how it distils; over states 2..S and the seeds that all systems there have, mean
-    ``top1``, ``top5`` and ``gap`` (G_IL, of runs with a joint training) and ``num_runs``; and ``left_out``, how many
-    other runs there are."""
+    ``top1``, ``top5``, ``gap`` and ``survey_gap`` (of runs with a joint training) and ``num_runs``; and ``left_out``,
+    how many other runs there are."""
     means = mean_results(results).query("score_kind == 'raw'")
-    means = means.merge(gap_table(results)[["run", "method", "gap"]], on=["run", "method"], how="left")
+    means = means.merge(gap_table(results)[["run", "method", "gap", "survey_gap"]], on=["run", "method"], how="left")
     apart = ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding")
     apart = [name for name in apart if name in results.columns]
     how = [name for name in DISTILLATION[1:] if name in results.columns]
@@ -230,9 +239,9 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     runs["common"] = common_seeds(runs, ["system", *how], apart)
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         common = group[group["common"]]
-        means = (common[name].mean() for name in ("top1", "top5", "gap"))
+        means = (common[name].mean() for name in ("top1", "top5", "gap", "survey_gap"))
         rows.append((*key, *means, len(common), len(group) - len(common)))
-    return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "num_runs", "left_out"])
+    return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "survey_gap", "num_runs", "left_out"])
 
 
 def _settings(results: pd.DataFrame) -> list[str]:

@@ -92,6 +92,13 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
     return result
 
 
+def backward_transfer(matrix: np.ndarray) -> np.ndarray:
+    """By state of the model, (S,): how much better the classes of earlier states do now than when they were new, mean
+    over those states (Lopez-Paz and Ranzato, NeurIPS 2017). NaN for state 1. matrix: from accuracy_matrix."""
+    gains = [np.mean(matrix[:model, model] - np.diag(matrix)[:model]) for model in range(1, len(matrix))]
+    return np.array([np.nan, *gains])
+
+
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
     """Expected calibration error (Guo et al., ICML 2017): the gap between an image's highest probability and top-1
     accuracy, averaged over bins of equal width with the images in them as weights.
@@ -117,8 +124,16 @@ def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     }
 
 
+def survey_gap(accuracies: np.ndarray, full: np.ndarray, best: float = 1.0) -> float:
+    """The survey's G_IL, over configurations (C,): mean of ``(acc - Full) / (best - Full)`` (Belouadah et al., Neural
+    Networks 2021). accuracies: each the mean over states of a configuration. full: of one training on all its classes.
+    """
+    full = np.asarray(full, dtype=np.float64)
+    return _mean((np.asarray(accuracies) - full) / (best - full))
+
+
 def aggregated_gap(accuracies: np.ndarray, joint: np.ndarray) -> float:
-    """G_IL: mean over states of ``(acc_t - joint_t) / (1 - joint_t)`` (after Belouadah et al., Neural Networks 2021).
+    """G_IL by state: mean over states of ``(acc_t - joint_t) / (1 - joint_t)``, joint training at each state as bound.
     0 is as good as joint training, negative is below it. NaN where joint training makes no error at some state: there
     is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S."""
     accuracies, joint = np.asarray(accuracies, dtype=np.float64), np.asarray(joint, dtype=np.float64)

@@ -35,7 +35,8 @@ def results_table(
     ``undefined_past`` the number of past classes whose ratio in Eq. 1 is undefined (NaN for methods without one);
     ``undefined`` the policy for these.
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
-    details: more columns: ``forgetting``, those of score_details, and what became of fine-tuning's ranks
+    ``forgetting, backward_transfer`` of past states' classes, see metrics (NaN at state 1).
+    details: more columns: those of score_details, and what became of fine-tuning's ranks
     (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered.
     """
     about = run_description(run)
@@ -54,12 +55,13 @@ def results_table(
             image_ranks = metrics.ranks(scores, labels)
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "images_held": held}
             row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
+            hits[method, kind].append(image_ranks == 0)
+            matrix = metrics.accuracy_matrix(hits[method, kind], class_states)
+            row |= {name: getattr(metrics, name)(matrix)[-1] for name in ("forgetting", "backward_transfer")}
             has_ratio = method in PARTS | STEADIER and method != "FT"
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if has_ratio else np.nan
             row["undefined"] = undefined
             if details:
-                hits[method, kind].append(image_ranks == 0)
-                row["forgetting"] = metrics.forgetting(metrics.accuracy_matrix(hits[method, kind], class_states))[-1]
                 row |= score_details(scores, labels, num_past, method, kind) | metrics.rank_changes(plain, image_ranks)
             rows.append(row)
     table = pd.DataFrame(rows).astype(dict.fromkeys(concerning("distillation")[1:] if rows else (), float))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from il2m.results.metrics import accuracy_matrix, aggregated_gap, calibration_error, forgetting, rank_changes
+from il2m.results.metrics import (
+    accuracy_matrix,
+    aggregated_gap,
+    backward_transfer,
+    calibration_error,
+    forgetting,
+    rank_changes,
+    survey_gap,
+)
 
 NAN = float("nan")
 
@@ -25,6 +33,16 @@ def test_forgetting_takes_the_best_so_far_not_the_first():
         ((0.9 - 0.6) + (0.7 - 0.5) + (0.6 - 0.7)) / 3,
     ]
     assert_allclose(forgetting(matrix), expected)
+
+
+def test_backward_transfer_is_against_the_first_accuracy():
+    matrix = np.array([[0.8, 0.9, 0.5], [NAN, 0.7, 0.4], [NAN, NAN, 0.6]])
+    assert_allclose(backward_transfer(matrix), [NAN, 0.1, (0.5 - 0.8 + 0.4 - 0.7) / 2])
+
+
+def test_the_surveys_gap_by_hand():
+    """Two configurations: (.6 - .8) / (1 - .8) = -1 and (.8 - .75) / .25 = .2."""
+    assert survey_gap([0.6, 0.8], [0.8, 0.75]) == pytest.approx(-0.4)
 
 
 def test_forgetting_of_one_state_is_not_a_number():

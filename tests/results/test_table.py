@@ -63,6 +63,8 @@ COLUMNS = [
     "top1_new",
     "predicted_new",
     "true_new",
+    "forgetting",
+    "backward_transfer",
     "undefined_past",
     "undefined",
 ]

@@ -1,0 +1,147 @@
+"""The deciding runs: each class order as a small file, all of them joined, and the registered hypotheses decided.
+
+    il2m run benchmarks/grids/glyphs_k50.yaml --only order-3
+    python benchmarks/deciding.py keep runs/glyphs_k50 benchmarks/results/glyphs_k50
+    python benchmarks/deciding.py join benchmarks/results/glyphs_k50
+
+`keep` writes every finished run's rows into a file of its class order (order-3.parquet); one that is there is written
+anew. `join` reads all files of a folder, checks that code, result version and settings agree, and writes, orders for
+choosing (0 to 2) left out:
+    hypotheses.csv      what docs/results.md registered before these runs: estimate, interval, verdict
+    methods.csv         every method against fine-tuning, against IL2M, and head by head
+    findings.csv        the paper's findings
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from il2m.results.collect import collect_results
+from il2m.results.comparison import by_order, compare_methods, differences, findings_table
+from il2m.results.pairs import paired_difference
+from il2m.study.find import find_runs
+from il2m.system.machine import library_hash
+
+FOR_CHOOSING = (0, 1, 2)
+MUST_AGREE = ("analysis", "result_version", "torch")
+_NEW, _KEPT = {"head": "new"}, {"head": "extended"}
+_OFF, _ON = {"distillation": False}, {"distillation": True}
+
+HYPOTHESES: dict[str, tuple[dict, dict, int]] = {
+    # in words -> what is compared with what, and the sign that is claimed
+    "the kept head gains over the new one, fine-tuning": (
+        {"method": "FT", **_KEPT, **_OFF},
+        {"method": "FT", **_NEW, **_OFF},
+        1,
+    ),
+    "the kept head gains over the new one, IL2M": (
+        {"method": "IL2M", **_KEPT, **_OFF},
+        {"method": "IL2M", **_NEW, **_OFF},
+        1,
+    ),
+    **{
+        f"distillation {what} {method}, {words} head": (
+            {"method": method, **head, **_ON},
+            {"method": method, **head, **_OFF},
+            sign,
+        )
+        for words, head, what, sign in (("new", _NEW, "helps", 1), ("kept", _KEPT, "hurts", -1))
+        for method in ("FT", "IL2M", "FT-th")
+    },
+    **{
+        f"{a} gains over {b}, {words} head, distillation {on}": (
+            {"method": a, **head, **distils},
+            {"method": b, **head, **distils},
+            1,
+        )
+        for a, b in (("IL2M", "FT"), ("IL2M-means", "FT"), ("IL2M-pooled", "IL2M"), ("FT-th", "IL2M"))
+        for words, head in (("new", _NEW), ("kept", _KEPT))
+        for on, distils in (("off", _OFF), ("on", _ON))
+    },
+}
+
+
+def keep(study: Path, folder: Path) -> None:
+    """One file per class order of a study's finished runs."""
+    results, runs = collect_results(study), {run.name: run for run in find_runs(study)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for order, rows in results.groupby("order_seed"):
+        of_order = [runs[name] for name in rows["run"].unique()]
+        states = [run.state(state).info for run in of_order for state in range(1, run.states.num_states + 1)]
+        rows.attrs = {
+            "analysis": library_hash("memory", "methods", "results"),
+            "result_version": sorted({run.identity["result_version"] for run in of_order}),
+            "torch": sorted({info["made_with"]["torch"] for info in states}),
+            "cpu": sorted({info["made_with"]["cpu"] for info in states}),
+            "states": {name: made for name, made in results.attrs["states"].items() if name in runs},
+        }
+        rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False)
+        print(f"order {order:.0f}: {len(of_order)} runs -> {folder / f'order-{order:.0f}.parquet'}")
+
+
+def join(folder: Path) -> pd.DataFrame:
+    """The rows of all orders that decide. Raises SystemExit if files can't stand in one table."""
+    tables = {path: pd.read_parquet(path) for path in sorted(folder.glob("order-*.parquet"))}
+    if not tables:
+        raise SystemExit(f"{folder} holds no order-*.parquet: keep the finished runs first.")
+    first_path, first = next(iter(tables.items()))
+    for path, table in tables.items():
+        for name in MUST_AGREE:
+            if table.attrs[name] != first.attrs[name]:
+                raise SystemExit(
+                    f"{path}: {name} is {table.attrs[name]}, but {first.attrs[name]} in {first_path.name}: "
+                    "keep all orders anew with one version."
+                )
+        settings = [set(each["setting"]) for each in (table, first)]
+        if settings[0] != settings[1]:
+            raise SystemExit(f"{path}: its settings are not those of {first_path.name}: {settings[0] ^ settings[1]}.")
+        table.attrs = {}
+    joined = pd.concat(tables.values(), ignore_index=True)
+    return joined[~joined["order_seed"].isin(FOR_CHOOSING)]
+
+
+def decided(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per hypothesis and value of K that has pairs for it."""
+    rows = []
+    for words, (a, b, sign) in HYPOTHESES.items():
+        for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
+            # runs of the two heads differ in what shapes them, and so in these columns too
+            pairs = differences(of_k.drop(columns=["setting"]), a, b)
+            if len(pairs):
+                found = paired_difference(by_order(pairs, "difference"), len(pairs))
+                about = {"hypothesis": words, "S": num_states, "K": k, "images held": mean_held(of_k)}
+                rows.append(about | vars(found) | {"verdict": found.verdict(sign), "note": found.note})
+    return pd.DataFrame(rows)
+
+
+def mean_held(results: pd.DataFrame) -> float:
+    """Mean number of images that the memory holds over states 2..S."""
+    return results.loc[results["state"] > 1, "images_held"].mean()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("keep", "join"))
+    parser.add_argument("folders", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    if arguments.what == "keep":
+        return keep(*arguments.folders)
+    (folder,) = arguments.folders
+    results = join(folder)
+    if results.empty:
+        sys.exit(f"{folder} holds only the orders that were chosen on.")
+    hypotheses = decided(results)
+    hypotheses.to_csv(folder / "hypotheses.csv", index=False)
+    compared = [compare_methods(results, reference).assign(reference=reference) for reference in ("FT", "IL2M")]
+    pd.concat(compared).to_csv(folder / "methods.csv", index=False)
+    findings_table(results).to_csv(folder / "findings.csv", index=False)
+    with pd.option_context("display.width", 200, "display.max_colwidth", 70, "display.max_rows", None):
+        shown = hypotheses[["hypothesis", "K", "estimate", "low", "high", "p_value", "num_units", "verdict"]]
+        print(shown.round(3).to_string(index=False))
+    return None
+
+
+if __name__ == "__main__":
+    main()

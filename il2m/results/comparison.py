@@ -26,15 +26,17 @@ SETTINGS = ["dataset", "num_states", "setting", "head", "memory_size", "memory_r
 SETTINGS += ["held_out", "balanced_epochs", *DISTILLATION]  # what else tells runs apart
 
 SYSTEMS: dict[str, dict[str, Any]] = {
-    # the field's known systems, as what this study has of them: what corrects the scores, and how the model was trained
+    # like the field's known systems, as far as this study has them: what corrects the scores, how the model was trained.
+    # They are not those systems: these weigh the two losses by n_past / n_seen (distillation_share) and keep the head
+    # (head = extended); iCaRL's losses are sigmoids, E2EIL distils task by task, WA clips weights.
     "fine-tuning": {"method": "FT"},
     "IL2M": {"method": "IL2M"},
     "ScaIL": {"method": "ScaIL"},
     "SIW": {"method": "SIW"},
-    "iCaRL": {"method": "NEM", "distillation": True, "exemplar_selection": "herding"},
-    "E2EIL": {"method": "FT", "distillation": True, "balanced": True},
-    "BiC": {"method": "BiC", "distillation": True, "held out": True},
-    "WA": {"method": "WA", "distillation": True},
+    "iCaRL-like": {"method": "NEM", "distillation": True, "exemplar_selection": "herding"},
+    "E2EIL-like": {"method": "FT", "distillation": True, "balanced": True},
+    "BiC-like": {"method": "BiC", "distillation": True, "held out": True},
+    "WA-like": {"method": "WA", "distillation": True},
 }
 _PLAIN = {"distillation": False, "exemplar_selection": "random", "balanced": False, "held out": False}
 _IN_WORDS = {"exemplar_selection": "herding", "balanced": "balanced fine-tuning", "held out": "held-out exemplars"}

@@ -111,7 +111,7 @@ def test_ways_to_distil_are_apart_and_each_has_findings():
     }
     assert overview.seeds_in_words(study) == "18 finished runs, 6 class orders, 1 training seed."
     table = overview.systems(study)
-    assert table.loc[table["system"] == "WA", "setting"].str.removeprefix("toy, ").tolist() == list(points)
+    assert table.loc[table["system"] == "WA-like", "setting"].str.removeprefix("toy, ").tolist() == list(points)
 
 
 def test_what_stands_side_by_side_is_of_the_same_seeds_and_what_is_left_out_is_said():

@@ -1,6 +1,6 @@
 """How fast training is, against a bare loop of forward, backward and step on one batch that lies in memory.
 
-    python benchmarks/training_loop.py [--rounds 11] [--networks small resnet20 resnet32] [--json]
+    python benchmarks/training_loop.py [--rounds 9] [--networks small resnet20 resnet32] [--json]
 
 One process, one thread. A training and its bare loop take turns, an epoch each, in CPU time; each ratio is of two that
 ran next to each other, and the median is told. Absolute times differ between machines, and on a busy one by the minute.
@@ -22,8 +22,8 @@ from il2m.parameters import FineTuning
 
 NETWORKS = {  # side and channels of images, batch size, steps of an epoch
     "small": (28, 1, 32, 32),
-    "resnet20": (32, 3, 64, 8),
-    "resnet32": (32, 3, 128, 4),
+    "resnet20": (32, 3, 64, 4),
+    "resnet32": (32, 3, 128, 2),
 }
 CLASSES, PAST = 20, 10
 
@@ -104,7 +104,7 @@ def measure(network: str, rounds: int) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--json", action="store_true", help="print one object, for benchmarks/table.py")
     args = parser.parse_args()

@@ -119,16 +119,16 @@ class _Training:
         number, rate = len(self.history) + 1, self.optimizer.param_groups[0]["lr"]
         total_loss = num_images = 0  # the loss becomes a tensor on the device, so that no step waits for it
         epoch = batches.augmented(settings.batch_size, self.generator, max_shift=settings.max_shift, flip=settings.flip)
-        self.optimizer.zero_grad()
-        for place, (images, labels) in enumerate(epoch, start=1):
+        for place, (images, labels) in enumerate(epoch):
+            if place % settings.summed_batches == 0:
+                self.optimizer.zero_grad()  # here, or the process asks for memory anew at each step
             loss = self._loss(images, labels)
             self.scaler.scale(loss).backward()
             total_loss += loss.detach() * len(labels)
             num_images += len(labels)
-            if place % settings.summed_batches == 0 or num_images == len(batches):
+            if (place + 1) % settings.summed_batches == 0 or num_images == len(batches):
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-                self.optimizer.zero_grad()
         mean_loss = float(total_loss) / num_images
         if not math.isfinite(mean_loss):
             what = f"the loss of epoch {number} is {mean_loss} at learning rate {rate:g}"

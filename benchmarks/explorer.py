@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from authors_files import peak_mb
 
 from il2m.exchange.importing import import_scores
 from il2m.explorer.explore import BiasExplorer, open_outcomes
@@ -72,13 +72,13 @@ def shown_after(page: BiasExplorer, name: str, value: object) -> tuple[float, fl
 
 
 def measure(runs: list, settle_first: bool) -> dict[str, str]:
-    start_memory, start = peak_megabytes(), time.perf_counter()
+    start_memory, start = peak_mb(), time.perf_counter()
     page = BiasExplorer(open_outcomes(runs, data_dir="data"))
     while page.is_waiting:
         time.sleep(0.002)
     opened = time.perf_counter() - start
     size = sum(one.run.state(one.num_states).array("val_scores").nbytes for one in page.all_outcomes) / 1e6
-    print(f"open: {opened:.2f} s, {peak_megabytes() - start_memory:.0f} MB; scores {size:.0f} MB")
+    print(f"open: {opened:.2f} s, {peak_mb() - start_memory:.0f} MB; scores {size:.0f} MB")
     if settle_first:
         page.settle()
         print(f"all methods at all states, beside the page: {time.perf_counter() - start:.1f} s")
@@ -95,7 +95,7 @@ def measure(runs: list, settle_first: bool) -> dict[str, str]:
             f"{view:>18}: median {1000 * np.median(whole):4.0f} ms, slowest {1000 * max(whole):4.0f} ms ({slowest}); "
             f"answered within {1000 * max(answered for answered, _ in times.values()):4.0f} ms"
         )
-    memory = peak_megabytes() - start_memory
+    memory = peak_mb() - start_memory
     print(f"peak memory over that of importing: {memory:.0f} MB")
     return {
         f"the explorer on {size:.0f} MB of scores": (
@@ -103,10 +103,6 @@ def measure(runs: list, settle_first: bool) -> dict[str, str]:
             f"{max(slowests):.1f} s at most; {memory:.0f} MB"
         )
     }
-
-
-def peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """How fast training is, against a bare loop of forward, backward and step on one batch that lies in memory.
 
-    python benchmarks/training_loop.py [--rounds 9] [--networks small resnet20 resnet32] [--json]
+    python benchmarks/training_loop.py [--rounds 7] [--networks small resnet20 resnet32] [--json]
 
 One process, one thread. A training and its bare loop take turns, an epoch each, in CPU time; each ratio is of two that
 ran next to each other, and the median is told. Absolute times differ between machines, and on a busy one by the minute.
@@ -104,7 +104,7 @@ def measure(network: str, rounds: int) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--json", action="store_true", help="print one object, for benchmarks/table.py")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
-# make study | make test | make lab : each installs what it needs into .venv first
+# make study | make test | make bench | make lab : each installs what it needs into .venv first
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test lab clean
+.PHONY: study test bench lab clean
 
 study: .venv/.installed
 	$(BIN)/il2m run quickstart
@@ -11,6 +11,9 @@ test: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+bench: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab --notebook-dir notebooks

@@ -2,7 +2,7 @@
 
     python benchmarks/explorer.py default runs/quickstart   # the finished default study, distillation off and on
     python benchmarks/explorer.py large                     # makes 10 states of 100 classes, 50,000 images at the end
-    python benchmarks/explorer.py large FOLDER              # and measures them
+    python benchmarks/explorer.py large FOLDER              # and measures them; --json prints the table's rows
 
 Drawing and its SVG are included; the browser's own time is not. A change is shown when the figure is whole; where it is
 computed beside the page the time until then is counted.
@@ -11,13 +11,14 @@ computed beside the page the time until then is counted.
 from __future__ import annotations
 
 import argparse
-import resource
+import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from authors_files import peak_mb
 
 from il2m.exchange.importing import import_scores
 from il2m.explorer.explore import BiasExplorer, open_outcomes
@@ -70,32 +71,38 @@ def shown_after(page: BiasExplorer, name: str, value: object) -> tuple[float, fl
     return answered, time.perf_counter() - start
 
 
-def measure(runs: list, settle_first: bool) -> None:
-    start_memory, start = peak_megabytes(), time.perf_counter()
+def measure(runs: list, settle_first: bool) -> dict[str, str]:
+    start_memory, start = peak_mb(), time.perf_counter()
     page = BiasExplorer(open_outcomes(runs, data_dir="data"))
     while page.is_waiting:
         time.sleep(0.002)
+    opened = time.perf_counter() - start
     size = sum(one.run.state(one.num_states).array("val_scores").nbytes for one in page.all_outcomes) / 1e6
-    print(f"open: {time.perf_counter() - start:.2f} s, {peak_megabytes() - start_memory:.0f} MB; scores {size:.0f} MB")
+    print(f"open: {opened:.2f} s, {peak_mb() - start_memory:.0f} MB; scores {size:.0f} MB")
     if settle_first:
         page.settle()
         print(f"all methods at all states, beside the page: {time.perf_counter() - start:.1f} s")
-    last = page.controls.state.max
+    last, medians, slowests = page.controls.state.max, [], []
     for view in VIEWS:
         times = {f"to view {view}": shown_after(page, "view", view)}
         for name, value in (*CHANGES, *(WHAT_IF if view == "what if" else ())):
             times[f"{name} {value}"] = shown_after(page, name, last + value if name == "state" else value)
         slowest = max(times, key=lambda change: times[change][1])
         whole = [seconds for _, seconds in times.values()]
+        medians.append(1000 * np.median(whole))
+        slowests.append(max(whole))
         print(
             f"{view:>18}: median {1000 * np.median(whole):4.0f} ms, slowest {1000 * max(whole):4.0f} ms ({slowest}); "
             f"answered within {1000 * max(answered for answered, _ in times.values()):4.0f} ms"
         )
-    print(f"peak memory over that of importing: {peak_megabytes() - start_memory:.0f} MB")
-
-
-def peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    memory = peak_mb() - start_memory
+    print(f"peak memory over that of importing: {memory:.0f} MB")
+    return {
+        f"the explorer on {size:.0f} MB of scores": (
+            f"opens in {opened:.1f} s; a control {min(medians):.0f} to {max(medians):.0f} ms in each view's median, "
+            f"{max(slowests):.1f} s at most; {memory:.0f} MB"
+        )
+    }
 
 
 def main() -> int:
@@ -104,10 +111,13 @@ def main() -> int:
     parser.add_argument(
         "folder", nargs="?", default="runs/quickstart", help="of the default study, or of the large run"
     )
+    parser.add_argument("--json", action="store_true", help="end with one object, for benchmarks/table.py")
     parser.add_argument("--settle", action="store_true", help="first wait for what is computed beside the page")
     args = parser.parse_args()
     if args.what == "default" or (Path(args.folder) / "config.json").exists():
-        measure([args.folder], args.settle)
+        rows = measure([args.folder], args.settle)
+        if args.json:
+            print(json.dumps(rows))
     else:
         folder = Path(tempfile.mkdtemp())
         print(f"made {large_run(folder)}: give this folder to measure it")  # making it would spoil the peak of memory

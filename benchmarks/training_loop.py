@@ -1,88 +1,117 @@
-"""How much of the training loop's time goes into forward, backward and step, and what channels-last brings.
+"""How fast training is, against a bare loop of forward, backward and step on one batch that lies in memory.
 
-    python benchmarks/training_loop.py
+    python benchmarks/training_loop.py [--rounds 7] [--networks small resnet20 resnet32] [--json]
 
-Everything is measured in one process on one thread, and printed as ratios: absolute times differ between machines.
+One process, one thread. A training and its bare loop take turns, an epoch each, in CPU time; each ratio is of two that
+ran next to each other, and the median is told. Absolute times differ between machines, and on a busy one by the minute.
 """
 
+import argparse
+import json
 import time
-from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
+import torch.nn.functional as F
 
 from il2m.data.batches import ImageBatches, channel_mean_std
-from il2m.learning.networks import Classifier, build_network
+from il2m.learning.networks import build_network
 from il2m.learning.training import train
-from il2m.parameters import Training
+from il2m.parameters import FineTuning
 
-SETTINGS = {
-    "glyphs: small, 28 x 28 grey, batch 32": ("small", 28, 1, 32, 1700),
-    "CIFAR: resnet20, 32 x 32 colour, batch 64": ("resnet20", 32, 3, 64, 1280),
+NETWORKS = {  # side and channels of images, batch size, steps of an epoch
+    "small": (28, 1, 32, 32),
+    "resnet20": (32, 3, 64, 4),
+    "resnet32": (32, 3, 128, 2),
 }
-seconds = {"in the network": 0.0}
+CLASSES, PAST = 20, 10
 
 
-@contextmanager
-def counted():
-    start = time.perf_counter()
-    yield
-    seconds["in the network"] += time.perf_counter() - start
+class BareLoop:
+    """The same network, optimizer and batch size, and nothing else; with a teacher, its scores beside."""
+
+    def __init__(self, network: str, layout=torch.channels_last, distils: bool = False) -> None:
+        size, channels, batch_size, self.steps = NETWORKS[network]
+        self.model = build_network(network, channels, CLASSES, seed=0).to(memory_format=layout).train()
+        self.teacher = build_network(network, channels, PAST, seed=1).to(memory_format=layout).eval()
+        self.distils = distils
+        options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "fused": True}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **options)
+        self.images = torch.randn(batch_size, channels, size, size).contiguous(memory_format=layout)
+        self.labels = torch.randint(CLASSES, (batch_size,))
+
+    def __call__(self) -> float:
+        """CPU seconds of an epoch."""
+        start = time.process_time()
+        for _ in range(self.steps):
+            self.optimizer.zero_grad()
+            scores = self.model(self.images)
+            loss = F.cross_entropy(scores, self.labels)
+            if self.distils:
+                with torch.no_grad():
+                    past = self.teacher(self.images)
+                loss = loss + F.cross_entropy(scores[:, :PAST] / 2, F.softmax(past / 2, dim=1))
+            loss.backward()
+            self.optimizer.step()
+        return time.process_time() - start
 
 
-def count(owner, name):
-    """Count the time spent in ``owner.name``."""
-    original = getattr(owner, name)
-
-    def timed(*args, **kwargs):
-        with counted():
-            return original(*args, **kwargs)
-
-    setattr(owner, name, timed)
-
-
-def share_in_network(network, size, channels, batch_size, num_images, epochs=3):
-    """Share of train()'s time in forward, loss.backward and step; and its images per second."""
+def speed_of_training(network: str, bare: BareLoop, rounds: int, **settings) -> float:
+    """The bare loop's CPU seconds over those of train(), whose epochs are of as many batches."""
+    size, channels, batch_size, steps = NETWORKS[network]
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num_images, size, size, channels), dtype=np.uint8)
-    batches = ImageBatches(images, rng.integers(0, 20, num_images), channel_mean_std(images))
-    model = build_network(network, channels, 20, seed=0)
-    settings = Training.given(values={"batch_size": batch_size, "flip": True, "device": "cpu"})
-    options = {"learning_rate": 0.01, "seed": 0}
-    train(model, batches, settings, epochs=1, **options)  # warm up
-    seconds["in the network"] = 0.0
-    start = time.perf_counter()
-    train(model, batches, settings, epochs=epochs, **options)
-    total = time.perf_counter() - start
-    return seconds["in the network"] / total, epochs * num_images / total
+    images = rng.integers(0, 256, (batch_size * steps, size, size, channels), dtype=np.uint8)
+    batches = ImageBatches(images, rng.integers(0, CLASSES, len(images)), channel_mean_std(images))
+    teacher = build_network(network, channels, PAST, seed=1) if bare.distils else None
+    given = {"batch_size": batch_size, "device": "cpu", "flip": channels == 3, **settings}
+    ratios, ended = [], [time.process_time()]
+
+    def after(epoch):
+        seconds = time.process_time() - ended[0]
+        ratios.append(bare() / seconds)
+        ended[0] = time.process_time()
+
+    model = build_network(network, channels, CLASSES, seed=0)
+    options = {"epochs": rounds + 1, "learning_rate": 0.01, "seed": 0, "teacher": teacher}
+    train(model, batches, FineTuning.given(values=given), **options, on_epoch=after)
+    return float(np.median(ratios[1:]))  # the first warms up
 
 
-def channels_last_speed(network, size, channels, batch_size, steps=20):
-    """Time of a training step in the default memory layout over that in channels-last."""
-    times: dict = {}
-    for layout in (torch.contiguous_format, torch.channels_last) * 5:  # in turns, the best of each: machines are noisy
-        model = build_network(network, channels, 20, seed=0).to(memory_format=layout)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, fused=True)
-        images = torch.randn(batch_size, channels, size, size).contiguous(memory_format=layout)
-        labels = torch.randint(20, (batch_size,))
-        start = time.perf_counter()
-        for _ in range(steps):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-        times[layout] = min(times.get(layout, float("inf")), time.perf_counter() - start)
-    return times[torch.contiguous_format] / times[torch.channels_last]
+def measure(network: str, rounds: int) -> dict[str, str]:
+    """What the table says of a network: speeds, as a share of the bare loop's."""
+    size, channels, batch_size, _ = NETWORKS[network]
+    bare, other, distilling = (
+        BareLoop(network),
+        BareLoop(network, torch.contiguous_format),
+        BareLoop(network, distils=True),
+    )
+    bare(), other(), distilling()
+    seconds = np.array([(bare(), other()) for _ in range(rounds)])
+    trained = partial(speed_of_training, network, rounds=rounds)
+    title = f"{network}, {size} x {size} x {channels}, batch {batch_size}"
+    speed = bare.steps * batch_size / np.median(seconds[:, 0])
+    return {
+        f"{title}: bare loop": f"{speed:,.0f} images per CPU second",
+        f"{title}: training, of the bare loop's speed": f"{trained(bare):.2f}",
+        f"{title}: with distillation, of a bare loop that scores the teacher too": f"{trained(distilling):.2f}",
+        f"{title}: in bf16, of the float32 bare loop's": f"{trained(bare, precision='bf16'):.2f}",
+        f"{title}: bare loop in the default memory layout, of channels-last": (
+            f"{np.median(seconds[:, 0] / seconds[:, 1]):.2f}"
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--json", action="store_true", help="print one object, for benchmarks/table.py")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {what: value for network in args.networks for what, value in measure(network, args.rounds).items()}
+    print(json.dumps(found) if args.json else "\n".join(f"{what}: {value}" for what, value in found.items()))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for title, setting in SETTINGS.items():
-        print(f"{title}: channels-last is {channels_last_speed(*setting[:4]):.2f} times as fast as the default layout")
-    count(Classifier, "forward")
-    count(Accelerator, "backward")
-    count(AcceleratedOptimizer, "step")
-    for title, setting in SETTINGS.items():
-        share, speed = share_in_network(*setting)
-        print(f"{title}: {share:.1%} of the loop's time in forward, backward and step; {speed:,.0f} images/s")
+    main()

@@ -25,8 +25,7 @@ def channel_mean_std(images: np.ndarray) -> Normalisation:
     them from the first state's training images, so that no later state leaks into them."""
     levels, mean, std = np.arange(256) / 255, [], []
     for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        share = counts / counts.sum()
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
         mean.append(float(share @ levels))
         std.append(float(np.sqrt(share @ (levels - mean[-1]) ** 2)) or 1.0)  # a constant channel stays as it is
     return Normalisation(tuple(mean), tuple(std))
@@ -52,17 +51,16 @@ class Batches:
     def to(self, device: torch.device) -> Self:
         """The same batches, handed out on ``device``; images in memory are kept, and prepared, there too."""
         moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, torch.Tensor):
-                setattr(moved, name, value.to(device))
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        vars(moved).update({name: value.to(device) for name, value in tensors.items()})
         return moved
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         """images: (n, c, h, w) uint8."""
-        pixels = images.to(self.labels.device, non_blocking=True).permute(0, 2, 3, 1).contiguous().float()
-        mean, scale = (each.expand(images.shape[1]).repeat(images.shape[3]) for each in (self._mean, self._scale))
-        pixels.flatten(2).sub_(mean).mul_(scale)  # a view; long rows are quicker than pixels one by one
-        return pixels.permute(0, 3, 1, 2)
+        channels, _, width = images.shape[1:]
+        mean, scale = (value.expand(channels).repeat(width) for value in (self._mean, self._scale))  # of a row's pixels
+        rows = images.to(self.labels.device, non_blocking=True).permute(0, 2, 3, 1).flatten(2).float()
+        return rows.sub_(mean).mul_(scale).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
 
 
 class ImageBatches(Batches):
@@ -70,14 +68,15 @@ class ImageBatches(Batches):
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, normalisation: Normalisation) -> None:
         super().__init__(labels, normalisation)
-        self.images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        self.images = torch.from_numpy(np.ascontiguousarray(images))
 
     def augmented(self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool) -> Iterator[Batch]:
         """One epoch in random order, in batches of batch_sizes; each image shifted by up to ``max_shift`` pixels, and
-        mirrored half the time if ``flip``."""
-        order = torch.randperm(len(self), generator=generator)
+        mirrored half the time if ``flip``. generator: of the device where the images are, so that nothing waits."""
+        order = torch.randperm(len(self), generator=generator, device=self.labels.device)
         for block in order.split(batch_sizes(len(self), max(_BLOCK // batch_size, 1) * batch_size)):
-            images = self._normalised(_shift_and_flip(self.images[block], generator, max_shift, flip))
+            chosen = self.images.index_select(0, block)  # copies whole images, as indexing with brackets does not
+            images = self._normalised(_shift_and_flip(chosen, generator, max_shift, flip).permute(0, 3, 1, 2))
             sizes = batch_sizes(len(block), batch_size)
             yield from zip(images.split(sizes), self.labels[block].split(sizes), strict=True)
 
@@ -85,19 +84,22 @@ class ImageBatches(Batches):
         """Every image once, in order, without augmentation."""
         for start in range(0, len(self), batch_size):
             chosen = slice(start, start + batch_size)
-            yield self._normalised(self.images[chosen]), self.labels[chosen]
+            yield self._normalised(self.images[chosen].permute(0, 3, 1, 2)), self.labels[chosen]
 
 
 def _shift_and_flip(images: torch.Tensor, generator: torch.Generator, max_shift: int, flip: bool) -> torch.Tensor:
-    """(n, c, h, w) -> the same shape; what a shift uncovers repeats the border, so that any background stays itself."""
-    n, _, height, width = images.shape
+    """(n, h, w, c) -> the same shape; what a shift uncovers repeats the border, so that any background stays itself."""
+    n, height, width, channels = images.shape
+    each, drawn = torch.arange(n, device=images.device), {"generator": generator, "device": images.device}
     if max_shift:
-        rows, columns = (torch.arange(-max_shift, size + max_shift).clamp(0, size - 1) for size in (height, width))
-        padded = images[:, :, rows][:, :, :, columns]
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, c, shifts, shifts, h, w), a view
-        dy, dx = torch.randint(2 * max_shift + 1, (2, n), generator=generator)
-        images = windows[torch.arange(n), :, dy, dx]
+        padded = images
+        for axis in (1, 2):
+            first, last = padded.narrow(axis, 0, 1), padded.narrow(axis, -1, 1)
+            padded = torch.cat([*[first] * max_shift, padded, *[last] * max_shift], axis)
+        windows = padded.flatten(2).unfold(1, height, 1).unfold(2, width * channels, channels)
+        dy, dx = torch.randint(2 * max_shift + 1, (2, n), **drawn)
+        images = windows[each, dy, dx].view(images.shape)  # of (n, shifts, shifts, h, w c), a view
     if flip:
-        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
-        images = torch.where(mirrored.to(images.device), images.flip(3), images)
+        mirrored = torch.rand(n, **drawn) < 0.5
+        images = torch.cat([images, images.flip(2)]).index_select(0, each + n * mirrored)
     return images

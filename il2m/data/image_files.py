@@ -117,8 +117,8 @@ class FileBatches(Batches):
     def augmented(self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool) -> Iterator[Batch]:
         """As of ImageBatches, but of training views: max_shift is not used, as the crop moves the image. Each image has
         a seed of its own from ``generator``, so that the number of workers changes nothing."""
-        order = torch.randperm(len(self), generator=generator)
-        seeds = torch.randint(2**62, (len(self),), generator=generator)
+        order = torch.randperm(len(self), generator=generator, device=self.labels.device)
+        seeds = torch.randint(2**62, (len(self),), generator=generator, device=self.labels.device)
         batches = order.split(batch_sizes(len(self), batch_size))
         if flip not in self._loaders:  # kept, with its workers, for the next epoch
             view = partial(training_view, image_size=self.files.image_size, flip=flip)

@@ -32,11 +32,10 @@ def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | No
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    content_hash, content = content[:32], content[32:]
-    if hashlib.sha256(content).digest() != content_hash:
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
         problem = "is damaged"
     else:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
         if state.pop("training") == short_hash(training):
             return state
         problem = "is of another training, or of another version of torch"

@@ -12,24 +12,23 @@ from il2m.memory.statistics import reduce_scores
 
 
 @torch.inference_mode()
-def score_batches(model: Classifier, batches: ImageBatches) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Raw scores (m, C), features (m, d), both float32, and labels (m,) of one batch after the other."""
-    device = next(model.parameters()).device
+def score_batches(model: Classifier, batches: ImageBatches) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Raw scores (m, C), features (m, d), both float32, and labels (m,) of one batch after the other, on the device."""
     model.eval()
-    for images, labels in batches.to(device).plain():
+    for images, labels in batches.to(next(model.parameters()).device).plain():
         features = model.backbone(images)
-        yield model.head(features).float().cpu().numpy(), features.float().cpu().numpy(), labels.cpu().numpy()
+        yield model.head(features).float(), features.float(), labels
 
 
 def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, np.ndarray]:
-    """Raw scores (n, C) and features (n, d) of all images, float32."""
-    scores = np.empty((len(batches), model.head.out_features), dtype=np.float32)
-    features = np.empty((len(batches), model.head.in_features), dtype=np.float32)
+    """Raw scores (n, C) and features (n, d) of all images, float32. They leave the device once, at the end."""
+    shape, device = (len(batches), model.head.out_features), next(model.parameters()).device
+    scores, features = torch.empty(shape, device=device), torch.empty(shape[0], model.head.in_features, device=device)
     done = 0
-    for batch_scores, batch_features, _ in score_batches(model, batches):
-        rows = slice(done, done + len(batch_scores))
+    for batch_scores, batch_features, labels in score_batches(model, batches):
+        rows = slice(done, done + len(labels))
         scores[rows], features[rows], done = batch_scores, batch_features, rows.stop
-    return scores, features
+    return scores.cpu().numpy(), features.cpu().numpy()
 
 
 def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str, np.ndarray]:
@@ -37,7 +36,8 @@ def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str,
     Returns ``own_scores, top_scores`` (raw) and ``own_probabilities, top_probabilities`` (after softmax), all (n,)
     float32, and ``features`` (n, d) float32."""
     parts: dict[str, list[np.ndarray]] = {}
-    for scores, features, labels in score_batches(model, batches):
+    for batch in score_batches(model, batches):
+        scores, features, labels = (part.cpu().numpy() for part in batch)
         for name, values in (reduce_scores(scores, labels) | {"features": features}).items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -48,7 +48,8 @@ def mean_by_class(model: Classifier, batches: ImageBatches, num_classes: int) ->
     and ``unit_features`` (num_classes, d) float64. Each class must have images."""
     counts = np.zeros(num_classes)
     sums: dict[str, np.ndarray] = {}
-    for scores, features, labels in score_batches(model, batches):
+    for batch in score_batches(model, batches):
+        scores, features, labels = (part.cpu().numpy() for part in batch)
         np.add.at(counts, labels, 1)
         values = reduce_scores(scores, labels) | {"unit_features": unit_features(features)}
         for name in ("own_scores", "own_probabilities", "unit_features"):

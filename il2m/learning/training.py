@@ -65,11 +65,11 @@ def train(
     Raises InputError for a loss that is no number, or a device without the precision. Warns if nothing was learned.
     """
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+    training = _Training(settings, asked, model, teacher)
     identity = checkpoint and settings.of_training() | asked | {
         "labels": batches.labels.tolist(), "model": weights_hash(model), "teacher": teacher and weights_hash(teacher),
-        "torch": torch.__version__,  # how it keeps an optimizer's state, and rounds, is its own affair
+        "torch": torch.__version__, "device": training.accelerator.device.type,  # which draw and round in their own way
     }  # fmt: skip
-    training = _Training(settings, asked, model, teacher)
     started = stored = time.monotonic()
     if checkpoint and (state := read_checkpoint(checkpoint, identity)):
         training.load_state_dict(state)
@@ -103,40 +103,35 @@ class _Training:
         model.to(memory_format=torch.channels_last)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
         learned = [each for each in model.parameters() if each.requires_grad]
-        sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
-        self.model, self.optimizer = self.accelerator.prepare(model, sgd)
+        self.optimizer = sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
+        self.model = self.accelerator.prepare(model)  # the optimizer's wrapper would only cost time
+        self.scaler = self.accelerator.scaler or torch.amp.GradScaler(enabled=False)  # without fp16: none
         if settings.schedule == "plateau":
             self.scheduler = ReduceLROnPlateau(sgd, factor=0.1, patience=settings.patience)
         else:
             milestones = [max(1, math.floor(share * asked["epochs"])) for share in (0.6, 0.85)]
             self.scheduler = MultiStepLR(sgd, milestones, gamma=0.1)
-        self.teacher = teacher
-        if teacher:
-            teacher.to(self.accelerator.device, memory_format=torch.channels_last).eval()
-        self.generator = torch.Generator().manual_seed(asked["seed"])  # of the batches
-        scaler = {"scaler": self.accelerator.scaler} if self.accelerator.scaler else {}
-        self._parts = {"model": self.model, "optimizer": self.optimizer.optimizer, "scheduler": self.scheduler} | scaler
+        self.teacher = teacher and teacher.to(self.accelerator.device, memory_format=torch.channels_last).eval()
+        self.generator = torch.Generator(self.accelerator.device).manual_seed(asked["seed"])  # of the batches
+        self._parts = {name: vars(self)[name] for name in ("model", "optimizer", "scheduler", "scaler")}
 
     def run_epoch(self, batches: ImageBatches) -> Epoch:
         """One augmented pass over ``batches``; the epoch is added to the history."""
-        settings, augmentation = self.settings, {"max_shift": self.settings.max_shift, "flip": self.settings.flip}
-        start = time.perf_counter()
+        settings, start = self.settings, time.perf_counter()
         number, rate = len(self.history) + 1, self.optimizer.param_groups[0]["lr"]
-        total_loss = torch.zeros((), device=self.accelerator.device)
-        num_images = summed = 0
-        for images, labels in batches.augmented(settings.batch_size, self.generator, **augmentation):
+        total_loss = num_images = 0  # the loss becomes a tensor on the device, so that no step waits for it
+        epoch = batches.augmented(settings.batch_size, self.generator, max_shift=settings.max_shift, flip=settings.flip)
+        for place, (images, labels) in enumerate(epoch):
+            if place % settings.summed_batches == 0:
+                self.optimizer.zero_grad()  # here, or the process asks for memory anew at each step
             loss = self._loss(images, labels)
-            if summed == 0:
-                self.optimizer.zero_grad()
-            self.accelerator.backward(loss)
-            summed = (summed + 1) % settings.summed_batches
-            if summed == 0:
-                self.optimizer.step()
+            self.scaler.scale(loss).backward()
             total_loss += loss.detach() * len(labels)
             num_images += len(labels)
-        if summed:
-            self.optimizer.step()
-        mean_loss = total_loss.item() / num_images
+            if (place + 1) % settings.summed_batches == 0 or num_images == len(batches):
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+        mean_loss = float(total_loss) / num_images
         if not math.isfinite(mean_loss):
             what = f"the loss of epoch {number} is {mean_loss} at learning rate {rate:g}"
             others = "" if self.accelerator.mixed_precision == "no" else ", or use precision = 'float32'"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from il2m.data.batches import ImageBatches, Normalisation, channel_mean_std
 
@@ -110,3 +111,13 @@ def test_to_a_device_leaves_the_batches_themselves_alone():
     assert moved.images.device.type == "meta"
     assert batches.images.device.type == "cpu"
     assert len(moved) == len(batches) == 4
+
+
+def test_images_on_a_gpu_are_drawn_looked_up_and_prepared_there():
+    """Without one: torch's fake tensors refuse to mix devices, and to read values."""
+    images = np.zeros((70, 6, 7, 3), np.uint8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batches = batches_of(images).to(torch.device("cuda"))
+        epoch = one_epoch(batches, 32, max_shift=2, flip=True) + list(batches.plain(32))
+        assert [len(y) for _, y in epoch] == 2 * [32, 32, 6]
+        assert {part.device.type for batch in epoch for part in batch} == {"cuda"}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import kill_when_stalled, train_with
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from il2m.data.batches import ImageBatches, channel_mean_std
 from il2m.errors import InputError
@@ -261,6 +262,23 @@ def test_fp16_needs_a_gpu(few):
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError, match="precision = 'fp16' needs a GPU"):
         train_with(new_model(), few, precision="fp16", **SETTINGS)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a GPU's host wait: a value that is read, or a size that depends on values."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_epoch_waits_for_the_device_once_at_its_end(batches):
+    """9 batches, shifted, flipped and distilled, an epoch."""
+    with Waits() as waits:
+        train_with(new_model(), batches, teacher=new_model(4), distillation_weight=1.0, **SETTINGS | {"flip": True})
+    assert waits.count == SETTINGS["epochs"]
 
 
 def test_summed_batches_are_one_step_on_the_sum_of_their_gradients(few):

@@ -26,7 +26,7 @@ SETTINGS = ["dataset", "num_states", "setting", "head", "memory_size", "memory_r
 SETTINGS += ["held_out", "balanced_epochs", *DISTILLATION]  # what else tells runs apart
 
 SYSTEMS: dict[str, dict[str, Any]] = {
-    # like the field's known systems, as far as this study has them: what corrects scores, and how the model was trained.
+    # like the field's known systems, as far as this study has them: what corrects scores, and how it was trained.
     # They are not those systems: these weigh the two losses by n_past / n_seen (distillation_share) and keep the head
     # (head = extended); iCaRL's losses are sigmoids, E2EIL distils task by task, WA clips weights.
     "fine-tuning": {"method": "FT"},

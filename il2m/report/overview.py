@@ -233,7 +233,7 @@ def systems(study: Study) -> pd.DataFrame:
 def distillation_effects(rows: pd.DataFrame, method: str) -> Points:
     """What distillation changes of a method's mean top-1, on minus off, by S and K in words."""
     sides = ({"method": method, "distillation": distillation} for distillation in (True, False))
-    keys = ["num_states", "memory_size", *_sides(rows, ["distillation"])[1:]]
+    keys = _sides(rows, ["num_states", "memory_size", "head", *comparison.DISTILLATION[1:]])
     pairs = comparison.differences(rows, *sides).sort_values(keys)
     points = {words: comparison.by_order(group, "difference") for words, group in _by_words(pairs, keys, {}).items()}
     return points, {words: mean_interval(differences) for words, differences in points.items()}

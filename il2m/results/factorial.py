@@ -81,3 +81,27 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
             without = top1[tuple(name != other for other in names)]
             rows.append({"score_kind": score_kind, "factor": name, "alone": alone - plain, "last": full - without})
     return pd.DataFrame(rows, columns=["score_kind", "factor", "alone", "last"])
+
+
+def why_table(run: Run) -> pd.DataFrame:
+    """Why IL2M gains what it does, and where it goes too far: one row per state 2..S. The past classes' ratios of means,
+    where defined; top-1 on new classes before and after; of the head, where it is stored, means of biases and of weight
+    norms, past classes against new ones; top-1 of IL2M, and with 20 added to all scores and means."""
+    rows = []
+    for state in range(2, run.states.num_states + 1):
+        frozen, num_past = Frozen.of_run(run, state), run.states.num_past(state)
+        scores, labels, memory = frozen.scores, run.state(state).array("val_labels"), frozen.statistics
+        ratios = rectify.rectification_factors(memory, use_confidence=False)
+        defined = pd.Series(ratios.values[:num_past][~ratios.undefined[:num_past]])
+        shifted = {name: values + 20 for name, values in vars(memory).items() if name != "state_of_class"}
+        plain, own = (ranks(each, labels) for each in (scores, rectify.rectify(scores, memory)))
+        raised = ranks(rectify.rectify(scores + 20, replace(memory, **shifted)), labels)
+        row = {"state": state, "median ratio": defined.median(), "largest ratio": defined.max()}
+        for when, image_ranks in (("before", plain), ("after", own)):
+            row[f"new classes, {when}"] = top_k(image_ranks[labels >= num_past], 1)
+        if not frozen.lacks("head"):
+            norms = np.linalg.norm(frozen.head.weight, axis=1)
+            row["bias, past - new"] = frozen.head.bias[:num_past].mean() - frozen.head.bias[num_past:].mean()
+            row["norm, past / new"] = norms[:num_past].mean() / norms[num_past:].mean()
+        rows.append(row | {"IL2M": top_k(own, 1), "IL2M, scores + 20": top_k(raised, 1)})
+    return pd.DataFrame(rows).set_index("state")

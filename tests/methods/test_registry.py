@@ -14,7 +14,7 @@ from il2m.memory.exemplars import rank_classes
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import PARTS, STEADIER, rectify
 from il2m.methods.registry import METHODS, costs_table, method_scores, missing_for
-from il2m.results.factorial import factor_effects, factorial_table
+from il2m.results.factorial import factor_effects, factorial_table, why_table
 from il2m.results.metrics import error_breakdown, ranks, top_k
 from il2m.results.table import probabilities, results_table, state_accuracies
 from il2m.study.runs import Run
@@ -366,3 +366,21 @@ def test_costs_are_counted_from_classes_and_features(tiny_study, tmp_path):
     assert table.loc["NEM", "floats_stored"] == 6 * d
     assert "held out" in table.loc["BiC", "needs"]
     assert len(costs_table(without(tiny_study.off, tmp_path, "model.safetensors"))) == 0
+
+
+def test_why_il2m_gains_what_it_does(tiny_study):
+    """Against the numbers taken one by one from what the run stores."""
+    run = tiny_study.on
+    table = why_table(run)
+    assert table.index.tolist() == [2, 3]
+    memory, stored = run.statistics(3), run.state(3)
+    scores, labels, new = stored.array("val_scores"), stored.array("val_labels"), stored.array("val_labels") >= 4
+    means = zip(memory.initial_means[:4], memory.current_means[:4], strict=True)
+    ratios = [initial / current for initial, current in means if initial > 0 and current > 0]
+    assert table.loc[3, ["median ratio", "largest ratio"]].tolist() == pytest.approx(
+        [np.median(ratios) if ratios else np.nan, max(ratios, default=np.nan)], nan_ok=True
+    )
+    assert table.loc[3, "new classes, before"] == (scores.argmax(axis=1) == labels)[new].mean()
+    assert table.loc[3, "IL2M"] == results_table(run).query("state == 3 and method == 'IL2M'")["top1"].iloc[0]
+    bias = stored.tensor("head.bias")
+    assert table.loc[3, "bias, past - new"] == pytest.approx(bias[:4].mean() - bias[4:].mean())

@@ -79,17 +79,19 @@ def _page_link(study: Study, job: str, *, text: str) -> Link | str:
 
 
 def runs_table(study: Study) -> pd.DataFrame:
-    """One row per run, finished or not: settings, mean top-1 and top-5 over states 2..S of FT and IL2M, and links to
-    the pages of its notebooks."""
-    means, attrs = {}, {}
+    """One row per run, finished or not: settings (``held``: images in memory, mean over states 2..S), mean top-1 and
+    top-5 over states 2..S of FT and IL2M, and links to the pages of its notebooks."""
+    means, held, attrs = {}, {}, {}
     if study.results is not None:
         attrs = study.results.attrs
         raw = comparison.mean_results(study.results).query("score_kind == 'raw'")
         means = raw.set_index(["run", "method"])[["top1", "top5"]].to_dict("index")
+        held = study.results[study.results["state"] > 1].groupby("run")["images_held"].mean().to_dict()
     rows = []
     for run in study.runs:
         about = run_description(run)
         columns = {"S": about.pop("num_states"), "K": known(about.pop("memory_size"))}
+        columns |= {"held": f"{held[run.name]:.0f}" if held.get(run.name, np.nan) >= 0 else ""}
         columns |= {"distillation": known(about.pop("distillation"))}
         columns |= {name.replace("_", " "): "-" if about[name] is None else about[name] for name in comparison.SEEDS}
         for method in ("FT", "IL2M"):

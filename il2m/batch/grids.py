@@ -27,7 +27,6 @@ _KEYS = {  # of a file: the type of what they give, and what is expected there
     "description": (str, "'description' is a text"),
     "parameters": (dict, "expected 'description' and 'parameters' (a mapping of name: value)"),
     "combinations": (dict, "expected 'combinations' as name: {parameter: value, ...}"),
-    "exclude": (list, "expected 'exclude' as a list of {parameter: value, ...}"),
 }
 _MOST_TEXT, _DEEPEST = 1 << 16, 50  # characters and levels of a file, or of a value of the command line
 _MOST_VALUES, _MOST_DIGITS, _MOST_PROBLEMS = 50_000, 64, 100
@@ -43,7 +42,6 @@ class Grid:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     combinations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    exclude: Sequence[Mapping[str, Any]] = ()
 
     def only(self, names: Sequence[str]) -> Self:
         """The same grid with these of its combinations. Raises InputError for one that it does not have."""
@@ -54,13 +52,11 @@ class Grid:
         return replace(self, combinations={name: self.combinations[name] for name in names} or self.combinations)
 
     def overridden(self, overrides: Mapping[str, Any]) -> Self:
-        """The same grid with these parameters said otherwise, in its combinations as well, and without the exclusions
-        of values that are gone."""
+        """The same grid with these parameters said otherwise, in its combinations as well."""
         combinations = {
             name: {p: v for p, v in values.items() if p not in overrides} for name, values in self.combinations.items()
         }
-        exclude = [entry for entry in self.exclude if _agree(entry, overrides)]
-        return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations, exclude=exclude)
+        return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations)
 
 
 class _Constructor(SafeConstructor):
@@ -124,7 +120,6 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
         description=content.get("description", parent.description),
         parameters={**parent.parameters, **content["parameters"]},
         combinations={name: values for name, values in combinations.items() if values is not None},
-        exclude=[*parent.exclude, *content["exclude"]],
     )
 
 
@@ -144,12 +139,10 @@ def _checked(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         if not isinstance(value, _KEYS[key][0] | None):
             raise InputError(f"{path}: {_KEYS[key][1]}.")
     given = {key: value for key, value in content.items() if value is not None}
-    content = {"parameters": {}, "combinations": {}, "exclude": [], **given}
+    content = {"parameters": {}, "combinations": {}, **given}
     combinations = {str(name): values for name, values in content["combinations"].items()}
     if not all(isinstance(values, dict | None) for values in combinations.values()):
         raise InputError(f"{path}: {_KEYS['combinations'][1]}.")
-    if not all(isinstance(entry, dict) and entry for entry in content["exclude"]):
-        raise InputError(f"{path}: {_KEYS['exclude'][1]}.")
     if len(combinations) < len(content["combinations"]):
         raise InputError(f"{path}: two combinations have one name; names are texts.")
     return content | {"combinations": combinations}
@@ -186,9 +179,9 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
 
 
 def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Every setting of a grid that is not excluded: what the grid gives, and the name of its combination ("": none).
+    """Every setting of a grid: what the grid gives, and the name of its combination ("": none).
     defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
-    Raises InputError for all unknown names and bad values at once, and for an exclusion that excludes nothing.
+    Raises InputError for all unknown names and bad values at once, and for too many settings.
     """
     if problems := dict.fromkeys(itertools.islice(_problems(grid, defaults), _MOST_PROBLEMS)):
         raise InputError("\n".join(problems))
@@ -197,24 +190,11 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
     for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
         total = len(settings) + math.prod(map(len, swept.values()))
-        if total * max(len(grid.exclude) / 10, 1) > _MOST_SETTINGS:
-            most = f"{_MOST_SETTINGS:,} at most, and fewer with more than ten exclusions"
-            raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {most}.")
+        if total > _MOST_SETTINGS:
+            raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
         products = itertools.product(*swept.values())
         settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
-    kept = settings
-    for entry in grid.exclude:
-        if not any(_agree(entry, {**defaults, **values}) for values, _ in settings):
-            raise InputError(f"grid {grid.name}: exclude: {entry} is none of its settings.")
-        kept = [(values, name) for values, name in kept if not _agree(entry, {**defaults, **values})]
-    if not kept:
-        raise InputError(f"grid {grid.name}: every setting is excluded.")
-    return kept
-
-
-def _agree(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether an exclusion and settings have a value in common, of each parameter that both name."""
-    return all(_forms(name, entry[name]) & _forms(name, values[name]) for name in entry if name in values)
+    return settings
 
 
 def _forms(name: str, value: Any) -> set[str]:
@@ -231,7 +211,6 @@ def _problems(grid: Grid, known: Mapping[str, Any]) -> Iterator[str]:
     """Every unknown name and bad value of a grid."""
     parts = [("", grid.parameters)]
     parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
-    parts += [("exclude: ", entry) for entry in grid.exclude]
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):

@@ -59,46 +59,17 @@ def test_combinations_are_swept_beside_each_other():
     assert swept_names(grid, DEFAULTS) == ["memory_size", "epochs"]
 
 
-def test_what_is_excluded_matches_in_all_that_it_names():
-    grid = Grid("g", parameters={"memory_size": [100, 50]}, exclude=[{"memory_size": 50, "distillation": True}])
-    pairs = [(values["memory_size"], values["distillation"]) for values in chosen(grid)]
-    assert pairs == [(100, False), (50, False), (100, True)]
-
-
-def test_an_exclusion_may_name_several_values_and_what_the_grid_leaves_alone():
-    grid = Grid("g", parameters={"memory_size": [100, 50, 20]}, exclude=[{"memory_size": [50, 20], "network": "small"}])
-    assert {values["memory_size"] for values in chosen(grid)} == {100}
-
-
-@pytest.mark.parametrize(
-    ("exclude", "expected"),
-    [
-        ([{"memory_size": 70}], "exclude: {'memory_size': 70} is none of its settings"),
-        ([{"memory_size": [100, 50]}], "every setting is excluded"),
-        ([{"memory_sise": 3}], "exclude: unknown parameter 'memory_sise': did you mean 'memory_size'"),
-    ],
-)
-def test_exclusions_that_can_not_be_meant_are_refused(exclude: list, expected: str):
-    with pytest.raises(InputError, match=re.escape(expected)):
-        chosen(Grid("g", parameters={"memory_size": [100, 50]}, exclude=exclude))
-
-
-def test_overrides_hold_in_combinations_too_and_drop_exclusions_of_what_is_gone():
+def test_overrides_hold_in_combinations_too():
     grid = Grid(
-        "g",
-        parameters={"memory_size": [100, 50]},
-        combinations={"long": {"epochs": 30}, "short": {"epochs": 3}},
-        exclude=[{"memory_size": 50, "distillation": True}],
+        "g", parameters={"memory_size": [100, 50]}, combinations={"long": {"epochs": 30}, "short": {"epochs": 3}}
     )
     short = chosen(grid.overridden({"epochs": 1, "memory_size": 100}))
     assert {values["epochs"] for values in short} == {1}
     assert {values["memory_size"] for values in short} == {100}
-    kept = chosen(grid.overridden({"distillation": True}))
-    assert {values["memory_size"] for values in kept} == {100}
 
 
 def test_an_override_that_can_not_be_is_told_and_not_tripped_over():
-    grid = Grid("g", parameters={"memory_size": [100, 50]}, exclude=[{"memory_size": 50, "distillation": True}])
+    grid = Grid("g", parameters={"memory_size": [100, 50]})
     with pytest.raises(InputError, match="memory_size = 'many': expected a whole number"):
         chosen(grid.overridden({"memory_size": "many"}))
     with pytest.raises(InputError, match="unknown parameter 'memory'"):
@@ -126,7 +97,7 @@ def test_a_grid_extends_another(tmp_path: Path):
     path = write(
         tmp_path,
         first="{description: one, parameters: {epochs: 3, memory_size: [1, 2]}, combinations: {a: {}, b: {epochs: 4}}}",
-        second="{extends: first.yaml, parameters: {memory_size: 5}, exclude: [{epochs: 4}]}",
+        second="{extends: first.yaml, parameters: {memory_size: 5}}",
         third="{extends: second.yaml, description: three, combinations: {b: null, c: {epochs: 9}}}",
     )
     grid = read_grid(path)
@@ -134,7 +105,6 @@ def test_a_grid_extends_another(tmp_path: Path):
     assert grid.description == "three"
     assert grid.parameters == {"epochs": 3, "memory_size": 5}
     assert grid.combinations == {"a": {}, "c": {"epochs": 9}}
-    assert grid.exclude == [{"epochs": 4}]
     assert read_grid(tmp_path / "second.yaml").description == "one"
 
 
@@ -159,8 +129,7 @@ ALIAS_BOMB = "parameters:\n  a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("parametres: {}", "unknown key 'parametres': did you mean 'parameters'"),
         ("combinations: [1]", "expected 'combinations' as name: {parameter: value, ...}"),
         ("combinations: {a: 3}", "expected 'combinations' as name: {parameter: value, ...}"),
-        ("exclude: {epochs: 3}", "expected 'exclude' as a list of {parameter: value, ...}"),
-        ("exclude: [{}]", "expected 'exclude' as a list of {parameter: value, ...}"),
+        ("exclude: [{epochs: 3}]", "unknown key 'exclude'"),
         ("extends: [a, b]", "'extends' names one other grid file"),
         ("parameters: {a: [}", "not valid YAML"),
         ("parameters: {epochs: 3, epochs: 4}", "not valid YAML: line 1: 'epochs' is given twice"),
@@ -199,12 +168,6 @@ def test_no_list_of_problems_is_endless():
     with pytest.raises(InputError) as caught:
         all_settings(grid, DEFAULTS)
     assert len(str(caught.value).splitlines()) == 100
-
-
-def test_too_many_exclusions_of_too_many_settings_are_refused():
-    grid = Grid("g", parameters={"epochs": list(range(1, 10_001))}, exclude=[{"epochs": 1}] * 101)
-    with pytest.raises(InputError, match="20,000 settings"):
-        all_settings(grid, DEFAULTS)
 
 
 @pytest.mark.parametrize(

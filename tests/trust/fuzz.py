@@ -246,7 +246,6 @@ def _file(folder: Path, name: str, content: bytes) -> Path:
 def grid(rng: random.Random, folder: Path) -> None:
     text = b"extends: other.yaml\ndescription: it\nparameters: &p {num_states: [2, 3], learning_rate: 1e-2}\n"
     text += b"combinations:\n  a: {epochs: 3}\n  b: {<<: *p, epochs: 4, class_order: [[0, 1], [1, 0]]}\n"
-    text += b"exclude:\n- {num_states: 2, epochs: 3}\n"
     _file(folder, "other.yaml", b"parameters: {memory_size: 20, dataset: glyphs}\n")
     one = read_grid(_file(folder, "it.yaml", _damaged_values(rng, text)))
     all_settings(one, DEFAULTS), swept_names(one, DEFAULTS)

@@ -1,7 +1,6 @@
 """The bias explorer: views of finished runs behind controls, in JupyterLab; pictures of the same views elsewhere."""
 
 import html
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,16 +13,15 @@ import pandas as pd
 from IPython.display import HTML, Image, display
 
 from il2m.errors import InputError
-from il2m.explorer.background import Worker
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_for
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
-from il2m.explorer.views import VIEWS, View
+from il2m.explorer.views import VIEWS
 from il2m.methods.registry import METHODS
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
 from il2m.study.runs import ANALYSED, RESULTS_FILE, Run
 
-AT_ONCE = 20_000_000  # images times classes that a change may compute while it is waited for
+LARGE = 20_000_000  # images times classes: who waits for more is told so first
 MOST_RUNS = 4
 SIDE_BY_SIDE = "side by side"
 
@@ -98,7 +96,7 @@ def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
     choice = first_choice(all_outcomes)
     for name, view in VIEWS.items():
         try:
-            shown = {outcomes.label: view.show(outcomes, choice) for outcomes in all_outcomes}
+            shown = {outcomes.label: view(outcomes, choice) for outcomes in all_outcomes}
         except InputError as error:
             display(HTML(f"<p>{html.escape(name)}: {html.escape(str(error))}</p>"))
             continue
@@ -113,15 +111,15 @@ class BiasExplorer(widgets.VBox):
     def __init__(self, all_outcomes: Sequence[RunOutcomes]) -> None:
         self.all_outcomes, self.controls = all_outcomes, make_controls(all_outcomes)
         self.shown: dict[str, Shown] = {}
-        self.is_waiting = False  # for parts of the view that was chosen
+        self._work = 0  # of what was computed since the last change
         self.reset = widgets.Button(description="IL2M's own choice", tooltip="set exponents and gate to 1")
         self.save = widgets.Button(description="Save this view", tooltip="make links that save figure and numbers")
         self.figure, self.numbers, self.status, self.links = (widgets.HTML() for _ in range(4))
         self.sliders = [self.controls.means, self.controls.confidence, self.controls.gate]
         self.what_if = widgets.HBox([*self.sliders, self.reset])
-        self._worker, self._lock = Worker(self.refresh), threading.RLock()
-        self.settle = self._worker.settle  # waits until nothing is being computed any more
         super().__init__(self._arranged())
+        for outcomes in all_outcomes:
+            outcomes.on_work = self._on_work
         for control in vars(self.controls).values():
             control.observe(self.refresh, "value")
         self.reset.on_click(self._reset)
@@ -148,42 +146,36 @@ class BiasExplorer(widgets.VBox):
         exponents = Exponents(*(slider.value for slider in self.sliders))
         names = ("state", "method", "score_kind", "top", "by_origin")
         chosen = {name: getattr(self.controls, name).value for name in names}
-        return Choice(**chosen, label=label, exponents=exponents, wait=False)
+        return Choice(**chosen, label=label, exponents=exponents)
 
     def refresh(self, change: object = None) -> None:
-        """Show what the controls say: at once, or where there is much to compute, as it comes."""
-        with self._lock:
-            name = self.controls.view.value
-            self.what_if.layout.display = "" if name == "what if" else "none"
-            self.links.value = ""
-            try:
-                self._show(VIEWS[name], self.choice)
-            except InputError as error:
-                self.shown, self.figure.value, self.numbers.value, self.is_waiting = {}, "", "", False
-                self._say(str(error))
+        """Show what the controls say."""
+        name, self._work = self.controls.view.value, 0
+        self.what_if.layout.display = "" if name == "what if" else "none"
+        self.links.value = ""
+        try:
+            self._show(name, self.choice)
+        except InputError as error:
+            self.shown, self.figure.value, self.numbers.value = {}, "", ""
+            self._say(str(error))
 
-    def _show(self, view: View, choice: Choice) -> None:
+    def _show(self, view: str, choice: Choice) -> None:
         runs = [shown for shown in self.all_outcomes if self.controls.run.value in (shown.label, SIDE_BY_SIDE)]
-        missing = self._worker.missing([part for outcomes in runs for part in view.parts(outcomes, choice)])
-        if sum(part.outcomes.work(part.state) for part in missing) <= AT_ONCE:
-            for part in missing:
-                part.compute()
-            missing = []
-        self.is_waiting = bool(missing)
-        every = (part for outcomes in runs for part in VIEWS["accuracy"].parts(outcomes, choice))  # method, every state
-        likely = [part for part in every if not part.is_ready()]  # another choice is then shown at once
-        self._worker.want(missing, sorted(likely, key=lambda part: part.state != choice.state))
-        if not missing or view.by_state:
-            self.shown = {outcomes.label: view.show(outcomes, choice) for outcomes in runs}
-            self.figure.value = f'<div class="il2m">{page_svg(self.shown)}</div>'
-            self.numbers.value = numbers_html(self.shown)
-        notes = [f"Computing {len(missing)} part(s) of this view ..."] if missing else []
+        self.shown = {outcomes.label: VIEWS[view](outcomes, choice) for outcomes in runs}
+        self.figure.value = f'<div class="il2m">{page_svg(self.shown)}</div>'
+        self.numbers.value = numbers_html(self.shown)
+        notes = []
         if (kind := kind_for(choice.method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
-        if choice.method.startswith("IL2M") or not view.chosen:
+        if choice.method.startswith("IL2M") or view == "what if":
             every = ((outcomes.label, outcomes.undefined_note(choice.state, choice.score_kind)) for outcomes in runs)
             notes += [f"{label}: {note}" for label, note in every if note]
         self._say(" ".join(notes))
+
+    def _on_work(self, work: int) -> None:
+        self._work += work
+        if self._work > LARGE:
+            self._say("Computing ...")
 
     def _say(self, text: str) -> None:
         self.status.value = f'<div class="il2m" role="status">{html.escape(text)}</div>'

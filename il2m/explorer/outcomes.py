@@ -3,7 +3,6 @@
 All views are made of these outcomes, so that the scores of a large run are read once per method and state, in blocks.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,8 +53,7 @@ class Exponents:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the controls say. ``label`` is a class in learning order; ``top`` is 1 or 5; ``wait`` False leaves out of
-    views by state what isn't computed yet."""
+    """What the controls say. ``label`` is a class in learning order; ``top`` is 1 or 5."""
 
     state: int
     method: str = "IL2M"
@@ -64,7 +62,6 @@ class Choice:
     by_origin: bool = False
     label: int = 0
     exponents: Exponents = field(default_factory=Exponents)
-    wait: bool = True
 
     @property
     def unit(self) -> str:
@@ -84,7 +81,8 @@ class Shown:
 
 
 class RunOutcomes:
-    """A run and the outcomes of every method on it, each computed once when it is first asked for."""
+    """A run and the outcomes of every method on it, each computed once when it is first asked for. Before that is done
+    ``on_work`` is told its work."""
 
     def __init__(self, run: Run, label: str = "", data_dir: str | Path = "../data") -> None:
         self.run, self.label, self.data_dir, self.num_states = run, label or run.name, data_dir, run.states.num_states
@@ -93,7 +91,7 @@ class RunOutcomes:
         self.left_out = {method: why for method, why in problems.items() if why}
         self.curves: dict[tuple, tuple] = {}  # of views.what_if_curves
         self._kept: dict[tuple[int, str, str], Outcome] = {}
-        self._lock = threading.Lock()
+        self.on_work: Callable[[int], object] = lambda work: None
 
     @property
     def titles(self) -> list[str]:
@@ -115,9 +113,6 @@ class RunOutcomes:
         """True classes of the state's validation images, (n,)."""
         return np.asarray(self.run.state(state).array("val_labels"))
 
-    def is_ready(self, state: int, method: str, score_kind: str) -> bool:
-        return (state, method, kind_for(method, score_kind)) in self._kept
-
     def work(self, state: int) -> int:
         """Images times classes: what an outcome at ``state`` costs."""
         return len(self.labels(state)) * self.run.states.num_seen(state)
@@ -129,9 +124,8 @@ class RunOutcomes:
             raise InputError(f"{self.run.folder}: {method} can't be computed: {why}.")
         key = (state, method, kind_for(method, score_kind))
         if key not in self._kept:
-            with self._lock:  # else a page and its background thread would compute the same twice
-                if key not in self._kept:
-                    self._kept[key] = self._compute(*key)
+            self.on_work(self.work(state))
+            self._kept[key] = self._compute(*key)
         return self._kept[key]
 
     def _compute(self, state: int, method: str, score_kind: str) -> Outcome:

@@ -1,8 +1,8 @@
 """What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of a run's outcomes
 and of what was chosen. Nothing here knows of controls."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from il2m import plots
 from il2m.data.image_files import ImageFiles
 from il2m.errors import InputError
-from il2m.explorer.background import Part
 from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuracies, kind_for
 from il2m.methods.registry import METHODS
 from il2m.plots import detail
@@ -25,11 +24,10 @@ _NO_PAST = "no past classes yet"
 _KEPT, _SHOWN = 7, 3  # exemplars, and images of each kind
 
 
-def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> Iterator[tuple[int, Outcome]]:
-    """(state, the method's outcome there), without those that aren't to be waited for."""
-    for state in range(1, outcomes.num_states + 1):
-        if choice.wait or outcomes.is_ready(state, method, choice.score_kind):
-            yield state, outcomes.outcome(state, method, choice.score_kind)
+def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> dict[int, Outcome]:
+    """state -> the method's outcome there."""
+    states = range(1, outcomes.num_states + 1)
+    return {state: outcomes.outcome(state, method, choice.score_kind) for state in states}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -41,7 +39,7 @@ def _mean(values: np.ndarray) -> float:
 def true_class_scores(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Mean score of the true class, past against new (the paper's Fig. 1), past classes together or by origin."""
     columns: dict[str, dict[int, float]] = {"past": {}, "new": {}}
-    for state, outcome in _by_state(outcomes, choice, choice.method):
+    for state, outcome in _by_state(outcomes, choice, choice.method).items():
         origin = outcomes.run.states.of_class[outcome.labels]
         columns["past"][state] = _mean(outcome.own[origin < state])
         columns["new"][state] = _mean(outcome.own[origin == state])
@@ -141,7 +139,7 @@ def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:
 def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy on all classes seen so far, by state: the chosen method against all others."""
     columns = {
-        method: {state: np.mean(outcome.ranks < choice.top) for state, outcome in _by_state(outcomes, choice, method)}
+        method: [np.mean(outcome.ranks < choice.top) for outcome in _by_state(outcomes, choice, method).values()]
         for method in outcomes.methods
     }
     numbers = pd.DataFrame(columns, index=pd.RangeIndex(1, outcomes.num_states + 1, name="state"), dtype=float)
@@ -231,35 +229,14 @@ def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.n
         raise InputError(f"an image can't be read ({error}); all other views work.") from None
 
 
-@dataclass(frozen=True)
-class View:
-    """show: makes it, of the outcomes at the chosen state, or at every one (by_state), of the chosen method (unless
-    ``chosen`` is False), and of those ``also`` that the run can give."""
-
-    show: Callable[[RunOutcomes, Choice], Shown]
-    by_state: bool = False
-    chosen: bool = True
-    also: Iterable[str] = ()
-
-    def parts(self, outcomes: RunOutcomes, choice: Choice) -> list[Part]:
-        """Each outcome that the view is made of, the chosen method's and state's first."""
-        states = [choice.state, *(range(outcomes.num_states, 0, -1) if self.by_state else ())]
-        if self.show is one_class:
-            states.append(min(choice.state, int(outcomes.run.states.of_class[choice.label])))
-        methods = [choice.method] if self.chosen else []
-        methods += [method for method in self.also if method in outcomes.methods]
-        keys = dict.fromkeys((state, method, choice.score_kind) for method in methods for state in states)
-        return [Part(outcomes, *key) for key in keys]
-
-
-VIEWS: dict[str, View] = {
-    "true-class scores": View(true_class_scores, by_state=True),
-    "predictions": View(prediction_origins),
-    "states": View(state_by_state),
-    "classes": View(class_by_class),
-    "one class": View(one_class),
-    "errors": View(errors, also=("FT",)),
-    "accuracy": View(accuracy, by_state=True, also=METHODS),
-    "what if": View(what_if, chosen=False, also=("FT", "IL2M")),
-    "images": View(images, also=("FT",)),
+VIEWS: dict[str, Callable[[RunOutcomes, Choice], Shown]] = {
+    "true-class scores": true_class_scores,
+    "predictions": prediction_origins,
+    "states": state_by_state,
+    "classes": class_by_class,
+    "one class": one_class,
+    "errors": errors,
+    "accuracy": accuracy,
+    "what if": what_if,
+    "images": images,
 }

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import gc
 import io
 import json
 import re
 import shutil
-import threading
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,9 +26,8 @@ import il2m
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
-from il2m.explorer.background import Part, Worker
 from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
-from il2m.explorer.outcomes import Exponents, Outcome, RunOutcomes, what_if_factors
+from il2m.explorer.outcomes import Exponents, RunOutcomes, what_if_factors
 from il2m.explorer.views import VIEWS, Choice, true_class_scores, what_if_curves
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
@@ -57,9 +53,7 @@ def outcomes(tiny_study: TinyStudy) -> RunOutcomes:
 
 @pytest.fixture
 def explorer(tiny_study: TinyStudy) -> BiasExplorer:
-    made = BiasExplorer(open_outcomes([tiny_study.on, tiny_study.off]))
-    made.settle()
-    return made
+    return BiasExplorer(open_outcomes([tiny_study.on, tiny_study.off]))
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +152,17 @@ def test_past_classes_by_origin_average_to_past_classes_together(outcomes: RunOu
 def test_views_of_one_state_are_the_metrics(outcomes: RunOutcomes):
     choice, states = Choice(state=3, method="IL2M"), outcomes.run.states
     labels, predicted = outcomes.labels(3), method_scores(outcomes.run, 3, "IL2M").argmax(axis=1)
-    origins = VIEWS["predictions"].show(outcomes, choice).numbers
+    origins = VIEWS["predictions"](outcomes, choice).numbers
     np.testing.assert_allclose(
         origins["predicted"], [np.mean(states.of_class[predicted] == state) for state in (1, 2, 3)]
     )
     np.testing.assert_allclose(origins["truth"], 1 / 3)
-    confusion = VIEWS["states"].show(outcomes, choice).numbers
+    confusion = VIEWS["states"](outcomes, choice).numbers
     np.testing.assert_allclose(confusion, state_confusion(predicted, labels, states.of_class))
-    classes = VIEWS["classes"].show(outcomes, choice)
+    classes = VIEWS["classes"](outcomes, choice)
     assert classes.numbers.iloc[2, 4] == np.mean(predicted[labels == 2] == 4)
     assert classes.table["share"].is_monotonic_decreasing
-    errors = VIEWS["errors"].show(outcomes, choice).numbers
+    errors = VIEWS["errors"](outcomes, choice).numbers
     assert errors.loc["IL2M"].to_dict() == error_breakdown(predicted, labels, states.num_past(3))
 
 
@@ -178,14 +172,14 @@ def test_commonest_confusions_are_errors_the_most_frequent_first(outcomes: RunOu
     counts = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
     pairs = sorted(counts, key=lambda pair: (-counts[pair], *pair))[:10]
     titles = [f"{label}: {name}" for label, name in enumerate(outcomes.run.class_names)]
-    table = VIEWS["classes"].show(outcomes, Choice(state=state)).table
+    table = VIEWS["classes"](outcomes, Choice(state=state)).table
     assert list(table.index) == [titles[true] for true, _ in pairs]
     assert list(table["predicted"]) == [titles[guess] for _, guess in pairs]
 
 
 @pytest.mark.parametrize("top", [1, 5])
 def test_accuracy_is_that_of_the_results_table(outcomes: RunOutcomes, top: int):
-    numbers = VIEWS["accuracy"].show(outcomes, Choice(state=3, top=top)).numbers
+    numbers = VIEWS["accuracy"](outcomes, Choice(state=3, top=top)).numbers
     table = results_table(outcomes.run, methods=list(numbers.columns))
     for method in numbers:
         rows = table[(table["method"] == method) & (table["score_kind"] == "raw")]
@@ -193,14 +187,14 @@ def test_accuracy_is_that_of_the_results_table(outcomes: RunOutcomes, top: int):
 
 
 def test_one_class_then_and_now(outcomes: RunOutcomes):
-    shown = VIEWS["one class"].show(outcomes, Choice(state=3, method="FT", label=2))
+    shown = VIEWS["one class"](outcomes, Choice(state=3, method="FT", label=2))
     for row, state in enumerate((2, 3)):
         scores, labels = outcomes.run.state(state).array("val_scores"), outcomes.labels(state)
         assert shown.numbers["mean"].iloc[row] == pytest.approx(scores[labels == 2, 2].mean())
     memory = outcomes.run.statistics(3)
     assert list(shown.numbers.iloc[:, -1]) == [memory.initial_means[2], memory.current_means[2]]
     with pytest.raises(InputError, match="learned at state 3, after state 2"):
-        VIEWS["one class"].show(outcomes, Choice(state=2, label=5))
+        VIEWS["one class"](outcomes, Choice(state=2, label=5))
 
 
 # the page
@@ -315,65 +309,18 @@ def test_classes_are_found_by_title_number_and_part_of_name():
             find_class(text, titles)
 
 
-def test_a_large_run_is_computed_beside_the_page(tiny_study: TinyStudy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(explore, "AT_ONCE", 0)
-    large = BiasExplorer(open_outcomes([tiny_study.off]))
-    large.settle()
-    for view in ("true-class scores", "accuracy", "errors"):
-        large.controls.view.value = view
-        large.settle()
-        expected = VIEWS[view].show(RunOutcomes(tiny_study.off), Choice(state=3)).numbers
-        pd.testing.assert_frame_equal(large.shown["distillation off"].numbers, expected)
-    assert all(large.all_outcomes[0].is_ready(state, "WA", "raw") for state in (1, 2, 3))  # before anyone asks
-
-
-def test_what_is_wanted_is_computed_in_place_of_what_was_then_what_is_likely(tiny_study: TinyStudy):
-    going, reports, computed = threading.Event(), [], []
-
-    class Watched(RunOutcomes):
-        def outcome(self, *key: Any) -> Outcome:
-            computed.append(key)
-            assert going.wait(60)
-            return super().outcome(*key)
-
-    watched = Watched(tiny_study.off)
-    worker = Worker(lambda: reports.append(len(computed)))
-    first, dropped, wanted, last, likely = (
-        Part(watched, state, method, "raw")
-        for state, method in ((1, "FT"), (2, "FT"), (3, "IL2M"), (3, "FT"), (2, "IL2M"))
-    )
-    worker.want([first, dropped], [dropped])
-    worker.want([wanted, last], [likely])  # while the first is being computed
-    going.set()
-    worker.settle()
-    assert computed == [part[1:] for part in (first, wanted, last, likely)]
-    assert worker.missing([dropped, first, likely]) == [dropped]
-    assert reports[-1] == 3  # when all that is waited for is there; what is likely is not reported
-    worker.want([dropped])
-    worker.settle()
-    assert worker.missing([dropped]) == []
-    assert reports[-1] == 5
-
-
-def test_reports_come_in_the_loop_that_runs(outcomes: RunOutcomes):
-    async def explore_in_a_loop() -> list[threading.Thread]:
-        threads, reported = [], asyncio.Event()
-        worker = Worker(lambda: (threads.append(threading.current_thread()), reported.set()))
-        worker.want([Part(outcomes, 1, "FT", "raw")])
-        await asyncio.wait_for(reported.wait(), 60)
-        return threads
-
-    assert asyncio.run(explore_in_a_loop()) == [threading.current_thread()]
-
-
-def test_what_fails_beside_the_page_is_told(outcomes: RunOutcomes):
-    worker = Worker(lambda: None)
-    part = Part(outcomes, 2, "BiC", "raw")
-    assert worker.missing([part]) == [part]
-    worker.want([part])
-    worker.settle()
-    with pytest.raises(InputError, match="BiC can't be computed"):
-        worker.missing([part])
+def test_a_large_computation_is_told_before_it_is_done(explorer: BiasExplorer, monkeypatch: pytest.MonkeyPatch):
+    told = []
+    explorer.status.observe(lambda change: told.append(re.sub("<.*?>", "", change["new"])), "value")
+    explorer.controls.score_kind.value = "softmax"
+    assert "Computing ..." not in told
+    monkeypatch.setattr(explore, "LARGE", explorer.all_outcomes[0].work(3))
+    explorer.controls.method.value = "IL2M-no-gate"
+    assert told[-2] == "Computing ..."
+    assert told[-1] != "Computing ..."
+    before = len(told)
+    explorer.controls.method.value = "IL2M"
+    assert "Computing ..." not in told[before:]  # it is kept
 
 
 def test_methods_that_a_run_cannot_give_are_named(explorer: BiasExplorer):
@@ -408,7 +355,6 @@ def test_a_method_registered_later_is_in_an_explorer_opened_afterwards(explorer:
     assert ("past halved", "halved-past") in opened.controls.method.options
     assert "of-held-out: distillation off: state 2 held no" in opened.children[-1].value
     opened.controls.view.value, opened.controls.method.value = "accuracy", "halved-past"
-    opened.settle()
     own, labels = method_scores(tiny_study.off, 3, "halved-past"), opened.all_outcomes[0].labels(3)
     numbers = opened.shown["distillation off"].numbers
     assert numbers.loc[3, "halved-past"] == np.mean(own.argmax(axis=1) == labels)

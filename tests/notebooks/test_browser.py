@@ -206,24 +206,24 @@ def test_notebook_03_in_jupyterlab(explorer: Explorer, tiny_study: TinyStudy):
 
 
 def move_state_method_and_distillation(explorer: Explorer, off: RunOutcomes, on: RunOutcomes) -> None:
-    shown = VIEWS["true-class scores"].show(off, Choice(state=3))
+    shown = VIEWS["true-class scores"](off, Choice(state=3))
     explorer.shows(shown.finding)
     explorer.shows_numbers(shown.table)
 
     explorer.set_slider("State", "ArrowLeft", 1)
-    explorer.shows(VIEWS["true-class scores"].show(off, Choice(state=2)).finding, ".il2m svg")
+    explorer.shows(VIEWS["true-class scores"](off, Choice(state=2)).finding, ".il2m svg")
 
     explorer.press("errors")
-    explorer.shows_numbers(VIEWS["errors"].show(off, Choice(state=2)).numbers)
+    explorer.shows_numbers(VIEWS["errors"](off, Choice(state=2)).numbers)
     before = explorer.figure()
     explorer.page.locator(".widget-dropdown", has_text="Method").locator("select").select_option("IL2M-no-gate")
-    chosen = VIEWS["errors"].show(off, Choice(state=2, method="IL2M-no-gate"))
+    chosen = VIEWS["errors"](off, Choice(state=2, method="IL2M-no-gate"))
     explorer.shows_numbers(chosen.numbers)
     explorer.shows(chosen.finding, ".il2m svg")
     assert explorer.figure() != before
 
     explorer.press("distillation on")
-    distilled = VIEWS["errors"].show(on, Choice(state=2, method="IL2M-no-gate"))
+    distilled = VIEWS["errors"](on, Choice(state=2, method="IL2M-no-gate"))
     explorer.shows_numbers(distilled.numbers)
     explorer.shows(distilled.finding, ".il2m svg")
     explorer.press("distillation off")
@@ -237,19 +237,19 @@ def move_what_if_sliders(explorer: Explorer, off: RunOutcomes) -> None:
     explorer.set_slider("Confidence, exponent", "End", 1)
     explorer.set_slider("Gate", "Home", 1)
     exponents = Exponents(means=0, confidence=2, gate=0)
-    numbers = VIEWS["what if"].show(off, Choice(state=3, exponents=exponents)).numbers
+    numbers = VIEWS["what if"](off, Choice(state=3, exponents=exponents)).numbers
     expected = accuracies(off.what_if(3, exponents), off.labels(3), off.run.states.num_past(3), 1)
     assert numbers.loc["your choice"].to_dict() == expected
     explorer.shows_numbers(numbers)
     explorer.press("IL2M's own choice")
-    explorer.shows_numbers(VIEWS["what if"].show(off, Choice(state=3)).numbers)
+    explorer.shows_numbers(VIEWS["what if"](off, Choice(state=3)).numbers)
 
 
 def look_at_images_and_save_a_view(explorer: Explorer, off: RunOutcomes) -> None:
     explorer.press("images")
     explorer.page.locator(".il2m svg image").first.wait_for(state="attached")
     explorer.press("accuracy")
-    expected = VIEWS["accuracy"].show(off, Choice(state=3, method="IL2M-no-gate")).numbers
+    expected = VIEWS["accuracy"](off, Choice(state=3, method="IL2M-no-gate")).numbers
     explorer.shows_numbers(expected.loc[[3]].T)
     explorer.press("Save this view")
     with explorer.page.expect_download() as download:

@@ -290,18 +290,18 @@ def _rows(table: object) -> dict[str, str]:
 
 
 def explorer(folder: Path, path: Path) -> dict[str, str]:
-    from il2m.explorer.explore import common_methods, first_shown, open_outcomes
+    from il2m.explorer.explore import first_choice, open_outcomes
     from il2m.explorer.page import figure_bytes
     from il2m.explorer.views import VIEWS, Choice
 
     numbers, run = {}, _tuned(folder, path)
     every = open_outcomes([each for each in (run, twin_run(run)) if each])
-    method = first_shown(common_methods(every))
+    method = first_choice(every).method
     for outcomes in every:
         for state in range(1, outcomes.num_states + 1):
             one = outcomes.outcome(state, method)
             numbers[f"{outcomes.run.name} {state}"] = _hash(one.predicted, one.ranks)
-        shown = VIEWS["true-class scores"].show(outcomes, Choice(state=outcomes.num_states, method=method))
+        shown = VIEWS["true-class scores"](outcomes, Choice(state=outcomes.num_states, method=method))
         numbers[f"{outcomes.run.name} view"] = shown.numbers.to_csv()
     figure_bytes({"it": shown}, "png")
     return numbers

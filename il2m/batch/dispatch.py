@@ -97,7 +97,7 @@ class _Dispatch:
     def __init__(self, client: Client, codes: Mapping[str, str], lease: Path, estimates: Estimates) -> None:
         self._client, self._codes, self._lease, self._estimates = client, codes, lease, estimates
         self._outcomes: dict[str, Future | JobEnd] = {}  # of each job: how it ended, once it is known
-        self._submitted: dict[str, tuple[Job, list]] = {}  # by the future's key: how far the job was then
+        self._submitted: dict[str, Job] = {}  # by the future's key
 
     def run(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Submit the jobs, and tell of each when it ends. Returns failed job -> reason."""
@@ -105,7 +105,7 @@ class _Dispatch:
         with Live(jobs, self._estimates) as live:
             while not ending.is_empty():
                 for future in ending.next_batch(block=False):
-                    job = self._submitted[future.key][0]
+                    job = self._submitted[future.key]
                     if end := self._end(future):
                         self._outcomes[job.name] = end
                         self._estimates.add(job.kind, end.seconds, end.work)
@@ -126,13 +126,13 @@ class _Dispatch:
     def _submit(self, job: Job) -> Future:
         earlier = {name: self._outcomes[name] for name in (*job.after, *job.beside) if name in self._outcomes}
         arguments, key = (job, self._codes[job.name], self._lease, earlier), f"{job.name}-{uuid.uuid4().hex}"
-        self._submitted[key] = job, _how_far(job)
+        self._submitted[key] = job
         self._outcomes[job.name] = future = self._client.submit(run_job, *arguments, key=key, pure=False)
         return future
 
     def _end(self, future: Future) -> JobEnd | None:
-        """How a job came out; None if it is to be done again: workers died, but not of this job, or it had got on."""
-        job, how_far = self._submitted[future.key]
+        """How a job came out; None if it is to be submitted again: workers died, but not of this job."""
+        job = self._submitted[future.key]
         if future.cancelled():
             raise InputError("the dask scheduler is gone, its jobs are stopped; the same command goes on from there.")
         error = future.exception()
@@ -140,9 +140,9 @@ class _Dispatch:
             return future.result()
         reason = repr(error)
         if isinstance(error, KilledWorker):
-            if error.task != future.key or _how_far(job) != how_far:
+            if error.task != future.key:
                 return None
-            reason = "its workers died one after another, and it got no further (out of memory?)"
+            reason = "its workers died one after another (out of memory?)"
         records.write_record(job, FAILED, code=self._codes[job.name], reason=reason)
         return JobEnd(failure=f"failed: {reason}")
 
@@ -153,13 +153,8 @@ class _Dispatch:
             slots = sum(self._client.nthreads().values())
         except (OSError, TimeoutError):  # the scheduler is gone, or busy: its futures will tell
             return [], 0
-        jobs = [job for key, (job, _) in self._submitted.items() if key in given]
+        jobs = [job for key, job in self._submitted.items() if key in given]
         return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
-
-
-def _how_far(job: Job) -> list[tuple[str, float]]:
-    """Changes whenever a job's run stores a state or a checkpoint."""
-    return sorted((path.name, modified(path)) for path in (job.out_dir / job.run).glob("state_*"))
 
 
 class Live(contextlib.ExitStack):

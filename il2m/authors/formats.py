@@ -229,22 +229,3 @@ def read_text(path: str | Path) -> str:
     """All of a text file. Raises InputError if it can't be read, or is no text."""
     with _readable(path):
         return Path(path).read_text(encoding="utf-8-sig")
-
-
-def check_new_name(path: str | Path, name: str) -> str:
-    """The file's text, ``""`` if there is no file. Raises InputError if ``name`` can't be added to it."""
-    if not name or ":" in name or name != name.strip() or not name.isprintable():
-        raise InputError(f"name = {name!r}: expected a printable name without ':' and without blanks at its ends.")
-    text = read_text(path) if Path(path).exists() else ""
-    if any(line.partition(":")[0].strip() == name for line in text.splitlines()):
-        raise InputError(f"{path}: {name!r} has its line already; remove it, or choose another name.")
-    return text
-
-
-def append_mean_std(path: str | Path, name: str, mean: Iterable[float], std: Iterable[float]) -> None:
-    """Add ``name`` and its values to the file. Raises InputError as check_new_name does."""
-    text = check_new_name(path, name)
-    # plain decimals: the authors' script looks for digits, a point and digits
-    mean, std = (", ".join(np.format_float_positional(value, trim="0") for value in values) for values in (mean, std))
-    with replacing(path, "w") as file:
-        file.write(text + ("\n" if text and not text.endswith("\n") else "") + f"{name}:mean=[{mean}];std=[{std}]\n")

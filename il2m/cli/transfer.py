@@ -9,10 +9,6 @@ from il2m.cli.command import FOLDER, argument, at_least, command, whole_numbers
 from il2m.errors import name_first, printable
 from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 
-_ROOT = argument("--root", "where relative paths start (default: here)", default="", metavar="DIR")
-_DECODERS = "processes that decode (default: 2; 0: this one)"
-_IMAGES = (_ROOT, argument("--workers", _DECODERS, type=at_least(0), default=2, metavar="N"))
-
 
 @command(
     "lists",
@@ -49,26 +45,11 @@ def _lists(args: argparse.Namespace) -> int:
 
 
 @command(
-    "mean-std",
-    "mean and standard deviation of a list's images, for normalisation",
-    argument("list", "the first state's training images: batch1/train.lst", type=Path),
-    argument("--name", "the name they get in the file", required=True),
-    argument("--file", "(default: %(default)s)", type=Path, default=Path("data/datasets_mean_std.txt")),
-    *_IMAGES,
-)
-def _mean_std(args: argparse.Namespace) -> None:
-    from il2m.exchange.prepare import add_mean_std
-
-    given = add_mean_std(args.list, args.name, args.file, root=args.root, num_workers=args.workers)
-    mean, std = ([round(value, 4) for value in values] for values in (given.mean, given.std))
-    print(f"{args.name}: mean {mean}, std {std} -> {args.file}")
-
-
-@command(
     "check",
     "decode every image once, and name those that can't be read",
     argument("images", "a list, folder:PATH, or lists:PATH for a layout of lists"),
-    *_IMAGES,
+    argument("--root", "where relative paths start (default: here)", default="", metavar="DIR"),
+    argument("--workers", "processes that decode (default: 2; 0: this one)", type=at_least(0), default=2, metavar="N"),
 )
 def _check(args: argparse.Namespace) -> None:
     from il2m.exchange.prepare import check_images

@@ -1,4 +1,4 @@
-"""What is done once to a collection of images before it is studied: lists, mean and standard deviation, a check."""
+"""What is done once to a collection of images before it is studied: lists, and a check."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from il2m.authors.formats import (
-    TEXT,
-    ImageList,
-    append_mean_std,
-    check_new_name,
-    read_image_list,
-    repeated_images,
-    write_image_list,
-)
+from il2m.authors.formats import TEXT, ImageList, read_image_list, repeated_images, write_image_list
 from il2m.authors.layout import ListLayout
-from il2m.data.batches import Normalisation
-from il2m.data.image_files import ImageFiles, find_missing, images_mean_std, read_all
+from il2m.data.image_files import ImageFiles, find_missing, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states, places_by_class
@@ -134,20 +125,6 @@ def _write_lists(
             lists[layout.old(state, memory.memory_size)] = train[exemplars]
         for path, part in lists.items():
             write_image_list(path, part.images, part.labels)
-
-
-def add_mean_std(
-    image_list: str | Path, name: str, file: str | Path, *, root: str | Path = "", num_workers: int = 2
-) -> Normalisation:
-    """Compute mean and standard deviation over the images of a list, and add them to ``file`` under ``name``. root:
-    where relative paths start. Raises InputError for images that can't be read, or a name that is taken."""
-    check_new_name(file, name)  # before the long work
-    paths = read_image_list(image_list).paths(root)
-    if missing := find_missing(paths):
-        raise InputError(name_first("images are missing on disk", missing))
-    normalisation = images_mean_std(ImageFiles(paths, num_workers=num_workers))
-    append_mean_std(file, name, normalisation.mean, normalisation.std)
-    return normalisation
 
 
 def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> str:

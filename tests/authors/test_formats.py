@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as arrays
 from tiny import PROJECT
 
 from il2m.authors.formats import (
-    append_mean_std,
     read_image_list,
     read_mean_std,
     read_scores,
@@ -192,22 +191,6 @@ def test_random_bytes_give_an_error_of_ours_or_a_result(tmp_path: Path, content:
         pass
 
 
-channels = st.lists(st.tuples(st.floats(0, 1), st.floats(1e-12, 1)), min_size=1, max_size=4)
-names = st.text(st.characters(categories=["L", "N", "P"], exclude_characters=":"), min_size=1)
-
-
-@quick
-@given(channels, names)
-def test_mean_and_std_are_read_back_as_written(tmp_path: Path, values: list[tuple[float, float]], name: str):
-    path = write(tmp_path / "mean_std.txt", "another:mean=[0.5];std=[0.1]")  # no newline at its end
-    mean, std = zip(*values, strict=True)
-    append_mean_std(path, name, mean, std) if name != "another" else None
-    assert read_mean_std(path, "another") == ((0.5,), (0.1,)) or name == "another"
-    if name != "another":
-        assert read_mean_std(path, name) == (mean, std)
-        assert "e-" not in path.read_text().rpartition(":")[2]  # the authors' reader knows plain decimals only
-
-
 def test_the_authors_means_and_stds():
     mean, std = read_mean_std(PROJECT / "data" / "datasets_mean_std.txt", "ilsvrc")
     assert mean == (0.485, 0.456, 0.406)
@@ -234,24 +217,6 @@ def test_the_authors_means_and_stds():
 def test_what_is_wrong_with_means_is_named(tmp_path: Path, line: str | bytes, message: str):
     with pytest.raises(InputError, match=message):
         read_mean_std(write(tmp_path / "mean_std.txt", line), "mine")
-
-
-def test_a_name_is_not_written_twice_and_must_be_plain(tmp_path: Path):
-    path = tmp_path / "deep" / "mean_std.txt"
-    append_mean_std(path, "mine", [0.5], [0.25])
-    with pytest.raises(InputError, match="'mine' has its line already"):
-        append_mean_std(path, "mine", [0.1], [0.2])
-    for name in ("", "a:b", " a", "a\n"):
-        with pytest.raises(InputError, match="expected a printable name"):
-            append_mean_std(path, name, [0.1], [0.2])
-    assert path.read_text() == "mine:mean=[0.5];std=[0.25]\n"
-
-
-def test_values_are_not_added_to_a_file_that_is_no_text(tmp_path: Path):
-    path = write(tmp_path / "picture.png", b"\x89PNG\xff\xfe")
-    with pytest.raises(InputError, match=r"picture\.png: not a text file"):
-        append_mean_std(path, "mine", [0.5], [0.1])
-    assert path.read_bytes() == b"\x89PNG\xff\xfe"
 
 
 def test_a_file_that_can_not_take_its_place_leaves_nothing(tmp_path: Path):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from il2m.authors.formats import read_image_list, read_mean_std, write_image_list
+from il2m.authors.formats import read_image_list, write_image_list
 from il2m.authors.layout import ListLayout
 from il2m.cli import main
+from il2m.data.image_files import ImageFiles, images_mean_std
 from il2m.data.lists import given_exemplars, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States
@@ -211,17 +212,15 @@ def test_lists_bring_their_states(lists: Path, tmp_path: Path):
 
 
 def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    out, data_dir, study = str(tmp_path / "lists"), tmp_path / "data", str(tmp_path / "study")
+    out, study = str(tmp_path / "lists"), str(tmp_path / "study")
     assert (
         main(["lists", str(tree), "--out", out, "--name", "tree", "-S", "3", "-K", "8", "--relative-to", str(tree)])
         == 0
     )
     lists = tmp_path / "lists" / "tree" / "S~3"
     assert f"-p dataset=lists:{lists} -p num_states=3" in capsys.readouterr().out
-    train, file, near = str(lists / "batch1" / "train.lst"), data_dir / "datasets_mean_std.txt", ["--root", str(tree)]
-    assert main(["mean-std", train, "--name", "mine", "--file", str(file), *near, "--workers", "0"]) == 0
-    assert main(["mean-std", train, "--name", "mine", "--file", str(file), *near]) == 2
-    assert main(["check", f"lists:{lists}", *near, "--workers", "0"]) == 0
+    train = str(lists / "batch1" / "train.lst")
+    assert main(["check", f"lists:{lists}", "--root", str(tree), "--workers", "0"]) == 0
     assert "66 images, all of them can be read" in capsys.readouterr().out
     assert main(["check", train, "--workers", "0"]) == 2  # without their root
     assert "16 images are missing on disk" in capsys.readouterr().err
@@ -232,9 +231,10 @@ def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: 
     with pytest.raises(InputError, match="no mean and std for 'mine'"):
         plan_base(**parameters, data_dir=str(tree), mean_std="mine")
     base = train_base(**parameters, **training, base_epochs=1)
-    mean, std = read_mean_std(file, "mine")
-    np.testing.assert_allclose(base.state(1).info["normalisation"]["mean"], mean)
-    np.testing.assert_allclose(base.state(1).info["normalisation"]["std"], std)
+    normalisation = images_mean_std(ImageFiles(read_image_list(train).paths(tree), num_workers=0))
+    stored = base.state(1).info["normalisation"]
+    np.testing.assert_allclose(stored["mean"], normalisation.mean)
+    np.testing.assert_allclose(stored["std"], normalisation.std)
     run = fine_tune(**training, memory_size=8, epochs=1, score_all_past=False)
     layout, paths = ListLayout(lists), load_dataset(f"lists:{lists}", tree).train_images.paths
     for state in (2, 3):

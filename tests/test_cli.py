@@ -142,7 +142,7 @@ def test_paths_that_can_not_be_written_are_named(
 def test_lists_of_too_many_sources(tmp_path: Path, capsys: pytest.CaptureFixture):
     command = ["lists", "a.lst", "b.lst", "c.lst", "--out", str(tmp_path), "--name", "n", "-K", "10"]
     assert main(command) == 2
-    assert "3 sources (a.lst, b.lst, c.lst): expected one (a folder, a dataset), or two" in capsys.readouterr().err
+    assert "3 sources (a.lst, b.lst, c.lst): expected a folder, or two lists" in capsys.readouterr().err
 
 
 def test_the_table_of_parameters_is_that_of_the_documentation(capsys):

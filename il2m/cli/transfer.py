@@ -13,7 +13,7 @@ from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
 @command(
     "lists",
     "write image lists in the authors' layout",
-    argument("source", "a folder of images, a dataset of the project, or two lists: training, validation", nargs="+"),
+    argument("source", "a folder of images, or two lists: training, validation", nargs="+"),
     argument("--out", "the folder of all lists", required=True, **FOLDER),
     argument("--name", "the dataset's name there", required=True),
     argument("-S --states", "number of states (default: 10)", type=at_least(1), default=10, metavar="S"),
@@ -26,14 +26,13 @@ from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
     argument("--exemplar-seed", "of random exemplars (default: 0)", type=at_least(0), default=0, metavar="N"),
     argument("--root", "where relative paths of plain lists start", default="", metavar="DIR"),
     argument("--relative-to", "write paths relative to it, not absolute ones", default="", metavar="DIR"),
-    argument("--data-dir", "where the project's datasets are (default: data)", default="data", metavar="DIR"),
 )
 def _lists(args: argparse.Namespace) -> int:
     from il2m.data.image_files import find_missing
     from il2m.data.lists import listed_images
     from il2m.exchange.prepare import make_lists
 
-    given = ("name", "state_sizes", "order_seed", "class_order", "exemplar_seed", "root", "relative_to", "data_dir")
+    given = ("name", "state_sizes", "order_seed", "class_order", "exemplar_seed", "root", "relative_to")
     options = {"memory_sizes": args.memory_size, "num_states": args.states, "exemplar_selection": args.exemplars}
     options |= {"memory_rounding": args.rounding}
     folder = make_lists(args.source, args.out, **options, **{name: vars(args)[name] for name in given})

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from il2m.authors.formats import TEXT, ImageList, read_image_list, repeated_images, write_image_list
 from il2m.authors.layout import ListLayout
 from il2m.data.image_files import ImageFiles, find_missing, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
-from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states, places_by_class
 from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, kept_per_class, rank_classes
@@ -34,11 +32,9 @@ def make_lists(
     memory_rounding: str = "ceil",
     root: str | Path = "",
     relative_to: str | Path = "",
-    data_dir: str | Path = "data",
 ) -> Path:
     """Write the authors' whole layout of lists to ``out/<name>/S~<S>``; returns that folder.
-    sources: one of a folder of images (a folder per class), a dataset of the project or an .npz file (its images are
-    written to ``out/<name>/images`` as PNG); or two plain lists, of training and of validation images.
+    sources: a folder of images (a folder per class), or two plain lists, of training and of validation images.
     memory_sizes: each K. exemplar_selection: ``random`` or ``first``, of each class (herding needs a trained model: the
     lists of such a run come from export_scores). memory_rounding: of K / past classes, ``ceil`` (the authors') or
     ``floor``. root: where relative paths of plain lists start.
@@ -47,7 +43,7 @@ def make_lists(
     if exemplar_selection not in ("random", "first"):
         raise InputError(f"exemplar_selection = {exemplar_selection!r}: expected random or first.")
     safe_name(name, "name =")
-    *parts, class_names = _read_sources(sources, Path(out) / name / "images", root, data_dir)
+    *parts, class_names = _read_sources(sources, root)
     states = make_states(len(class_names), num_states, state_sizes)
     order = make_class_order(len(class_names), order_seed, class_order)
     memories = [FineTuning.given(values={"memory_size": K, "memory_rounding": memory_rounding}) for K in memory_sizes]
@@ -66,9 +62,7 @@ def make_lists(
     return layout.folder
 
 
-def _read_sources(
-    sources: Sequence[str], image_folder: Path, root: str | Path, data_dir: str | Path
-) -> tuple[ImageList, ImageList, tuple[str, ...]]:
+def _read_sources(sources: Sequence[str], root: str | Path) -> tuple[ImageList, ImageList, tuple[str, ...]]:
     """Training images and validation images with the data set's labels, and the class names."""
     if len(sources) == 2:
         train, val = map(read_image_list, sources)
@@ -79,26 +73,12 @@ def _read_sources(
         train, val = (ImageList(part.source, part.paths(root), part.labels) for part in (train, val))
         return train, val, tuple(map(str, range(count)))
     if len(sources) != 1:
-        expected = "one (a folder, a dataset), or two lists, of training and of validation images"
+        expected = "a folder, or two lists, of training and of validation images"
         raise InputError(f"{len(sources)} sources ({', '.join(sources)}): expected {expected}.")
-    source = sources[0].removeprefix("folder:")
-    if source.startswith("lists:"):
-        raise InputError(f"{source}: give a folder, two plain lists or a dataset; these are lists already.")
-    data = load_folder(Path(source)) if os.path.isdir(source) else load_dataset(source, data_dir)
-    train = ImageList(Path(source), _image_paths(data.train_images, image_folder / "train"), data.train_labels)
-    val = ImageList(Path(source), _image_paths(data.val_images, image_folder / "val"), data.val_labels)
-    return train, val, data.class_names
-
-
-def _image_paths(images: np.ndarray | ImageFiles, folder: Path) -> np.ndarray:
-    """Paths of images, (n,) numpy strings; images that are arrays become PNG files in ``folder``."""
-    if isinstance(images, ImageFiles):
-        return images.paths
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [str(folder / f"{i:06d}.png") for i in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
-    return np.array(paths, dtype=TEXT)
+    folder = Path(sources[0].removeprefix("folder:"))
+    data = load_folder(folder)
+    parts = (data.train_images, data.train_labels), (data.val_images, data.val_labels)
+    return *(ImageList(folder, images.paths, labels) for images, labels in parts), data.class_names
 
 
 def _as_listed(images: ImageList, place: np.ndarray, relative_to: str | Path) -> ImageList:

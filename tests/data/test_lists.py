@@ -80,7 +80,7 @@ def test_lists_of_a_folder(tree: Path, lists: Path):
     assert set(kept[8][1].images[:4]) <= set(kept[8][0].images)  # what is kept later is a part of what was kept
 
 
-def test_lists_of_plain_lists_and_of_arrays(lists: Path, tree: Path, tiny_npz: Path, tmp_path: Path):
+def test_lists_of_plain_lists(lists: Path, tree: Path, tmp_path: Path):
     images = load_folder(tree)
     for part, files, labels in (
         ("train", images.train_images, images.train_labels),
@@ -95,22 +95,17 @@ def test_lists_of_plain_lists_and_of_arrays(lists: Path, tree: Path, tiny_npz: P
     with pytest.raises(InputError, match=r"expected images of each of the classes 0\.\.5"):
         make_lists([str(tmp_path / "train"), str(tmp_path / "val")], tmp_path / "plain", **options)
 
+
+def test_the_first_images_of_each_class_can_be_its_exemplars(tree: Path, tmp_path: Path):
     options = {"name": "tiny", "state_sizes": [4, 2], "memory_sizes": [8], "exemplar_selection": "first"}
-    folder = make_lists([str(tiny_npz)], tmp_path / "out", relative_to=tmp_path, class_order=range(6), **options)
-    data = load_dataset(f"lists:{folder}", tmp_path)
-    assert data.files.state_sizes == (4, 2)
+    folder = make_lists([str(tree)], tmp_path / "out", relative_to=tree, class_order=range(6), **options)
+    assert load_dataset(f"lists:{folder}", tree).files.state_sizes == (4, 2)
     new, old = (read_image_list(path) for path in (ListLayout(folder).new(1, 8), ListLayout(folder).old(2, 8)))
     for label in range(4):  # the first 8 // 4 of each
         assert old.images[old.labels == label].tolist() == new.images[new.labels == label][:2].tolist()
-    assert data.class_names[0] == "class 0"
-    with np.load(tiny_npz) as arrays:
-        for part, images, labels in (
-            ("train", data.train_images, data.train_labels),
-            ("test", data.val_images, data.val_labels),
-        ):
-            for path, label in zip(images.paths[:20].tolist(), labels[:20], strict=True):
-                same = (arrays[f"x_{part}"] == np.asarray(Image.open(path))).all(axis=(1, 2))
-                assert arrays[f"y_{part}"][same].tolist() == [label]
+    for source in ("glyphs", "lists:x"):
+        with pytest.raises(InputError, match=r"no folder .*: expected one folder of images per class"):
+            make_lists([source], tmp_path / "out", name="x", memory_sizes=[8])
 
 
 def test_lists_with_a_label_beyond_all_bounds_or_a_name_that_is_a_path(tmp_path: Path):

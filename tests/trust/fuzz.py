@@ -222,7 +222,11 @@ class Seeds:
         images = rng.integers(0, 255, (16, 8, 8), dtype=np.uint8)
         arrays = {"x_train": images, "x_test": images[:8], "y_train": np.arange(16) % 4, "y_test": np.arange(8) % 4}
         np.savez(self.root / "images.npz", class_names=np.array(["a", "b", "c", "d"]), **arrays)
-        make_lists([str(self.root / "images.npz")], self.root / "lists", name="it", num_states=2, memory_sizes=[4],
+        for i in range(24):
+            path = self.root / "images" / ("train" if i < 16 else "val") / "abcd"[i % 4] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[i % 16]).save(path)
+        make_lists([str(self.root / "images")], self.root / "lists", name="it", num_states=2, memory_sizes=[4],
                    relative_to=self.root)  # fmt: skip
         for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
             Image.fromarray(images[0]).convert("RGB").save(self.root / f"image.{kind}")

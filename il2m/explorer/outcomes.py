@@ -21,6 +21,7 @@ from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import count_undefined, rectification_factors, undefined_in_words
 from il2m.methods.registry import METHODS, missing_for
 from il2m.parameters import check_parameters
+from il2m.results.collect import stored_results
 from il2m.results.metrics import predictions, ranks, top_k
 from il2m.study.planning import load_images
 from il2m.study.runs import Run
@@ -108,6 +109,12 @@ class RunOutcomes:
             return load_images(self.run, self.data_dir)
         except (InputError, OSError) as error:
             raise InputError(f"{self.label}: its images are not at hand ({error}) All other views work.") from None
+
+    @cached_property
+    def stored(self) -> pd.DataFrame | None:
+        """The table stored beside the run, if it is what would come out now: accuracies are read, not computed."""
+        table, why = stored_results(self.run, "keep")
+        return None if why else table
 
     def labels(self, state: int) -> np.ndarray:
         """True classes of the state's validation images, (n,)."""

@@ -17,6 +17,7 @@ from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuraci
 from il2m.methods.registry import METHODS
 from il2m.plots import detail
 from il2m.results.metrics import error_breakdown, share_new, state_confusion
+from il2m.results.table import series
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
 _CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
@@ -138,10 +139,14 @@ def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy on all classes seen so far, by state: the chosen method against all others."""
-    columns = {
-        method: [np.mean(outcome.ranks < choice.top) for outcome in _by_state(outcomes, choice, method).values()]
-        for method in outcomes.methods
-    }
+    columns, stored = {}, outcomes.stored
+    for method in outcomes.methods:
+        if stored is not None and (stored["method"] == method).any():
+            kind = kind_for(method, choice.score_kind)
+            columns[method] = series(stored, method, f"top{choice.top}", kind)
+        else:
+            by_state = _by_state(outcomes, choice, method).values()
+            columns[method] = [np.mean(outcome.ranks < choice.top) for outcome in by_state]
     numbers = pd.DataFrame(columns, index=pd.RangeIndex(1, outcomes.num_states + 1, name="state"), dtype=float)
     now = numbers.loc[choice.state]
     finding = f"{choice.method} {now[choice.method]:.1%}, {100 * (now[choice.method] - now['FT']):+.1f} points on FT"

@@ -84,8 +84,8 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def why_table(run: Run) -> pd.DataFrame:
-    """Why IL2M gains what it does, and where it goes too far, one row per state 2..S: past classes' ratios of means where
-    defined, top-1 on new classes before and after; of the head, where it is stored, means of biases and of weight
+    """Why IL2M gains what it does, and where it goes too far, one row per state 2..S: past classes' ratios of means,
+    where defined; top-1 on new classes before and after; of the head, where it is stored, means of biases and of weight
     norms, past classes against new ones; top-1 of IL2M, and with 20 added to all scores and means."""
     rows = []
     for state in range(2, run.states.num_states + 1):

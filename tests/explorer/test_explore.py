@@ -505,6 +505,21 @@ def test_without_images_the_rest_works(tiny_study: TinyStudy, tmp_path: Path):
     assert "<svg" in page.figure.value
 
 
+def test_accuracies_that_are_stored_are_not_computed_again(tiny_study: TinyStudy, tmp_path: Path):
+    shutil.copytree(tiny_study.out_dir, tmp_path / "study")
+    run = Run(tmp_path / "study" / tiny_study.off.name)
+    computed = VIEWS["accuracy"](RunOutcomes(run), Choice(3))
+    save_results(results_table(run, methods=METHODS), run.folder)
+    stored = RunOutcomes(run)
+    worked = []
+    stored.on_work = worked.append
+    pd.testing.assert_frame_equal(VIEWS["accuracy"](stored, Choice(3)).numbers, computed.numbers)
+    assert worked == []
+    save_results(results_table(run, methods=METHODS, undefined="as-published"), run.folder)
+    shown = VIEWS["accuracy"](RunOutcomes(run), Choice(3)).numbers
+    pd.testing.assert_frame_equal(shown, computed.numbers), "the explorer shows undefined = keep"
+
+
 def test_ratios_that_are_undefined_are_told_where_il2m_is_shown(tmp_path: Path):
     rng, classes = np.random.default_rng(3), {1: {"new": [0, 1]}, 2: {"new": [2, 3], "exemplar": [0, 1]}}
     for state, groups in classes.items():

@@ -22,7 +22,6 @@ from il2m.parameters import SCORE_KINDS, UNDEFINED_POLICIES
     argument("--rounding", "of K / past classes (default: ceil)", choices=("ceil", "floor"), default="ceil"),
     argument("--order-seed", "of the class order (default: 0)", type=at_least(0), default=0, metavar="N"),
     argument("--class-order", "the class order itself", type=whole_numbers, default=(), metavar="C,C,..."),
-    argument("--exemplars", "which ones (default: random)", choices=("random", "first"), default="random"),
     argument("--exemplar-seed", "of random exemplars (default: 0)", type=at_least(0), default=0, metavar="N"),
     argument("--root", "where relative paths of plain lists start", default="", metavar="DIR"),
     argument("--relative-to", "write paths relative to it, not absolute ones", default="", metavar="DIR"),
@@ -33,8 +32,7 @@ def _lists(args: argparse.Namespace) -> int:
     from il2m.exchange.prepare import make_lists
 
     given = ("name", "state_sizes", "order_seed", "class_order", "exemplar_seed", "root", "relative_to")
-    options = {"memory_sizes": args.memory_size, "num_states": args.states, "exemplar_selection": args.exemplars}
-    options |= {"memory_rounding": args.rounding}
+    options = {"memory_sizes": args.memory_size, "num_states": args.states, "memory_rounding": args.rounding}
     folder = make_lists(args.source, args.out, **options, **{name: vars(args)[name] for name in given})
     num_states = len(args.state_sizes) or args.states
     print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")

@@ -10,7 +10,7 @@ from il2m.authors.formats import TEXT, ImageList, read_image_list, repeated_imag
 from il2m.authors.layout import ListLayout
 from il2m.data.image_files import ImageFiles, find_missing, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
-from il2m.data.states import States, make_class_order, make_states, places_by_class
+from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, kept_per_class, rank_classes
 from il2m.parameters import FineTuning
@@ -27,7 +27,6 @@ def make_lists(
     state_sizes: Sequence[int] = (),
     order_seed: int = 0,
     class_order: Sequence[int] = (),
-    exemplar_selection: str = "random",
     exemplar_seed: int = 0,
     memory_rounding: str = "ceil",
     root: str | Path = "",
@@ -35,13 +34,11 @@ def make_lists(
 ) -> Path:
     """Write the authors' whole layout of lists to ``out/<name>/S~<S>``; returns that folder.
     sources: a folder of images (a folder per class), or two plain lists, of training and of validation images.
-    memory_sizes: each K. exemplar_selection: ``random`` or ``first``, of each class (herding needs a trained model: the
-    lists of such a run come from export_scores). memory_rounding: of K / past classes, ``ceil`` (the authors') or
+    memory_sizes: each K; exemplars are drawn at random (lists of herded ones come from export_scores, of a run that has
+    them). memory_rounding: of K / past classes, ``ceil`` (the authors') or
     ``floor``. root: where relative paths of plain lists start.
     relative_to: the root that paths are written relative to; by default they are absolute.
     """
-    if exemplar_selection not in ("random", "first"):
-        raise InputError(f"exemplar_selection = {exemplar_selection!r}: expected random or first.")
     safe_name(name, "name =")
     *parts, class_names = _read_sources(sources, root)
     states = make_states(len(class_names), num_states, state_sizes)
@@ -50,10 +47,7 @@ def make_lists(
     for memory in memories:
         check_memory(memory, states)
     train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
-    if exemplar_selection == "first":
-        ranking = places_by_class(train.labels)
-    else:
-        ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
+    ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")
     for memory in memories:
         _write_lists(layout, states, memory, train, val, ranking)

@@ -96,16 +96,15 @@ def test_lists_of_plain_lists(lists: Path, tree: Path, tmp_path: Path):
         make_lists([str(tmp_path / "train"), str(tmp_path / "val")], tmp_path / "plain", **options)
 
 
-def test_the_first_images_of_each_class_can_be_its_exemplars(tree: Path, tmp_path: Path):
-    options = {"name": "tiny", "state_sizes": [4, 2], "memory_sizes": [8], "exemplar_selection": "first"}
-    folder = make_lists([str(tree)], tmp_path / "out", relative_to=tree, class_order=range(6), **options)
-    assert load_dataset(f"lists:{folder}", tree).files.state_sizes == (4, 2)
-    new, old = (read_image_list(path) for path in (ListLayout(folder).new(1, 8), ListLayout(folder).old(2, 8)))
-    for label in range(4):  # the first 8 // 4 of each
-        assert old.images[old.labels == label].tolist() == new.images[new.labels == label][:2].tolist()
+def test_lists_of_states_of_unequal_sizes_and_a_given_order(tree: Path, tmp_path: Path):
+    options = {"name": "tiny", "memory_sizes": [8]}
+    folder = make_lists([str(tree)], tmp_path, relative_to=tree, state_sizes=[4, 2], class_order=range(6), **options)
+    data = load_dataset(f"lists:{folder}", tree)
+    assert data.files.state_sizes == (4, 2)
+    assert data.class_names == load_folder(tree).class_names
     for source in ("glyphs", "lists:x"):
         with pytest.raises(InputError, match=r"no folder .*: expected one folder of images per class"):
-            make_lists([source], tmp_path / "out", name="x", memory_sizes=[8])
+            make_lists([source], tmp_path, **options)
 
 
 def test_lists_with_a_label_beyond_all_bounds_or_a_name_that_is_a_path(tmp_path: Path):
@@ -138,13 +137,6 @@ def test_lists_that_point_at_missing_images_are_told(
     assert captured.out.startswith(f"lists: {tmp_path / 'tree'}")
     assert captured.err.startswith(f"{count} images of these lists are missing on disk:\n  {tree}")
     assert captured.err.endswith(f"  ... and {count - 10} more\n")
-
-
-def test_exemplars_that_need_a_model_are_refused(tree: Path, tmp_path: Path):
-    options = {"name": "tree", "num_states": 3, "memory_sizes": [8], "exemplar_selection": "herding"}
-    with pytest.raises(InputError, match="exemplar_selection = 'herding': expected random or first"):
-        make_lists([str(tree)], tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_wrong_with_lists_is_named(lists: Path, copied_lists: Path, tmp_path: Path):

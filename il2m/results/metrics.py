@@ -99,19 +99,6 @@ def backward_transfer(matrix: np.ndarray) -> np.ndarray:
     return np.array([np.nan, *gains])
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., ICML 2017): the gap between an image's highest probability and top-1
-    accuracy, averaged over bins of equal width with the images in them as weights.
-    probabilities: (n, C), rows add up to 1. labels: (n,)."""
-    if not len(labels):
-        return float("nan")
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    hits = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=hits - confidence, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """What a correction did to the true class's place, as shares of images. ``corrected``: wrong before, top-1 after;
     ``broken``: the reverse; ``moved up``, ``moved down``: the true class came nearer to, or farther from, the top.

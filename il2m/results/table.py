@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.special import softmax
 
 from il2m.errors import InputError
 from il2m.memory.statistics import own_and_top
@@ -36,7 +35,7 @@ def results_table(
     ``undefined`` the policy for these.
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
     ``forgetting, backward_transfer`` of past states' classes, see metrics (NaN at state 1).
-    details: more columns: those of score_details, and what became of fine-tuning's ranks
+    details: more columns: kinds of errors (metrics.error_breakdown), and what became of fine-tuning's ranks
     (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered.
     """
     about = run_description(run)
@@ -62,7 +61,8 @@ def results_table(
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if has_ratio else np.nan
             row["undefined"] = undefined
             if details:
-                row |= score_details(scores, labels, num_past, method, kind) | metrics.rank_changes(plain, image_ranks)
+                row |= metrics.error_breakdown(metrics.predictions(scores), labels, num_past)
+                row |= metrics.rank_changes(plain, image_ranks)
             rows.append(row)
     table = pd.DataFrame(rows).astype(dict.fromkeys(concerning("distillation")[1:] if rows else (), float))
     table.attrs |= provenance_of(run, undefined)
@@ -211,25 +211,6 @@ def _checksum(table: pd.DataFrame) -> str:
     values = pd.util.hash_pandas_object(table, index=False).tolist()
     kinds = {name: str(kind) for name, kind in table.dtypes.items()}
     return short_hash([values, kinds, {name: value for name, value in table.attrs.items() if name != "checksum"}])
-
-
-def probabilities(scores: np.ndarray, method: str, score_kind: str = "raw") -> np.ndarray | None:
-    """A method's scores as probabilities that add up to 1, (n, C): softmax of raw scores, rectified probabilities
-    divided by their sum; None for methods that give distances."""
-    if METHODS[method].distances:
-        return None
-    return softmax(scores, axis=1) if score_kind == "raw" else scores / scores.sum(axis=1, keepdims=True)
-
-
-def score_details(scores: np.ndarray, labels: np.ndarray, num_past: int, method: str, kind: str) -> dict[str, float]:
-    """``ece_past, ece_new``: calibration error on images of past and of new classes (NaN for distances); ``score_past,
-    score_new``: their mean true-class score; and the four shares of metrics.error_breakdown."""
-    details, shares, own = {}, probabilities(scores, method, kind), own_and_top(scores, labels)[0]
-    for name, chosen in (("past", labels < num_past), ("new", labels >= num_past)):
-        details[f"ece_{name}"] = np.nan if shares is None else metrics.calibration_error(shares[chosen], labels[chosen])
-        in_play = chosen & np.isfinite(own)  # ScaIL takes some classes out
-        details[f"score_{name}"] = own[in_play].mean(dtype=np.float64) if in_play.any() else np.nan
-    return details | metrics.error_breakdown(metrics.predictions(scores), labels, num_past)
 
 
 def state_accuracies(run: Run, method: str, *, score_kind: str = "raw", undefined: str = "keep") -> np.ndarray:

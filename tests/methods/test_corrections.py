@@ -7,7 +7,6 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from il2m.methods.builtin import (
-    best_shifts,
     correct_bias,
     fit_bias_correction,
     head_scores,
@@ -321,46 +320,3 @@ def test_without_past_classes_nothing_changes(scores, head):
     assert_array_equal(keep_top_past(scores, scores, 0), scores)
     alone = corrected_by("task-aware-oracle", scores, (NUM_CLASSES,), val_labels=np.zeros(20, dtype=int))
     assert_array_equal(alone, scores)
-
-
-# the bound of shifts by state
-
-
-def num_right(scores, labels, states, shifts):
-    """How many images are right once each state's classes got its shift, one image at a time."""
-    right = 0
-    for row, label in zip(scores, labels, strict=True):
-        shifted = [score + shifts[state - 1] for score, state in zip(row, states, strict=True)]
-        right += shifted.index(max(shifted)) == label
-    return right
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_shifts_of_two_states_are_the_best_there_are(seed):
-    rng = np.random.default_rng(seed)
-    scores, labels, states = rng.normal(size=(30, 5)), rng.integers(0, 5, 30), np.array([1, 1, 1, 2, 2])
-    shifts = best_shifts(scores, labels, states)
-    gaps = np.sort(scores[:, 3:].max(axis=1) - scores[:, :3].max(axis=1))
-    tried = [gaps[0] - 1, *(gaps[1:] + gaps[:-1]) / 2, gaps[-1] + 1]  # one between any two places where it matters
-    assert shifts[1] == 0
-    assert num_right(scores, labels, states, shifts) == max(num_right(scores, labels, states, [s, 0]) for s in tried)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_no_single_further_shift_helps(seed):
-    rng = np.random.default_rng(seed)
-    scores, labels, states = rng.normal(size=(40, 7)), rng.integers(0, 7, 40), STATE_OF_CLASS
-    shifts = best_shifts(scores, labels, states)
-    most = num_right(scores, labels, states, shifts)
-    assert most >= num_right(scores, labels, states, [0, 0, 0])
-    for state in (0, 1):
-        for shift in np.linspace(-6, 6, 241):
-            assert num_right(scores, labels, states, [*shifts[:state], shift, *shifts[state + 1 :]]) <= most
-
-
-def test_the_bound_is_tuned_on_all_images_and_each_is_then_seen_by_itself():
-    rng = np.random.default_rng(0)
-    scores, labels = rng.normal(size=(50, NUM_CLASSES)), rng.integers(0, NUM_CLASSES, 50)
-    state, bound = Frozen.of_arrays(scores, (2, 2, 3), val_labels=labels), METHODS["state-shift-oracle"]
-    assert_array_equal(bound(state)[10:20], bound(state.take(slice(10, 20))))
-    assert_array_equal(bound(state)[:, 4:], scores[:, 4:])

@@ -8,7 +8,6 @@ from il2m.results.metrics import (
     accuracy_matrix,
     aggregated_gap,
     backward_transfer,
-    calibration_error,
     forgetting,
     rank_changes,
     survey_gap,
@@ -47,41 +46,6 @@ def test_the_surveys_gap_by_hand():
 
 def test_forgetting_of_one_state_is_not_a_number():
     assert np.isnan(forgetting(np.array([[0.5]]))).all()
-
-
-def loop_calibration_error(probabilities, labels, num_bins):
-    total = 0.0
-    for b in range(num_bins):
-        low, high = b / num_bins, (b + 1) / num_bins
-        inside = [i for i in range(len(labels)) if low < probabilities[i].max() <= high]
-        if inside:
-            accuracy = sum(probabilities[i].argmax() == labels[i] for i in inside) / len(inside)
-            confidence = sum(probabilities[i].max() for i in inside) / len(inside)
-            total += len(inside) / len(labels) * abs(accuracy - confidence)
-    return total
-
-
-@pytest.mark.parametrize("num_bins", [1, 5, 15])
-def test_calibration_error_agrees_with_a_loop_over_bins(num_bins):
-    rng = np.random.default_rng(num_bins)
-    probabilities = rng.dirichlet(np.full(6, 0.3), size=200)
-    labels = rng.integers(6, size=200)
-    assert_allclose(
-        calibration_error(probabilities, labels, num_bins), loop_calibration_error(probabilities, labels, num_bins)
-    )
-
-
-def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower_one():
-    """Of two bins, (0, 1/2] holds a hit at 1/2, (1/2, 1] a miss at 3/4: in one bin their gaps would partly cancel."""
-    probabilities = np.array([[0.5, 0.5], [0.25, 0.75]])
-    assert calibration_error(probabilities, np.array([0, 0]), num_bins=2) == pytest.approx((0.5 + 0.75) / 2)
-
-
-def test_calibration_error_of_certain_predictions_is_the_error_rate():
-    probabilities = np.eye(4)[[0, 1, 2, 3]]
-    assert calibration_error(probabilities, np.array([0, 1, 2, 0])) == pytest.approx(0.25)
-    assert calibration_error(probabilities, np.array([0, 1, 2, 3])) == 0
-    assert np.isnan(calibration_error(probabilities[:0], np.array([], dtype=int)))
 
 
 def test_rank_changes_of_a_hand_worked_case():

@@ -55,7 +55,7 @@ def test_it_goes_on_and_gives_the_same_results(study, tiny_npz, tiny_fine_tuning
     keys = ["state", "method", "score_kind"]
     both = expected.merge(table, on=keys, suffixes=("_before", ""), validate="1:1")
     assert len(both) == len(expected)
-    assert {*table["method"]} == {*expected["method"], *STEADIER, "state-shift-oracle"}
+    assert {*table["method"]} == {*expected["method"], *STEADIER}
     for column in ("top1", "top5", "top1_past", "top1_new"):
         np.testing.assert_array_equal(both[f"{column}_before"], both[column])
     assert set(expected["setting"]) == {run_description(Run(run.folder))["setting"]}

@@ -1,11 +1,10 @@
-"""A state, frozen: all that a method may read of its model and its memories, from a run on disk or from arrays.
+"""A state, frozen: all that a method may read of its model and its memories, from a run on disk.
 
 Names are those of a state's stored arrays: ``val_...`` of the validation images, ``new_...`` of the new classes'
 training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training.
 """
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Self
@@ -14,9 +13,8 @@ import numpy as np
 from scipy.special import softmax
 
 from il2m.data.states import States
-from il2m.errors import InputError, nearest
-from il2m.memory.exemplars import of_past_classes
-from il2m.memory.statistics import ClassStatistics, reduce_scores, state_statistics, statistics_of_states
+from il2m.errors import InputError
+from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.parameters import FineTuning, check_parameters
 from il2m.study.runs import Run
 
@@ -39,7 +37,6 @@ _LACKS = {
     "statistics": "has no statistics of training images and exemplars",
     "confidences": "has no scores of training images",
 }
-_ARRAYS = {"val_scores", "new_scores", "exemplar_scores", *(name for names in NEEDS.values() for name in names)}
 _OF_PAST = ("exemplar_", "past_", "held_out_")  # state 1 has no past classes, and needs none of these
 
 
@@ -70,13 +67,14 @@ class Images:
 class Frozen:
     """One state's model, frozen. Arrays can't be written to. What is not there raises NotStored.
     state, states: which it is, from 1, and the classes that each state brings. settings: exemplar selection and seed.
+    earlier: the states before, 1..N-1.
     score_kind: of ``scores`` and ``statistics``, raw or softmax. undefined: see rectify.rectification_factors.
     """
 
     state: int
     states: States
     settings: FineTuning
-    _earlier: tuple[Self, ...] = field(repr=False)
+    earlier: tuple[Self, ...] = field(repr=False)
     score_kind: str = "raw"
     undefined: str = "keep"
     _arrays: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict, repr=False)
@@ -99,40 +97,6 @@ class Frozen:
             made.append(cls(b, run.states, settings, tuple(made), **kinds, _arrays=arrays, _memory=memory))
         return made[-1]
 
-    @classmethod
-    def of_arrays(
-        cls, val_scores: np.ndarray, state_sizes: Sequence[int], *, earlier: Sequence[Self] = (), **arrays: np.ndarray
-    ) -> Self:
-        """A state from arrays of anyone's model. Raises InputError for arrays that don't fit each other.
-        val_scores: (n, C) raw scores of all classes so far, in learning order. state_sizes: the number of classes that
-        each state brought, up to this one. earlier: the states before, for methods that compare with them.
-        arrays: of these, what there is: ``val_features (n, d)``, ``head_weight (C, d)``, ``head_bias (C,)``, and for
-        ``new``, ``exemplar`` and ``held_out`` ``..._labels (m,)``, ``..._scores (m, C)``, ``..._features (m, d)``;
-        ``val_labels (n,)`` and ``past_class_features`` for oracles. Warns of exemplars of new classes: they are left
-        out, as Eq. 1's current means are of past classes.
-        """
-        states = States(tuple(int(size) for size in state_sizes))
-        given = {name: np.asarray(array) for name, array in {"val_scores": val_scores, **arrays}.items()}
-        shape, lengths = given["val_scores"].shape, {}
-        if len(shape) != 2 or shape[1] != states.num_classes:
-            raise InputError(f"val_scores has shape {shape}; expected (images, {states.num_classes}).")
-        for name, array in given.items():
-            if name not in _ARRAYS:
-                raise InputError(f"unknown array {name!r}: {nearest(name, _ARRAYS)}")
-            group = name.rpartition("_")[0]
-            if len(array) != lengths.setdefault(group, len(array)):
-                raise InputError(f"{name} has {len(array)} rows; expected {lengths[group]}, as others of {group}.")
-        given = of_past_classes(given, states, states.num_states)
-        if len(given.get("exemplar_labels", ())) < lengths.get("exemplar", 0):
-            warnings.warn(f"exemplars of classes that state {states.num_states} brings are left out", stacklevel=2)
-        reduced = []
-        for group in ("new", "exemplar"):
-            labels, scores = given.get(f"{group}_labels"), given.get(f"{group}_scores")
-            reduced += [{} if labels is None or scores is None else reduce_scores(scores, labels), labels]
-        memory = state_statistics(*reduced, states.num_past(states.num_states), states.num_classes)
-        readers = {name: partial(_read_only, array) for name, array in given.items()}
-        return cls(states.num_states, states, FineTuning(), tuple(earlier), _arrays=readers, _memory=memory)
-
     def take(self, rows: slice | np.ndarray) -> Self:
         """The same state with some of its validation images: places among those that it has now."""
         if self._rows is not None:
@@ -147,13 +111,6 @@ class Frozen:
     def with_val_labels(self) -> Self:
         """The same state, which gives its validation labels: for oracles."""
         return replace(self, _gives_val_labels=True)
-
-    @property
-    def earlier(self) -> tuple[Self, ...]:
-        """The states before, 1..N-1."""
-        if len(self._earlier) != self.state - 1:
-            raise NotStored(f"state {self.state} was made without the states before it: give them as earlier.")
-        return self._earlier
 
     @property
     def num_past(self) -> int:
@@ -226,8 +183,8 @@ class Frozen:
     @property
     def statistics(self) -> ClassStatistics:
         """The second memory, of the same kind as ``scores``."""
-        memories = [each._memory.get(self.score_kind) for each in (*self._earlier, self)]
-        if None in memories or len(memories) != self.state:
+        memories = [each._memory.get(self.score_kind) for each in (*self.earlier, self)]
+        if None in memories:
             raise NotStored(f"state {self.state} {_LACKS['statistics']}.")
         return statistics_of_states(memories, self.state_of_class)
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from frozen_states import frozen_state
 from numpy.testing import assert_allclose, assert_array_equal
 
 from il2m.methods.builtin import (
@@ -15,7 +16,7 @@ from il2m.methods.builtin import (
     nearest_mean_scores,
     scale_initial_head,
 )
-from il2m.methods.frozen import Frozen, Head
+from il2m.methods.frozen import Head
 from il2m.methods.registry import METHODS
 
 NUM_CLASSES, NUM_PAST, NUM_FEATURES = 7, 4, 5
@@ -23,7 +24,7 @@ STATE_OF_CLASS = np.array([1, 1, 2, 2, 3, 3, 3])
 
 
 def corrected_by(method, scores, state_sizes=(2, 2, 3), **arrays):
-    return METHODS[method](Frozen.of_arrays(scores, state_sizes, **arrays))
+    return METHODS[method](frozen_state(scores, state_sizes, **arrays))
 
 
 def thresholded(scores, counts):

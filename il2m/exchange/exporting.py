@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 
 from il2m.authors.formats import TEXT, write_image_list, write_scores
 from il2m.errors import InputError
@@ -54,8 +53,7 @@ def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:
     if lacking := [file for file in needed if file not in stored.info["files"]]:
         what = "its training images' scores can't be had again, so this run can't be exported"
         raise InputError(f"{stored.path}: no {', '.join(lacking)}: {what}.")
-    with safe_open(stored.path / "model.safetensors", framework="numpy") as model:
-        weight, bias = model.get_tensor("head.weight"), model.get_tensor("head.bias")
+    weight, bias = stored.tensor("head.weight"), stored.tensor("head.bias")
     features, labels = stored.array("new_features"), stored.array("new_labels")
     own, top = stored.array("new_own_scores"), stored.array("new_top_scores")
     for start in range(0, len(labels), _ROWS):

@@ -13,7 +13,6 @@ choosing (0 to 2) left out:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -77,29 +76,27 @@ def keep(study: Path, folder: Path) -> None:
             "cpu": sorted({info["made_with"]["cpu"] for info in states}),
             "states": {name: made for name, made in results.attrs["states"].items() if name in runs},
         }
-        rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False)
+        rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False, compression="zstd")
         print(f"order {order:.0f}: {len(of_order)} runs -> {folder / f'order-{order:.0f}.parquet'}")
 
 
 def join(folder: Path) -> pd.DataFrame:
     """The rows of all orders that decide. Raises SystemExit if files can't stand in one table."""
-    tables = {path: pd.read_parquet(path) for path in sorted(folder.glob("order-*.parquet"))}
+    paths = [folder / f"order-{order}.parquet" for order in range(100) if order not in FOR_CHOOSING]
+    tables = {path: pd.read_parquet(path) for path in paths if path.exists()}
     if not tables:
-        raise SystemExit(f"{folder} holds no order-*.parquet: keep the finished runs first.")
+        raise SystemExit(f"{folder} holds no order-*.parquet that decides: keep the finished runs first.")
     first_path, first = next(iter(tables.items()))
     for path, table in tables.items():
         for name in MUST_AGREE:
             if table.attrs[name] != first.attrs[name]:
-                raise SystemExit(
-                    f"{path}: {name} is {table.attrs[name]}, but {first.attrs[name]} in {first_path.name}: "
-                    "keep all orders anew with one version."
-                )
-        settings = [set(each["setting"]) for each in (table, first)]
-        if settings[0] != settings[1]:
-            raise SystemExit(f"{path}: its settings are not those of {first_path.name}: {settings[0] ^ settings[1]}.")
+                what = f"{path}: {name} is {table.attrs[name]}, but {first.attrs[name]} in {first_path.name}"
+                raise SystemExit(f"{what}: keep all orders anew with one version.")
+        if differing := {*table["setting"]} ^ {*first["setting"]}:
+            raise SystemExit(f"{path}: its settings are not those of {first_path.name}: {differing}.")
+    for table in tables.values():
         table.attrs = {}
-    joined = pd.concat(tables.values(), ignore_index=True)
-    return joined[~joined["order_seed"].isin(FOR_CHOOSING)]
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def decided(results: pd.DataFrame) -> pd.DataFrame:
@@ -130,8 +127,6 @@ def main() -> None:
         return keep(*arguments.folders)
     (folder,) = arguments.folders
     results = join(folder)
-    if results.empty:
-        sys.exit(f"{folder} holds only the orders that were chosen on.")
     hypotheses = decided(results)
     hypotheses.to_csv(folder / "hypotheses.csv", index=False)
     compared = [compare_methods(results, reference).assign(reference=reference) for reference in ("FT", "IL2M")]

@@ -3,6 +3,7 @@
     il2m run benchmarks/grids/glyphs_k50.yaml --only order-3
     python benchmarks/deciding.py keep runs/glyphs_k50 benchmarks/results/glyphs_k50
     python benchmarks/deciding.py join benchmarks/results/glyphs_k50
+    python benchmarks/deciding.py tell benchmarks/results/glyphs_k50
 
 `keep` writes every finished run's rows into a file of its class order (order-3.parquet); one that is there is written
 anew. `join` reads all files of a folder, checks that code, result version and settings agree, and writes, orders for
@@ -10,6 +11,8 @@ choosing (0 to 2) left out:
     hypotheses.csv      what docs/results.md registered before these runs: estimate, interval, verdict
     methods.csv         every method against fine-tuning, against IL2M, and head by head
     findings.csv        the paper's findings
+(`keep` also writes why.csv: results.factorial.why_table, mean over runs.) `tell` writes the tables of these files into
+docs/results.md, between the folder's markers.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import pandas as pd
 
 from il2m.results.collect import collect_results
 from il2m.results.comparison import by_order, compare_methods, differences, findings_table
+from il2m.results.factorial import why_table
 from il2m.results.pairs import paired_difference
 from il2m.study.find import find_runs
 from il2m.system.machine import library_hash
@@ -78,6 +82,10 @@ def keep(study: Path, folder: Path) -> None:
         }
         rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False, compression="zstd")
         print(f"order {order:.0f}: {len(of_order)} runs -> {folder / f'order-{order:.0f}.parquet'}")
+    deciding = [run for run in runs.values() if run.config["order_seed"] not in FOR_CHOOSING]
+    about = {"K": "memory_size", "head": "head", "distillation": "distillation"}
+    why = [why_table(run).assign(**{name: run.identity[key] for name, key in about.items()}) for run in deciding]
+    pd.concat(why).groupby([*about, "state"]).mean().round(4).to_csv(folder / "why.csv")
 
 
 def join(folder: Path) -> pd.DataFrame:
@@ -108,9 +116,41 @@ def decided(results: pd.DataFrame) -> pd.DataFrame:
             pairs = differences(of_k.drop(columns=["setting"]), a, b)
             if len(pairs):
                 found = paired_difference(by_order(pairs, "difference"), len(pairs))
-                about = {"hypothesis": words, "S": num_states, "K": k, "images held": mean_held(of_k)}
+                about = {"hypothesis": words, "S": num_states, "K": k, "held": mean_held(of_k)}
                 rows.append(about | vars(found) | {"verdict": found.verdict(sign), "note": found.note})
     return pd.DataFrame(rows)
+
+
+def told(folder: Path) -> str:
+    """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K."""
+    hypotheses, methods = (pd.read_csv(folder / f"{name}.csv") for name in ("hypotheses", "methods"))
+    lines = ["| hypothesis | K (held) | points | orders | verdict |", "| --- | --- | --- | --- | --- |"]
+    for row in hypotheses.sort_values("K", kind="stable").itertuples():
+        lines.append(
+            f"| {row.hypothesis} | {row.K} ({row.held:.0f}) | {100 * row.estimate:+.1f} ({100 * row.low:+.1f} to "
+            f"{100 * row.high:+.1f}) | {row.num_units} | {row.verdict} |"
+        )
+    methods = methods[methods["reference"] == "FT"]
+    for k, of_k in methods.groupby("memory_size"):
+        columns = {"new head, off": ("new", False), "new head, on": ("new", True)}
+        columns |= {"kept head, off": ("extended", False), "kept head, on": ("extended", True)}
+        lines += ["", f"| K = {k:.0f} | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+        for method, rows in of_k.groupby("method", sort=False):
+            cells = []
+            for head, distils in columns.values():
+                row = rows[(rows["head"] == head) & (rows["distillation"] == distils)].iloc[0]
+                points = f" {100 * row['estimate']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+                cells.append(f"{row['mean']:.3f}".lstrip("0") + points * (method != "FT"))
+            lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tell(folder: Path) -> None:
+    """Write the tables into docs/results.md."""
+    page = Path(__file__).parents[1] / "docs" / "results.md"
+    begin, end = (f"<!-- {folder.name}: {which} -->" for which in ("begin", "end"))
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{told(folder)}\n{end}{rest.partition(end)[2]}")
 
 
 def mean_held(results: pd.DataFrame) -> float:
@@ -120,12 +160,14 @@ def mean_held(results: pd.DataFrame) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("keep", "join"))
+    parser.add_argument("what", choices=("keep", "join", "tell"))
     parser.add_argument("folders", nargs="+", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "keep":
         return keep(*arguments.folders)
     (folder,) = arguments.folders
+    if arguments.what == "tell":
+        return tell(folder)
     results = join(folder)
     hypotheses = decided(results)
     hypotheses.to_csv(folder / "hypotheses.csv", index=False)

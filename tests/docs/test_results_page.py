@@ -1,0 +1,47 @@
+"""What docs/results.md says of the deciding runs is what the committed tables hold."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import PROJECT
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import deciding
+
+PAGE = (PROJECT / "docs" / "results.md").read_text()
+FOLDERS = sorted(path.parent for path in (PROJECT / "benchmarks" / "results").glob("*/hypotheses.csv"))
+TOLD = PAGE[PAGE.index("## In short") : PAGE.index("## What is to be decided")]
+TOLD += PAGE[PAGE.index("## Glyphs, S = 10: the head decides") : PAGE.index("## Earlier runs")]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_tables_are_those_of_the_files(folder: Path):
+    begin, end = (f"<!-- {folder.name}: {which} -->" for which in ("begin", "end"))
+    assert PAGE.partition(begin)[2].partition(end)[0].strip() == deciding.told(folder)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_files_are_of_the_committed_runs(folder: Path):
+    """Estimates and intervals again, from the rows of the runs."""
+    again, written = deciding.decided(deciding.join(folder)), pd.read_csv(folder / "hypotheses.csv")
+    assert len(again) == len(written)
+    for name in ("estimate", "low", "high"):
+        assert again[name].to_numpy() == pytest.approx(written[name].to_numpy(), abs=1e-12)
+
+
+def test_numbers_in_the_text_are_numbers_of_the_tables():
+    text = re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", TOLD, flags=re.DOTALL)
+    tables = "\n".join(deciding.told(folder) for folder in FOLDERS)
+    points = {*re.findall(r"[+-]\d+\.\d", tables)}
+    values = set()
+    for folder in FOLDERS:
+        why, means = pd.read_csv(folder / "why.csv"), pd.read_csv(folder / "methods.csv")["mean"]
+        numbers = [*why.select_dtypes("number").to_numpy().ravel(), *means]
+        values |= {f"{abs(value):.{digits}f}".lstrip("0") for value in numbers for digits in (1, 2, 3)}
+    said = re.findall(r"(?<![\w.])[+-]?\d*\.\d+", text)
+    assert len(said) > 30
+    assert [number for number in said if number[0] in "+-" and number not in points] == []
+    assert [number for number in said if number[0] not in "+-" and number.lstrip("0") not in values] == []

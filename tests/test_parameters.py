@@ -158,8 +158,8 @@ def test_what_has_no_effect_is_left_out_of_what_shapes_a_result():
     distilling = FineTuning.given(values={"distillation": True}).shaping(image_files=False)
     assert set(distilling) - set(plain) == {"temperature", "distillation_weight"}
     assert set(plain) - set(FineTuning.given(values={"exemplars_per_class": 3}).shaping(image_files=False)) == {
-        "memory_size"
-    }
+        "memory_size", "memory_rounding",
+    }  # fmt: skip
     assert set(plain) - set(FineTuning.given().shaping(image_files=True)) == {"max_shift"}
     of_files = BaseTraining.given().shaping(image_files=True)
     assert set(of_files) - set(BaseTraining.given().shaping(image_files=False)) == {"image_size"}

@@ -86,7 +86,8 @@ def runs_table(study: Study) -> pd.DataFrame:
         attrs = study.results.attrs
         raw = comparison.mean_results(study.results).query("score_kind == 'raw'")
         means = raw.set_index(["run", "method"])[["top1", "top5"]].to_dict("index")
-        held = study.results[study.results["state"] > 1].groupby("run")["images_held"].mean().to_dict()
+        later = study.results[study.results["state"] > 1].reindex(columns=["run", "images_held"])
+        held = later.groupby("run")["images_held"].mean().to_dict()
     rows = []
     for run in study.runs:
         about = run_description(run)

@@ -45,3 +45,13 @@ def test_numbers_in_the_text_are_numbers_of_the_tables():
     assert len(said) > 30
     assert [number for number in said if number[0] in "+-" and number not in points] == []
     assert [number for number in said if number[0] not in "+-" and number.lstrip("0") not in values] == []
+
+
+def test_the_readme_says_what_the_tables_say():
+    readme = (PROJECT / "README.md").read_text()
+    paragraph = next(part for part in readme.split("\n\n") if "the head decides what distillation does" in part)
+    tables = "\n".join(deciding.told(folder) for folder in FOLDERS)
+    points = {number[1:] for number in re.findall(r"[+-]\d+\.\d", tables)}
+    said = re.findall(r"\d+\.\d", paragraph)
+    assert len(said) == 4
+    assert {*said} <= points

@@ -66,9 +66,11 @@ HYPOTHESES: dict[str, tuple[dict, dict, int]] = {
 }
 
 
-def keep(study: Path, folder: Path) -> None:
-    """One file per class order of a study's finished runs."""
-    results, runs = collect_results(study), {run.name: run for run in find_runs(study)}
+def keep(study: Path, folder: Path, memory_size: int | None) -> None:
+    """One file per class order of a study's finished runs, of one K or of all."""
+    runs = {run.name: run for run in find_runs(study) if memory_size in (None, run.memory_size)}
+    results = collect_results(study)
+    attrs, results = results.attrs, results[results["run"].isin([*runs])]
     folder.mkdir(parents=True, exist_ok=True)
     for order, rows in results.groupby("order_seed"):
         of_order = [runs[name] for name in rows["run"].unique()]
@@ -78,7 +80,7 @@ def keep(study: Path, folder: Path) -> None:
             "result_version": sorted({run.identity["result_version"] for run in of_order}),
             "torch": sorted({info["made_with"]["torch"] for info in states}),
             "cpu": sorted({info["made_with"]["cpu"] for info in states}),
-            "states": {name: made for name, made in results.attrs["states"].items() if name in runs},
+            "states": {name: made for name, made in attrs["states"].items() if name in runs},
         }
         rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False, compression="zstd")
         print(f"order {order:.0f}: {len(of_order)} runs -> {folder / f'order-{order:.0f}.parquet'}")
@@ -162,9 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("keep", "join", "tell"))
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--memory-size", type=int, help="keep runs of this K alone")
     arguments = parser.parse_args()
     if arguments.what == "keep":
-        return keep(*arguments.folders)
+        return keep(*arguments.folders, arguments.memory_size)
     (folder,) = arguments.folders
     if arguments.what == "tell":
         return tell(folder)

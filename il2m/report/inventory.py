@@ -110,7 +110,7 @@ def runs_table(study: Study) -> pd.DataFrame:
         rows.append({"run": in_words(about, study.recipes)} | columns)
     if not rows:
         return pd.DataFrame()
-    table = pd.DataFrame(rows).sort_values(list(rows[0])[:6], ignore_index=True)
+    table = pd.DataFrame(rows).sort_values(list(rows[0])[:7], ignore_index=True)
     return table.drop(columns=[name for name in ("notebooks", "note") if not table[name].map(len).any()])
 
 

@@ -336,7 +336,7 @@ def report_tables(folder: Path, path: Path) -> dict[str, str]:
     inventory.plans_table(study), inventory.environments_table({p["file"]: p["environment"] for p in study.plans})
     runs = inventory.runs_table(study).fillna("").astype(str)
     accuracies = ["FT top-1", "FT top-5", "IL2M top-1", "IL2M top-5"]
-    rows = {" ".join(row[name] for name in list(runs)[:6]): row for row in runs.to_dict("records")}
+    rows = {" ".join(row[name] for name in list(runs)[:7]): row for row in runs.to_dict("records")}
     found = {name: str([row[each] for each in accuracies]) for name, row in rows.items() if row["FT top-1"]}
     made = {"findings": overview.findings_in_words(overview.findings(study)), "systems": overview.systems(study)}
     return {name: table.to_csv() for name, table in made.items()} | found

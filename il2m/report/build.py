@@ -76,7 +76,10 @@ def report_is_current(folder: Path) -> bool:
 
 def refresh_report(out_dir: Path, plugins: Sequence[str] = ()) -> Path:
     """The report's page, made (see build_report) if there is none, or if anything that it shows has changed since."""
-    return out_dir / PAGE if report_is_current(out_dir) else build_report(out_dir, plugins)
+    if not report_is_current(out_dir):
+        return build_report(out_dir, plugins)
+    write_missing_pages(out_dir / "notebooks")
+    return out_dir / PAGE
 
 
 def write_missing_pages(folder: Path) -> None:

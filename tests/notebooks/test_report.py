@@ -23,8 +23,8 @@ from il2m.batch.records import write_plan
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, find_notebooks
-from il2m.notebook.pages import write_page
-from il2m.report.build import build_report
+from il2m.notebook.pages import page_is_current, write_page
+from il2m.report.build import build_report, refresh_report
 from il2m.results.collect import collect_results
 from il2m.results.comparison import mean_results
 
@@ -186,6 +186,11 @@ def test_missing_and_old_pages_are_made_and_others_left(half_done_study: Path):
     assert gone.is_file()
     assert kept.stat().st_mtime_ns == before
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]  # nothing temporary stays
+    kept.write_bytes(b"no page")
+    index = (half_done_study / "index.html").read_bytes()
+    refresh_report(half_done_study)
+    assert page_is_current(kept, kept.with_suffix(".ipynb"))
+    assert (half_done_study / "index.html").read_bytes() == index, "the report itself was as it should be"
 
 
 def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -530,6 +530,7 @@ class Feeding:
         shutil.copytree(self.folder / "seeds", folder, dirs_exist_ok=True)
         os.chdir(folder)
         tempfile.tempdir, sys.dont_write_bytecode = str(folder), True
+        pd.Series(["text"] * 1000, dtype="str")  # Arrow reserves a gigabyte of addresses when it is first used
         resource.setrlimit(resource.RLIMIT_AS, (_bytes_now() + BYTES,) * 2)
         signal.signal(signal.SIGALRM, _too_long)
         done = guard(folder)

@@ -73,5 +73,5 @@ def read_progress(folder: Path) -> dict | None:
     """The state of the stage that is under way in a run folder, or None."""
     try:
         return json.loads((folder / PROGRESS_FILE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

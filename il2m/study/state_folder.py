@@ -108,7 +108,10 @@ class StateFolder:
         if f"{name}.npy" not in self.info["files"]:
             raise InputError(f"{self.path}: no {name} was stored.")
         self.check(f"{name}.npy")
-        return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        try:
+            return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # what numpy makes of a header can be anything
+            raise self.damaged(f"{name}.npy can't be read ({type(error).__name__})") from None
 
     @property
     def array_names(self) -> list[str]:

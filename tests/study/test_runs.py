@@ -18,7 +18,7 @@ from il2m.study.runs import Run
 from il2m.study.state_folder import StateFolder, write_state
 from il2m.system import hashes
 from il2m.system.files import write_atomically
-from il2m.system.hashes import short_hash
+from il2m.system.hashes import file_hash, short_hash
 
 NOTES = {"dataset": "tiny", "source": "nowhere", "order_seed": 0, "class_names": ["a", "b", "c"]}
 
@@ -179,6 +179,17 @@ def test_a_state_without_a_readable_state_json(off, content):
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=r"state_02: state\.json can't be read"):
         Run(off).state(2).model_weights()
+
+
+def test_an_array_that_is_none_is_refused_whatever_its_checksum(copied, tiny_study):
+    for state in copied.glob("*/state_*/state.json"):
+        info = json.loads(state.read_text())
+        if state.parent == copied / tiny_study.off.name / "state_02":
+            state.with_name("val_scores.npy").write_bytes(b"no array")
+            info["files"]["val_scores.npy"] = file_hash(state.with_name("val_scores.npy"))
+        rewrite_checked(state, info)
+    with pytest.raises(InputError, match=r"state_02: val_scores\.npy can't be read \(ValueError\)"):
+        Run(copied / tiny_study.off.name).state(2).array("val_scores")
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"identity": {}}'])

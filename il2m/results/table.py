@@ -32,9 +32,9 @@ def results_table(
     has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class;
     ``images_held`` the exemplars that the state was trained on (NaN where it has none to have, or does not say);
     ``undefined_past`` the number of past classes whose ratio in Eq. 1 is undefined (NaN for methods without one);
-    ``undefined`` the policy for these.
+    ``undefined`` the policy for these; ``forgetting, backward_transfer`` of past states' classes, see metrics (NaN at
+    state 1).
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
-    ``forgetting, backward_transfer`` of past states' classes, see metrics (NaN at state 1).
     details: more columns: kinds of errors (metrics.error_breakdown), and what became of fine-tuning's ranks
     (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered.
     """
@@ -43,9 +43,9 @@ def results_table(
     kinds = [(method, kind) for kind in SCORE_KINDS for method in methods if kind in METHODS[method].score_kinds]
     rows, hits, class_states = [], {key: [] for key in kinds}, []
     for state in range(1, run.states.num_states + 1):
-        labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
+        stored, num_past = run.state(state), run.states.num_past(state)
+        labels = np.asarray(stored.array("val_labels"))
         class_states.append(run.states.of_class[labels])
-        stored = run.state(state)
         held = len(stored.array("exemplar_labels")) if "exemplar_labels" in stored.array_names else np.nan
         frozen = {kind: Frozen.of_run(run, state, score_kind=kind, undefined=undefined) for kind in SCORE_KINDS}
         plain = metrics.ranks(frozen["raw"].scores, labels) if details else None
@@ -55,8 +55,7 @@ def results_table(
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "images_held": held}
             row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
             hits[method, kind].append(image_ranks == 0)
-            matrix = metrics.accuracy_matrix(hits[method, kind], class_states)
-            row |= {name: getattr(metrics, name)(matrix)[-1] for name in ("forgetting", "backward_transfer")}
+            row |= {"forgetting": np.nan, "backward_transfer": np.nan}  # known once all states are
             has_ratio = method in PARTS | STEADIER and method != "FT"
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if has_ratio else np.nan
             row["undefined"] = undefined
@@ -64,6 +63,11 @@ def results_table(
                 row |= metrics.error_breakdown(metrics.predictions(scores), labels, num_past)
                 row |= metrics.rank_changes(plain, image_ranks)
             rows.append(row)
+    matrices = {key: metrics.accuracy_matrix(hits[key], class_states) for key in kinds}
+    for name in ("forgetting", "backward_transfer"):
+        by_state = {key: getattr(metrics, name)(matrix) for key, matrix in matrices.items()}
+        for row in rows:
+            row[name] = by_state[row["method"], row["score_kind"]][row["state"] - 1]
     table = pd.DataFrame(rows).astype(dict.fromkeys(concerning("distillation")[1:] if rows else (), float))
     table.attrs |= provenance_of(run, undefined)
     table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}

@@ -35,8 +35,9 @@ def make_lists(
     """Write the authors' whole layout of lists to ``out/<name>/S~<S>``; returns that folder.
     sources: a folder of images (a folder per class), or two plain lists, of training and of validation images.
     memory_sizes: each K; exemplars are drawn at random (lists of herded ones come from export_scores, of a run that has
-    them). memory_rounding: of K / past classes, ``ceil`` (the authors') or
-    ``floor``. root: where relative paths of plain lists start.
+    them).
+    memory_rounding: of K / past classes, ``ceil`` (the authors') or ``floor``.
+    root: where relative paths of plain lists start.
     relative_to: the root that paths are written relative to; by default they are absolute.
     """
     safe_name(name, "name =")
@@ -93,9 +94,8 @@ def _write_lists(
             layout.new(state, memory.memory_size): train[np.isin(train.labels, new)],
         }
         if state > 1:
-            exemplars = np.concatenate(
-                [ranking[label][: kept_per_class(memory, num_past)] for label in range(num_past)]
-            )
+            kept = kept_per_class(memory, num_past)
+            exemplars = np.concatenate([ranking[label][:kept] for label in range(num_past)])
             lists[layout.old(state, memory.memory_size)] = train[exemplars]
         for path, part in lists.items():
             write_image_list(path, part.images, part.labels)

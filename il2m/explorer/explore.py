@@ -3,13 +3,11 @@
 import html
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import pandas as pd
 from IPython.display import HTML, Image, display
 
 from il2m.errors import InputError
@@ -17,9 +15,10 @@ from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_f
 from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
 from il2m.explorer.views import VIEWS
 from il2m.methods.registry import METHODS
+from il2m.results.collect import stored_results
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
-from il2m.study.runs import ANALYSED, RESULTS_FILE, Run
+from il2m.study.runs import ANALYSED, Run
 
 LARGE = 20_000_000  # images times classes: who waits for more is told so first
 MOST_RUNS = 4
@@ -61,10 +60,8 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
                     f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
                     f"({_in_short(mine[what])} and {_in_short(first[what])}). Explore them one by one."
                 )
-        policy = "keep"
-        with suppress(Exception):  # there is no table, or it is damaged, in whatever way
-            policy = pd.read_parquet(run.folder / RESULTS_FILE, columns=["state"]).attrs.get("undefined", "keep")
-        if policy != "keep":
+        table, _ = stored_results(run)
+        if table is not None and (policy := table.attrs["undefined"]) != "keep":
             shown = "the explorer shows undefined = keep (a class whose ratio is undefined is left alone)"
             warnings.warn(f"{shown}; the table stored beside {run.name} has {policy}.", stacklevel=3)
     return [RunOutcomes(run, label, data_dir) for label, run in labelled(opened).items()]

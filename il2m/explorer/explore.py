@@ -164,9 +164,10 @@ class BiasExplorer(widgets.VBox):
         notes = []
         if (kind := kind_for(choice.method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
-        if choice.method.startswith("IL2M") or view == "what if":
-            every = ((outcomes.label, outcomes.undefined_note(choice.state, choice.score_kind)) for outcomes in runs)
-            notes += [f"{label}: {note}" for label, note in every if note]
+        method = "IL2M" if view == "what if" else choice.method  # the what-if factors are Eq. 1's
+        asked = choice.state, method, kind_for(method, choice.score_kind)
+        every = ((outcomes.label, outcomes.undefined_note(*asked)) for outcomes in runs)
+        notes += [f"{label}: {note}" for label, note in every if note]
         self._say(" ".join(notes))
 
     def _on_work(self, work: int) -> None:

@@ -18,7 +18,7 @@ from il2m.data.dataset import Dataset
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import count_undefined, rectification_factors, undefined_in_words
+from il2m.methods.rectify import WITH_RATIO, count_undefined, rectification_factors, undefined_in_words
 from il2m.methods.registry import METHODS, missing_for
 from il2m.parameters import check_parameters
 from il2m.results.collect import stored_results
@@ -149,12 +149,13 @@ class RunOutcomes:
         frozen = Frozen.of_run(self.run, state, score_kind=kind_for(method, score_kind))
         return METHODS[method](frozen.take(rows))
 
-    def undefined_note(self, state: int, score_kind: str) -> str:
-        """A sentence on IL2M's undefined ratios at a state, ``""`` if there are none."""
-        if state == 1 or "IL2M" in self.left_out:
+    def undefined_note(self, state: int, method: str, score_kind: str) -> str:
+        """A sentence on a method's undefined ratios at a state, ``""`` if it has none."""
+        if state == 1 or method not in WITH_RATIO or method in self.left_out:
             return ""
-        undefined = count_undefined(self.run.statistics(state, score_kind))
-        return undefined_in_words({state: (undefined, self.run.states.num_past(state))}, score_kind)
+        undefined = count_undefined(self.run.statistics(state, score_kind), method)
+        counts = {state: (undefined, self.run.states.num_past(state))}
+        return undefined_in_words(counts, score_kind, method=method)
 
     def what_if(
         self, state: int, exponents: Exponents, score_kind: str = "raw", rows: slice = slice(None)

@@ -25,6 +25,7 @@ STEADIER: dict[str, dict[str, Any]] = {  # ours: ratios of means over many class
     "IL2M-pooled": {"pooling": "state", "clip": (1.0, 3.0)},
     "IL2M-global": {"pooling": "past"},
 }
+WITH_RATIO = (PARTS | STEADIER).keys() - {"FT"}  # the methods for which count_undefined says something
 POOLINGS = ("class", "state", "past")
 
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
@@ -85,15 +86,18 @@ def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
     return int(rectification_factors(statistics, **parts).undefined.sum())
 
 
-def undefined_in_words(counts: Mapping[int, tuple[int, int]], score_kind: str = "raw", undefined: str = "keep") -> str:
-    """A sentence on IL2M's undefined ratios, and what to try; ``""`` if there are none. counts: state -> (past classes
-    whose ratio is undefined, past classes)."""
+def undefined_in_words(
+    counts: Mapping[int, tuple[int, int]], score_kind: str = "raw", undefined: str = "keep", method: str = "IL2M"
+) -> str:
+    """A sentence on a method's undefined ratios, and what to try; ``""`` if there are none. counts: state -> (past
+    classes whose ratio is undefined, past classes), of count_undefined."""
     bad, past = (sum(numbers) for numbers in zip((0, 0), *counts.values(), strict=True))
     states = ", ".join(str(state) for state, (some, _) in counts.items() if some)
-    done = f"left alone{': IL2M does nothing' * (bad == past)}" if undefined == "keep" else "multiplied anyway"
+    done = f"left alone{f': {method} does nothing' * (bad == past)}" if undefined == "keep" else "multiplied anyway"
     words = (
-        f"IL2M on {score_kind} scores: {bad} of {past} past classes undefined (state {states}: a mean score is missing "
-        f"or not positive), {done}; to try: score_kind = softmax (probabilities are positive), another undefined = ..."
+        f"{method} on {score_kind} scores: {bad} of {past} past classes undefined (state {states}: a mean score is "
+        f"missing or not positive), {done}; to try: score_kind = softmax (probabilities are positive), another "
+        "undefined = ..."
     )
     return words if bad else ""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from il2m.errors import InputError
 from il2m.memory.statistics import own_and_top
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import PARTS, STEADIER, count_undefined, undefined_in_words
+from il2m.methods.rectify import PARTS, WITH_RATIO, count_undefined, undefined_in_words
 from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS, check_parameters, concerning
 from il2m.results import metrics
@@ -56,8 +56,7 @@ def results_table(
             row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
             hits[method, kind].append(image_ranks == 0)
             row |= {"forgetting": np.nan, "backward_transfer": np.nan}  # known once all states are
-            has_ratio = method in PARTS | STEADIER and method != "FT"
-            row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if has_ratio else np.nan
+            row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if method in WITH_RATIO else np.nan
             row["undefined"] = undefined
             if details:
                 row |= metrics.error_breakdown(metrics.predictions(scores), labels, num_past)

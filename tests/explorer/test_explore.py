@@ -520,21 +520,30 @@ def test_accuracies_that_are_stored_are_not_computed_again(tiny_study: TinyStudy
     pd.testing.assert_frame_equal(shown, computed.numbers), "the explorer shows undefined = keep"
 
 
-def test_ratios_that_are_undefined_are_told_where_il2m_is_shown(tmp_path: Path):
+@pytest.mark.parametrize(("first", "bad"), [(-10, 2), (10, 1)])
+def test_ratios_that_are_undefined_are_told_where_il2m_is_shown(tmp_path: Path, first: float, bad: int):
     rng, classes = np.random.default_rng(3), {1: {"new": [0, 1]}, 2: {"new": [2, 3], "exemplar": [0, 1]}}
     for state, groups in classes.items():
         arrays = {}
         for group, labels in {"val": range(2 * state), **groups}.items():
             arrays[f"{group}_labels"] = np.repeat(labels, 4)
-            arrays[f"{group}_scores"] = rng.normal(-100, size=(4 * len(labels), 2 * state))
+            arrays[f"{group}_scores"] = rng.normal(-10, size=(4 * len(labels), 2 * state))
+            arrays[f"{group}_scores"][:, 0] += first + 10  # of class 0
         np.savez(tmp_path / f"{state}.npz", state_sizes=[2, 2][:state], **arrays)
     page = BiasExplorer(
         open_outcomes([import_scores([tmp_path / f"{state}.npz" for state in classes], tmp_path / "run")])
     )
-    told = "2 of 2 past classes undefined (state 2: a mean score is missing or not positive), left alone"
+    told = f"{bad} of 2 past classes undefined (state 2: a mean score is missing or not positive), left alone"
     for method, view, is_told in (("IL2M", "errors", True), ("FT", "errors", False), ("FT", "what if", True)):
         page.controls.method.value, page.controls.view.value = method, view
         assert (told in page.status.value) == is_told
+    page.controls.method.value, page.controls.view.value = "IL2M-means", "errors"
+    assert f"IL2M-means on raw scores: {told}" in page.status.value
+    assert ("IL2M-means does nothing" in page.status.value) == (bad == 2)
+    page.controls.method.value = "IL2M-confidence"  # takes no class means, and the highest scores are of class 0
+    assert ("IL2M-confidence on raw scores: 2 of 2" in page.status.value) == (first < 0)
+    assert ("undefined" in page.status.value) == (first < 0)
+    page.controls.method.value = "IL2M"
     page.controls.score_kind.value = "softmax"
     assert told not in page.status.value
 

@@ -147,7 +147,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     _check_shift(settings, images)
     check_memory(settings, states)
     resolved, exemplars = {"base": base.identity}, {}
-    if images.files and images.files.lists and not settings.exemplars_per_class:
+    if images.files and images.files.lists and settings.memory_size and not settings.exemplars_per_class:
         from il2m.data.lists import given_exemplars  # imports torch, which images in memory do without here
 
         exemplars = given_exemplars(images, settings.memory_size, states)

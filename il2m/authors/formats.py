@@ -8,9 +8,7 @@ mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel va
 import codecs
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +22,7 @@ from il2m.errors import InputError, nearest
 from il2m.system.files import replacing
 
 MEAN_STD_FILE = "datasets_mean_std.txt"
-_BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time
-_PARSERS = min(4, os.cpu_count() or 1)  # blocks parsed side by side: the parser lets other threads run
+_BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time: larger ones are slower
 TEXT = np.dtypes.StringDType()  # of arrays of paths
 
 
@@ -118,32 +115,21 @@ def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
     """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once. Blank
     lines, CRLF endings, any white space between scores and a missing last newline are accepted. Raises InputError for a
     missing or empty file, and naming the line for a wrong number of columns and what is not a finite number."""
-    path, lines_done, is_empty = Path(path), 0, True
-    with _readable(path):
-        for block, parsed in _blocks(path, num_classes):
-            scores = parsed.result()
-            if scores is None:
-                scores = _parse_line_by_line(block, num_classes, path, lines_done + 1)
-            if len(scores):
-                is_empty = False
-                yield scores
-            lines_done += block.count(b"\n")
-    if is_empty:
-        raise InputError(f"{path}: the score file is empty; expected {num_classes} numbers per line, a line per image.")
-
-
-def _blocks(path: Path, num_classes: int) -> Iterator[tuple[bytes, Future[np.ndarray | None]]]:
-    """Blocks of whole lines and what _parse_plain makes of them; a few are parsed ahead, side by side."""
-    with ThreadPoolExecutor(_PARSERS) as pool, path.open("rb") as file:
-        ahead: deque[tuple[bytes, Future]] = deque()
+    path, number, is_empty = Path(path), 1, True
+    with _readable(path), path.open("rb") as file:
         if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
         while block := file.read(_BLOCK_BYTES):
             block += file.readline()
-            ahead.append((block, pool.submit(_parse_plain, block, num_classes)))
-            if len(ahead) > 2 * _PARSERS:
-                yield ahead.popleft()
-        yield from ahead
+            scores = _parse_plain(block, num_classes)
+            if scores is None:
+                scores = _parse_line_by_line(block, num_classes, path, number)
+            if len(scores):
+                is_empty = False
+                yield scores
+            number += block.count(b"\n")
+    if is_empty:
+        raise InputError(f"{path}: the score file is empty; expected {num_classes} numbers per line, a line per image.")
 
 
 def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from il2m.errors import InputError
 from il2m.parameters import NETWORKS
 from il2m.system.hashes import registered_source
 
-Builder = Callable[[int], nn.Module]  # number of channels -> backbone with an attribute num_features
+Builder = Callable[[int], nn.Module]  # number of channels -> backbone
 
 
 class Classifier(nn.Module):
@@ -49,8 +49,6 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Sequential):
     """Three stages of ``blocks`` basic blocks, 16, 32 and 64 wide (He et al. 2016, section 4.2): depth 6 blocks + 2."""
 
-    num_features = 64
-
     def __init__(self, in_channels: int, blocks: int, stem_stride: int = 1) -> None:
         stem = nn.Conv2d(in_channels, 16, 3, stem_stride, padding=1, bias=False)
         widths = [16, *(width for width in (16, 32, 64) for _ in range(blocks))]
@@ -65,7 +63,7 @@ def _resnet18(in_channels: int) -> nn.Module:
     from torchvision.models import resnet18  # slow to import, and only needed here
 
     backbone = resnet18(weights=None)
-    backbone.num_features, backbone.fc = backbone.fc.in_features, nn.Identity()
+    backbone.fc = nn.Identity()
     if in_channels != 3:
         backbone.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -98,9 +96,7 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _BUILDERS[network](in_channels)
-        registered, shape = NETWORKS[network], (*image_size, in_channels)
-        num_features = check_network(network, shape, backbone) if registered else backbone.num_features
-        return Classifier(backbone, num_features, num_classes)
+        return Classifier(backbone, check_network(network, (*image_size, in_channels), backbone), num_classes)
 
 
 @torch.no_grad()

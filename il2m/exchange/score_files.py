@@ -20,7 +20,7 @@ from il2m.authors.formats import ImageList, read_image_list, read_scores, repeat
 from il2m.authors.layout import ListLayout
 from il2m.data.states import States
 from il2m.errors import InputError, name_first
-from il2m.memory.statistics import ClassStatistics, class_means, own_and_top
+from il2m.memory.statistics import ClassStatistics, class_means, own_and_top, statistics_of_states
 from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
 from il2m.results.metrics import ranks, top_k
@@ -163,7 +163,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
     Raises InputError for files that are missing or don't fit each other."""
     check_parameters({"score_kind": score_kind, "undefined": undefined})
     files.check_present()
-    initial, confidences, notes, counts = [], [], [], {}
+    memories, notes, counts = [], [], {}
     top1, top5 = ({"FT": [], "IL2M": []} for _ in range(2))
     for state in range(1, files.states.num_states + 1):
         num_past, num_seen = files.states.num_past(state), files.states.num_seen(state)
@@ -172,13 +172,9 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
             if repeated := repeated_images(images.images):
                 notes.append(f"{images.source}: {len(repeated)} images occur more than once, first {repeated[0]!r}")
         means, top = _class_means_and_top(*parts["new"], num_seen)
-        initial.extend(means[num_past:])
-        confidences.append(top.mean())
-        current = np.array(initial)
-        if state > 1:
-            current[:num_past] = _class_means_and_top(*parts["exemplar"], num_past)[0]
-        of_class = files.states.of_class[:num_seen]
-        statistics = ClassStatistics(np.array(initial), current, np.array(confidences), of_class)
+        current = _class_means_and_top(*parts["exemplar"], num_past)[0] if num_past else []
+        memories.append({"initial_means": means[num_past:], "confidence": top.mean(), "current_means": current})
+        statistics = statistics_of_states(memories, files.states.of_class[:num_seen])
         counts[state] = count_undefined(statistics), num_past
         before_and_after = ranks_before_and_after(parts["val"][1], statistics, undefined=undefined)
         for method, image_ranks in zip(top1, before_and_after, strict=True):

@@ -35,12 +35,11 @@ def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str,
     """What the second memory needs of training images, reduced batch by batch: never images x classes at once.
     Returns ``own_scores, top_scores`` (raw) and ``own_probabilities, top_probabilities`` (after softmax), all (n,)
     float32, and ``features`` (n, d) float32."""
-    parts: dict[str, list[np.ndarray]] = {}
+    reduced = []
     for batch in score_batches(model, batches):
         scores, features, labels = (part.cpu().numpy() for part in batch)
-        for name, values in (reduce_scores(scores, labels) | {"features": features}).items():
-            parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+        reduced.append(reduce_scores(scores, labels) | {"features": features})
+    return {name: np.concatenate([part[name] for part in reduced]) for name in reduced[0]}
 
 
 def mean_by_class(model: Classifier, batches: ImageBatches, num_classes: int) -> dict[str, np.ndarray]:

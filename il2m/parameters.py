@@ -54,11 +54,6 @@ class Parameter:
     neutral: Any = None
     column: bool = False
 
-    @property
-    def is_sequence(self) -> bool:
-        """Whether its value is itself a list."""
-        return isinstance(self.default, tuple)
-
 
 def parameter(*args: Any, **kwargs: Any) -> Any:
     """A dataclass field that is a Parameter; arguments as there."""
@@ -287,6 +282,6 @@ def parameters_table() -> Iterator[dict[str, str]]:
     """One row per parameter and notebook that has it."""
     for notebooks, stage in STAGES.items():
         for name, one in stage.parameters().items():
-            default = repr([*one.default] if one.is_sequence else one.default)
+            default = repr([*one.default] if isinstance(one.default, tuple) else one.default)
             row = {"notebook": notebooks, "parameter": name, "default": default, "unit": one.unit}
             yield row | {"accepts": one.rule.expected, "concerns": one.concerns, "meaning": one.meaning}

@@ -161,7 +161,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
 
 def values_to_sweep(name: str, value: Any) -> list[Any]:
     """A list's items, unless the parameter is itself a list."""
-    is_sequence = name in PARAMETERS and PARAMETERS[name].is_sequence
+    is_sequence = name in PARAMETERS and isinstance(PARAMETERS[name].default, tuple)
     if isinstance(value, list) and (not is_sequence or any(isinstance(item, list) for item in value)):
         if not value:
             raise InputError(f"{name} = []: a list of values to sweep needs at least one.")

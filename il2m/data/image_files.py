@@ -23,7 +23,6 @@ from il2m.system.files import replacing
 
 View = Callable[[torch.Tensor], torch.Tensor]  # what an image, (3, height, width) uint8, becomes
 _BATCH = 64  # images that a worker hands over at a time
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True)
@@ -241,9 +240,8 @@ def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked."""
     workers = {}
     if files.num_workers:
-        context = multiprocessing.get_context(_START)
-        if _START == "forkserver":
-            context.set_forkserver_preload([__name__, "torchvision.transforms"])  # else each worker imports anew
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "torchvision.transforms"])  # else each worker imports anew
         workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
     return DataLoader(
         _Files(files, view),

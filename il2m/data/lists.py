@@ -162,18 +162,14 @@ def _dataset(
     if repeated := repeated_images(train.images):
         what = f"images occur more than once among the training images of {train.source}"
         warnings.warn(name_first(what, repeated), stacklevel=4)
-    digest, files, missing = hashlib.sha256(), [], []
-    for part in (train, val):
-        files.append(ImageFiles(part.paths(source.root), **options))
-        sizes = np.full(len(part), -1)
-        for i, path in enumerate(files[-1].paths.tolist()):
-            try:
-                sizes[i] = os.stat(path).st_size
-            except OSError:
-                missing.append(path)
-        digest.update("\n".join(part.images).encode() + part.labels.tobytes() + sizes.tobytes())
-    if missing:
-        raise InputError(name_first("images are missing on disk", missing))
+    digest, files = hashlib.sha256(), [ImageFiles(part.paths(source.root), **options) for part in (train, val)]
+    paths = [images.paths.tolist() for images in files]
+    try:
+        sizes = [np.array([os.path.getsize(path) for path in of_part]) for of_part in paths]
+    except OSError:
+        raise InputError(name_first("images are missing on disk", find_missing(itertools.chain(*paths)))) from None
+    for part, of_part in zip((train, val), sizes, strict=True):
+        digest.update("\n".join(part.images).encode() + part.labels.tobytes() + of_part.tobytes())
     fingerprint = digest.hexdigest()[:16]
     return Dataset(name, files[0], train.labels, files[1], val.labels, tuple(class_names), fingerprint, source)
 

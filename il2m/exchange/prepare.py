@@ -105,17 +105,12 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     """Decode every image of a list, of a folder (``folder:PATH``) or of a whole layout of lists (``lists:PATH``);
     returns a report. root: where relative paths start. Raises InputError that names all images that can't be read."""
     kind, _, path = what.partition(":")
-    notes: list[str] = []
     data = load_folder(Path(path)) if kind == "folder" else None
     if data:
         paths = np.concatenate([data.train_images.paths, data.val_images.paths])
-        notes += data.files.unused
-    elif kind == "lists":
-        paths = listed_images(Path(path), root)
     else:
-        paths = read_image_list(what).paths(root)
-        if repeated := repeated_images(paths):
-            notes.append(name_first("images occur more than once", repeated))
+        paths = listed_images(Path(path), root) if kind == "lists" else read_image_list(what).paths(root)
+    repeated = repeated_images(paths)
     paths, places = np.unique(paths, return_inverse=True)
     missing = find_missing(paths)
     present = np.setdiff1d(paths, np.array(missing, dtype=TEXT))
@@ -123,6 +118,8 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     problems = {"images are missing on disk": missing, "images can't be read": unreadable}
     if missing or unreadable:
         raise InputError("\n".join(name_first(problem, paths) for problem, paths in problems.items() if paths))
+    notes = [name_first("images occur more than once", repeated)] if repeated else []
     if data:
+        notes += data.files.unused
         notes += data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)]))
     return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])

@@ -92,32 +92,24 @@ def register_network(name: str, builder: Builder) -> Builder:
 def build_network(
     network: str, in_channels: int, num_classes: int, seed: int, image_size: tuple[int, int] = (32, 32)
 ) -> Classifier:
-    """A freshly initialised classifier. network: a name in NETWORKS. image_size: height and width."""
+    """A freshly initialised classifier. network: a name in NETWORKS. image_size: height and width. Raises InputError if
+    it can't be built, or its features of such images are not (n, d) of one width for any n."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = _BUILDERS[network](in_channels)
-        return Classifier(backbone, check_network(network, (*image_size, in_channels), backbone), num_classes)
-
-
-@torch.no_grad()
-def check_network(network: str, image_shape: tuple[int, int, int], backbone: nn.Module | None = None) -> int:
-    """The width of a network's features for images of that shape (height, width, channels). Raises InputError if it
-    can't be built, or its features are not (n, d) of one width for any n."""
-    height, width, channels = image_shape
-    try:
-        with torch.random.fork_rng(devices=[]):
-            backbone = _BUILDERS[network](channels) if backbone is None else backbone
-            was_training = backbone.training
-            backbone.eval()  # which leaves the statistics of batch normalisation alone
-            shapes = [tuple(backbone(torch.zeros(n, channels, height, width)).shape) for n in (2, 3)]
-            backbone.train(was_training)
-    except Exception as error:  # whatever the user's own code raises
-        what = f"fails on images of {height} x {width} pixels and {channels} channel(s)"
-        raise InputError(f"network {network!r} {what}: {type(error).__name__}: {error}") from error
-    if len(shapes[0]) != 2 or shapes != [(n, shapes[0][1]) for n in (2, 3)]:
-        what = f"2 and 3 images give features of shape {shapes[0]} and {shapes[1]}"
-        raise InputError(f"network {network!r}: {what}; expected (n, d) with one d, as a linear head needs.")
-    return shapes[0][1]
+        try:
+            backbone = _BUILDERS[network](in_channels)
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                was_training = backbone.training
+                backbone.eval()  # which leaves the statistics of batch normalisation alone
+                shapes = [tuple(backbone(torch.zeros(n, in_channels, *image_size)).shape) for n in (2, 3)]
+                backbone.train(was_training)
+        except Exception as error:  # whatever the user's own code raises
+            what = f"fails on images of {image_size[0]} x {image_size[1]} pixels and {in_channels} channel(s)"
+            raise InputError(f"network {network!r} {what}: {type(error).__name__}: {error}") from error
+        if len(shapes[0]) != 2 or shapes != [(n, shapes[0][1]) for n in (2, 3)]:
+            what = f"2 and 3 images give features of shape {shapes[0]} and {shapes[1]}"
+            raise InputError(f"network {network!r}: {what}; expected (n, d) with one d, as a linear head needs.")
+        return Classifier(backbone, shapes[0][1], num_classes)
 
 
 def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Classifier:

@@ -65,10 +65,11 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:
-        from il2m.learning.networks import check_network  # imports torch, which built-in networks can do without here
+        from il2m.learning.networks import build_network  # imports torch, which built-in networks can do without here
 
         resolved["network_source"] = source
-        check_network(settings.network, images.train_images.shape[1:])
+        _, height, width, channels = images.train_images.shape
+        build_network(settings.network, channels, images.num_classes, 0, (height, width))  # raises if it can't be
     identity = _identity(settings, images, states, resolved)
     notes = {
         "dataset": images.name,

@@ -15,9 +15,8 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
-from il2m.data.dataset import Dataset, content_hash
+from il2m.data.dataset import Dataset, content_hash, read_npz
 from il2m.data.decoding import decode, is_turned, max_megapixels
-from il2m.data.npz import read_npz
 from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
 

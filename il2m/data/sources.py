@@ -14,9 +14,8 @@ import numpy as np
 import PIL
 import PIL.features
 
-from il2m.data.dataset import Dataset
+from il2m.data.dataset import Dataset, read_npz
 from il2m.data.glyphs import VERSION, render_glyphs
-from il2m.data.npz import read_npz
 from il2m.errors import InputError, nearest
 from il2m.system.files import replacing
 from il2m.system.hashes import registered_source

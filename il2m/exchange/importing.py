@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from il2m.data.npz import read_npz
+from il2m.data.dataset import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
 from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from il2m.batch import records
-from il2m.data.npz import read_npz
+from il2m.data.dataset import read_npz
 from il2m.errors import InputError
 from il2m.notebook.pages import page_is_current
 from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_current

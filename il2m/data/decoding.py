@@ -37,20 +37,16 @@ def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 5
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(megapixels * 1e6))
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height > megapixels * 1e6:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         except UnidentifiedImageError:
             raise InputError(f"no image of a format that is read ({', '.join(FORMATS)}).") from None
-        except Image.DecompressionBombError:
-            raise _too_large("", megapixels) from None
+        except Image.DecompressionBombError as error:
+            remedy = f"make it smaller, or set the environment variable {LIMIT}"
+            raise InputError(f"it has more than {megapixels:g} megapixels ({error}): {remedy}.") from None
         with image:
-            if image.width * image.height > megapixels * 1e6:
-                raise _too_large(f" ({image.width} x {image.height} pixels)", megapixels)
             turn, pixels = _turn(image) if exif_rotation else None, _eight_bits(image)
             return np.array(pixels if turn is None else pixels.transpose(turn))
-
-
-def _too_large(size: str, megapixels: float) -> InputError:
-    remedy = f"make it smaller, or set the environment variable {LIMIT}"
-    return InputError(f"it has more than {megapixels:g} megapixels{size}: {remedy}.")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -26,7 +26,6 @@ _CHOSEN_HERE = {
     "run": "each run is analysed",
     "num_threads": "use --threads",
 }
-_NOT_PLANNED = ("device", "num_threads", "joint_epochs")  # without a say in what a base or a fine-tuning comes to be
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,14 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
     """The jobs of settings that have their base training in common; some of them come several times."""
     given = {**defaults[BASE], **group[0][0][BASE]}
     images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
-    base_plan = plan_base(**_planned(given), images=images)
+    base_plan = plan_base(**given, images=images)
     twins: dict[str, list[tuple[Job, dict, dict]]] = {}  # runs that differ in distillation only are analysed together
     for parameters, labels in group:
         in_base = {name: value for name, value in labels["swept"].items() if name in defaults[BASE]}
         base = _training(base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
         yield base
         given = {**defaults[FINE_TUNING], **parameters[FINE_TUNING]}
-        plan = plan_fine_tuning(**_planned(given, "base", "dataset"), base_plan=base_plan)
+        plan = plan_fine_tuning(**given, base_plan=base_plan)
         given = parameters[FINE_TUNING] | {"base": base.run}
         tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
         twins.setdefault(short_hash(effective(plan.identity, "distillation")), []).append((tuning, parameters, labels))
@@ -154,10 +153,6 @@ def _merged(known: Job, job: Job) -> Job:
     beside = tuple(dict.fromkeys(known.beside + job.beside))
     swept = {name: value for name, value in known.swept.items() if job.swept.get(name) == value}
     return replace(known, combinations=combinations, beside=beside, swept=swept)
-
-
-def _planned(parameters: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name not in (*_NOT_PLANNED, *left_out)}
 
 
 def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 What they may hold: docs/batches.md. For a parameter that is itself a list, a list of lists is swept.
 """
 
-import contextlib
 import itertools
 import math
 import os
@@ -170,11 +169,13 @@ def values_to_sweep(name: str, value: Any) -> list[Any]:
 
 
 def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
-    """Parameters that have several values, in the order in which the grid names them. defaults: see all_settings."""
+    """Parameters that have several values, in the order in which the grid names them; 1 and 1.0 are one.
+    grid, defaults: as all_settings takes them, which finds nothing wrong with them."""
     values_of: dict[str, set[str]] = {}
     for combination in (grid.combinations or {"": {}}).values():
         for name, value in {**grid.parameters, **defaults, **grid.parameters, **combination}.items():
-            values_of.setdefault(name, set()).update(_forms(name, value))
+            forms = (check_parameters({name: single}, [name])[name] for single in values_to_sweep(name, value))
+            values_of.setdefault(name, set()).update(map(repr, forms))
     return [name for name, values in values_of.items() if len(values) > 1]
 
 
@@ -195,16 +196,6 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
         products = itertools.product(*swept.values())
         settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
     return settings
-
-
-def _forms(name: str, value: Any) -> set[str]:
-    """The values to sweep, each in one form: 1 and 1.0 are one number. What it can't be is told by _problems."""
-    forms = set()
-    for single in values_to_sweep(name, value):
-        with contextlib.suppress(InputError):
-            single = check_parameters({name: single}, [name])[name]
-        forms.add(repr(single))
-    return forms
 
 
 def _problems(grid: Grid, known: Mapping[str, Any]) -> Iterator[str]:

@@ -4,8 +4,8 @@ import json
 import os
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 from il2m.system.files import write_atomically
 
@@ -25,7 +25,7 @@ def is_headless() -> bool:
     return kernel is not None and not kernel.get_parent("shell").get("content", {}).get("allow_stdin", True)
 
 
-class Progress:
+class Progress(AbstractContextManager):
     """Counts images over all epochs and states of a stage, so that rate and time left are of the whole stage."""
 
     def __init__(self, title: str, total_images: int, folder: Path) -> None:
@@ -60,9 +60,6 @@ class Progress:
             status = {"stage": self._title, "where": where, "images_per_second": rate}
             status |= {"seconds_left": (self._total - self._done) / rate, "share_done": self._done / self._total}
             write_atomically(self._file, json.dumps(status), durable=False)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

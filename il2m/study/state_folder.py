@@ -1,14 +1,12 @@
 """One state on disk: a folder that appears whole, says whose it is, and is checked, file by file, when it is read."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 from safetensors import safe_open
@@ -17,9 +15,6 @@ from safetensors.numpy import save_file
 from il2m.errors import InputError
 from il2m.system.files import sync
 from il2m.system.hashes import file_hash, read_sealed, short_hash, write_sealed
-
-if TYPE_CHECKING:  # slow and large to import, and not needed to look at what is on disk
-    import torch
 
 _OF_TRAINING = ("history", "training_seconds", "made_with", "origin")  # nothing is computed from what they say
 
@@ -31,7 +26,7 @@ class StateFolder:
     say: one is taken for what its place says, unless ``previous`` was stored since.
     """
 
-    def __init__(self, path: Path, run: str = "", state: int = 0, previous: StateFolder | None = None) -> None:
+    def __init__(self, path: Path, run: str = "", state: int = 0, previous: Self | None = None) -> None:
         self.path, self._run, self._state, self._previous = path, run, state, previous
 
     @cached_property
@@ -122,9 +117,9 @@ class StateFolder:
         with safe_open(self._model(), framework="numpy") as weights:
             return weights.get_tensor(name)
 
-    def model_weights(self) -> dict[str, torch.Tensor]:
-        """The model's weights, to put into a network of the same shape."""
-        from safetensors.torch import load_file  # imports torch
+    def model_weights(self) -> dict[str, Any]:
+        """The model's weights, torch's tensors, to put into a network of the same shape."""
+        from safetensors.torch import load_file  # imports torch, not needed to look at what is on disk
 
         return load_file(self._model())
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from il2m.data.sources import load_dataset
 from il2m.errors import InputError
 from il2m.parameters import BaseTraining, FineTuning, JointTraining
 from il2m.study.find import effective, open_base
@@ -90,13 +89,11 @@ def _plans(run: Run, dataset: str, where: Mapping[str, Any]) -> list[Plan]:
     """The stages that make the run, each under the identity that it has."""
     base = open_base(run.base.folder.parent, run.base.name)
     source = dataset or base.config["source"]
-    options = {"image_size": base.identity.get("image_size", 224), "num_workers": where.get("num_workers", 2)}
-    images = load_dataset(source, where["data_dir"], **options)
     states = {name: base.identity[name] for name in ("state_sizes", "class_order")}
-    if images.files and images.files.state_sizes:  # the lists give both
-        states = {"num_states": len(images.files.state_sizes)}
+    if source.startswith("lists:"):  # they give both
+        states = {"num_states": len(base.identity["state_sizes"])}
     settings = BaseTraining.of_identity(base.identity, dataset=source, **states, **where)
-    plans = [_as_it_was(plan_base(settings, images=images), base)]
+    plans = [_as_it_was(plan_base(settings), base)]
     if run.kind == "fine_tuning":
         chosen = {"exemplar_selection": "random"} if "exemplar_lists" in run.identity else {}  # lists say it again
         settings = FineTuning.of_identity(run.identity | chosen, **where)

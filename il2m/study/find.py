@@ -8,7 +8,7 @@ from typing import Any
 from il2m.errors import InputError, printable
 from il2m.parameters import NETWORKS, concerning
 from il2m.study.runs import ANALYSED, KINDS, Run
-from il2m.system.files import SET_ASIDE, modified
+from il2m.system.files import SET_ASIDE
 from il2m.system.hashes import short_hash
 
 
@@ -23,20 +23,13 @@ def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
     unless told otherwise. Warns of damaged ones, and leaves them out."""
     runs = open_readable(folder for folder in run_folders(out_dir) if not folder.name.startswith(("base-", "joint-")))
     runs = [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
-    return sorted(runs, key=_when_made)
+    return sorted(runs, key=lambda run: run.config.get("made", ""))  # before 0.2 they did not say: those first, by name
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
     """The runs by name, of copies of one the first."""
     runs = sorted(runs, key=lambda run: run.name, reverse=True)
     return [*{run.config["hash"]: run for run in runs}.values()][::-1]
-
-
-def _when_made(run: Run) -> tuple[str, float]:
-    """What orders runs by the time at which they were made. Before version 0.2 they did not say: those come first, by
-    the times of their files, which a copy may have changed."""
-    made = run.config.get("made", "")
-    return made, 0.0 if made else modified(run.folder / "config.json")
 
 
 def open_readable(folders: Iterable[Path]) -> list[Run]:
@@ -135,7 +128,7 @@ def open_base(out_dir: Path, base: str) -> Run:
         bases = [path.parents[1] for path in sorted(out_dir.glob("base-*/state_01/state.json"))]
         if not bases:
             raise InputError(f"no finished base in {out_dir.absolute()}: run base training first.")
-        run = max(map(Run, bases), key=lambda base: (base.state(1).made, _when_made(base)))
+        run = max(map(Run, bases), key=lambda base: (base.state(1).made, base.config.get("made", "")))
     if run.missing_states:
         raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
     if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour

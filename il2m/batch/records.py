@@ -43,7 +43,7 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
         known = read_sealed(path)
         if sealed(plan | {"made": known["made"]}) == sealed(known):
             return
-    write_sealed(path, plan | {"made": _now()})
+    write_sealed(path, plan | {"made": datetime.now(UTC).isoformat(timespec="seconds")})
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
@@ -92,16 +92,12 @@ def write_record(job: Job, status: str, *, code: str, shown: Iterable[str] = (),
         runs = [job.run, *(name.removeprefix(f"{FINE_TUNING}-") for name in shown)]
         runs = [name for name in runs if (job.out_dir / name / "config.json").exists()]
         record["states"] = {name: states_of(job.out_dir / name) for name in runs}
-    write_sealed(job.file(".json"), {**record, **details, "time": _now()})
+    write_sealed(job.file(".json"), {**record, **details})
 
 
 def states_of(run: Path) -> dict[str, str]:
     """The digest of each state of a run. Raises InputError if they don't belong together."""
     return {str(state): digest for state, digest in Run(run).digests.items()}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from typing import Any
 
 from il2m.batch.jobs import Job
 from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, job_rows, read_plans, read_record
-from il2m.errors import InputError
+from il2m.errors import InputError, name_first
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
 from il2m.system.files import modified
 
 _START_UP = 1.0  # seconds of a job that do not grow with its work
 _FEW = 500  # records of other studies that are read to tell how long a job may take
-_MOST_REASONS = 20
 
 
 class Estimates:
@@ -36,28 +35,24 @@ class Estimates:
         if work > 0:
             self._rates.setdefault(kind, []).append(max(seconds - _START_UP, 0) / work)
 
-    def of(self, jobs: Collection[Job]) -> dict[str, float | None]:
-        """Name of each job -> seconds that it may take; None for a kind that was never done."""
-        medians = {kind: statistics.median(rates) for kind, rates in self._rates.items()}
-        seconds: dict[str, float | None] = {job.name: None for job in jobs}
-        for job in jobs:
-            if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
-                seconds[job.name] = _START_UP  # what is stored is only looked at, whatever code made it
-            elif job.kind in medians:
-                seconds[job.name] = _START_UP + medians[job.kind] * job.work
-        return seconds
+    def of(self, job: Job) -> float | None:
+        """Seconds that a job may take; None for a kind that was never done."""
+        if job.notebook in (BASE, FINE_TUNING) and self._kept.get(job.name) == job.key:
+            return _START_UP  # what is stored is only looked at, whatever code made it
+        rates = self._rates.get(job.kind)
+        return _START_UP + statistics.median(rates) * job.work if rates else None
 
     def total(self, jobs: Collection[Job]) -> tuple[float, int]:
         """Seconds that jobs may take one after another, and how many of them are of a kind that was never done."""
-        seconds = self.of(jobs).values()
+        seconds = [self.of(job) for job in jobs]
         return sum(filter(None, seconds)), sum(each is None for each in seconds)
 
     def side_by_side(self, jobs: Collection[Job], slots: int) -> float:
         """Seconds until all are done that are known, ``slots`` at a time: no less than a job and all that it needs."""
-        seconds, ends = self.of(jobs), {}
+        ends: dict[str, float] = {}
         for job in jobs:
-            ends[job.name] = (seconds[job.name] or 0) + max((ends.get(name, 0) for name in job.after), default=0)
-        return max(sum(filter(None, seconds.values())) / slots, *ends.values())
+            ends[job.name] = (self.of(job) or 0) + max((ends.get(name, 0) for name in job.after), default=0)
+        return max(self.total(jobs)[0] / slots, *ends.values())
 
 
 def duration(seconds: float) -> str:
@@ -91,9 +86,8 @@ def status_text(out_dir: Path) -> str:
     job_of = {job.name: job for plan in plans for job in plan["jobs"]}
     lines += [f"running: {stage_text(job_of[row['job']])}" for row in rows if row["status"] == RUNNING]
     reasons = [f"{row['status']}: {row['job']}: {row['reason']}" for row in rows if row["reason"]]
-    lines += reasons[:_MOST_REASONS]
-    if len(reasons) > _MOST_REASONS:
-        lines.append(f"... and {len(reasons) - _MOST_REASONS} more")
+    if reasons:
+        lines.append(name_first("are not done, and say why", reasons))
     if any(row["status"] == FAILED for row in rows):
         lines.append(f"each failed notebook, with its traceback: {out_dir / 'notebooks'}/*.failed.html")
     not_done = {row["job"] for row in rows if row["status"] != DONE}

@@ -18,8 +18,8 @@ import pandas as pd
 
 from il2m.results.collect import collect_results
 from il2m.results.comparison import common_seeds, compare_methods, findings_table, gap_table, systems_table
-from il2m.study.joint import train_joint
 from il2m.study.runs import Run
+from il2m.study.stages import train_joint
 
 
 def markdown(table: pd.DataFrame) -> str:

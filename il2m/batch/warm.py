@@ -13,7 +13,7 @@ from il2m.notebook.execute import KERNEL_ENVIRONMENT
 os.environ |= KERNEL_ENVIRONMENT  # before matplotlib and the numerical libraries read it
 
 _TO_EXECUTE = ("ipykernel.kernelapp", "ipykernel.zmqshell", "papermill", "nbconvert", "il2m.notebook.pages")
-_OF_NOTEBOOKS = ("il2m.explorer.explore", "il2m.study.joint", "il2m.results.collect", "il2m.results.factorial")
+_OF_NOTEBOOKS = ("il2m.explorer.explore", "il2m.study.stages", "il2m.results.collect", "il2m.results.factorial")
 for name in (*_TO_EXECUTE, "pyarrow.parquet", "seaborn", "tqdm.auto", *_OF_NOTEBOOKS):
     importlib.import_module(name)
 

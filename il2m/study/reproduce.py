@@ -13,10 +13,9 @@ import numpy as np
 from il2m.errors import InputError
 from il2m.parameters import BaseTraining, FineTuning, JointTraining
 from il2m.study.find import effective, open_base
-from il2m.study.joint import train_joint
 from il2m.study.planning import Plan, plan_base, plan_fine_tuning
 from il2m.study.runs import Run, StateFolder
-from il2m.study.stages import train_planned
+from il2m.study.stages import train_joint, train_planned
 from il2m.system.hashes import short_hash
 
 IDENTICAL, CLOSE, DIFFERENT = VERDICTS = ("bit-identical", "close", "different")

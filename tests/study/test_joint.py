@@ -16,9 +16,8 @@ from il2m.results.description import run_description
 from il2m.results.table import results_table, save_results
 from il2m.study import stage
 from il2m.study.find import find_joint_runs
-from il2m.study.joint import train_joint
 from il2m.study.planning import plan_fine_tuning
-from il2m.study.stages import fine_tune, train_base
+from il2m.study.stages import fine_tune, train_base, train_joint
 
 
 @pytest.fixture(scope="module")

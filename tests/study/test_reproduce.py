@@ -13,10 +13,9 @@ from il2m.errors import InputError
 from il2m.exchange.exporting import export_scores
 from il2m.exchange.importing import import_authors_files
 from il2m.exchange.prepare import make_lists
-from il2m.study.joint import train_joint
 from il2m.study.reproduce import DIFFERENT, IDENTICAL, reproduce
 from il2m.study.runs import Run
-from il2m.study.stages import fine_tune, train_base
+from il2m.study.stages import fine_tune, train_base, train_joint
 from il2m.system.hashes import file_hash, short_hash
 
 

@@ -24,11 +24,10 @@ from il2m.learning.scores import score_images
 from il2m.memory.exemplars import herding_ranking
 from il2m.methods.registry import METHODS, missing_for
 from il2m.results.table import results_table
-from il2m.study.joint import train_joint
 from il2m.study.planning import plan_base, plan_fine_tuning
 from il2m.study.progress import PROGRESS_FILE, Progress
 from il2m.study.runs import Run
-from il2m.study.stages import fine_tune, train_base
+from il2m.study.stages import fine_tune, train_base, train_joint
 from il2m.system.locks import RUN_LOCK, locked
 
 

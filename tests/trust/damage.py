@@ -43,9 +43,8 @@ from il2m import cli
 from il2m.errors import InputError
 from il2m.learning import training
 from il2m.study.find import find_runs, twin_run
-from il2m.study.joint import train_joint
 from il2m.study.runs import Run
-from il2m.study.stages import fine_tune, train_base
+from il2m.study.stages import fine_tune, train_base, train_joint
 
 SECONDS = 120  # that a reader may take
 DAMAGES = ("cut", "emptied", "a bit", "64 bits", "garbage", "exchanged", "older", "removed")

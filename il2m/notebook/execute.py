@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from il2m.errors import InputError
-from il2m.system.locks import Stopped
+from il2m.system.locks import POLL_SECONDS, Stopped
 from il2m.system.machine import visible_gpus
 from il2m.system.plugins import load_plugin
 
@@ -33,7 +33,6 @@ KERNEL_ENVIRONMENT = {
     # a stage sets the threads that it is told; what else counts in parallel shall not
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
 }
-_POLL_SECONDS = 0.2
 
 
 def is_warm() -> bool:
@@ -105,7 +104,7 @@ def _in_a_process(preload: Sequence[str], stop: Callable[[], bool], log: Path | 
     process.start()
     sender.close()
     try:
-        while not reply.poll(_POLL_SECONDS):
+        while not reply.poll(POLL_SECONDS):
             if stop():
                 raise Stopped
         return reply.recv()
@@ -114,7 +113,7 @@ def _in_a_process(preload: Sequence[str], stop: Callable[[], bool], log: Path | 
         how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with exit code {process.exitcode}"
         return f"its process ended {how}" + (f", see {log}" if log else "")
     finally:  # also of its kernel and what that started: all that they write appears whole or not at all
-        process.join(timeout=2 * _POLL_SECONDS)
+        process.join(timeout=2 * POLL_SECONDS)
         if process.exitcode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # not yet at the head of a group, or gone
                 os.killpg(process.pid, signal.SIGKILL)

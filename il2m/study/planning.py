@@ -55,10 +55,11 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     odd = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
     for sentence in odd:
         warnings.warn(sentence, stacklevel=2)
-    if _turns_images(images, settings.exif_rotation):
+    followed = {"on": True, "off": False, "auto": not (images.files and images.files.lists)}[settings.exif_rotation]
+    if images.files and followed and (images.train_images.any_turned or images.val_images.any_turned):
         from il2m.data.image_files import with_options  # imports torch, which images in memory do without here
 
-        resolved["exif_rotation"] = True  # only where there are such: all other runs keep their hash
+        resolved["exif_rotation"] = True  # only where EXIF data turn an image: all other runs keep their hash
         images = with_options(images, *[{"exif_rotation": True}] * 2)
     images = images.in_learning_order(order)
     _check_shift(settings, images)
@@ -85,15 +86,6 @@ def _identity(settings: Training, images: Dataset, states: States, resolved: dic
     in_files = images.files is not None
     of_all = {"state_sizes": list(states.sizes), "result_version": RESULT_VERSION[in_files]}
     return settings.shaping(image_files=in_files) | resolved | of_all
-
-
-def _turns_images(images: Dataset, exif_rotation: str) -> bool:
-    """Whether EXIF data turn any image: they are followed, and some ask for it. Planning opens files to find out, only
-    their heads; what goes on from a base knows it from its identity."""
-    if exif_rotation == "off" or images.files is None:
-        return False
-    followed = exif_rotation == "on" or images.files.lists is None
-    return followed and (images.train_images.any_turned or images.val_images.any_turned)
 
 
 def _check_shift(settings: Training, images: Dataset) -> None:

@@ -49,10 +49,9 @@ def usable_cores() -> int | None:
 
 def git_state(checkout: Path) -> dict[str, Any]:
     """``commit`` and ``changed`` (files differ from it) of a checkout; both None if it is none, or git can't tell."""
-    printed = ""
-    if (checkout / ".git").exists():  # not a package that only lies somewhere inside another project's checkout
-        git = ("git", "--no-optional-locks", "-C", str(checkout))  # reads only: others may be at work there
-        printed = _printed_by(*git, "status", "--porcelain=v2", "--branch")
+    git = ("git", "--no-optional-locks", "-C", str(checkout))  # reads only: others may be at work there
+    is_one = (checkout / ".git").exists()  # not a package that only lies somewhere inside another project's checkout
+    printed = _printed_by(*git, "status", "--porcelain=v2", "--branch") if is_one else ""
     commit = re.search(r"^# branch\.oid ([0-9a-f]+)$", printed, re.MULTILINE)
     changed = any(line[0] != "#" for line in printed.splitlines())
     return {"commit": commit[1], "changed": changed} if commit else {"commit": None, "changed": None}

@@ -62,7 +62,6 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
     """
     codes = records.codes_of(jobs, notebooks)
     folder = jobs[0].out_dir / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         # SIGTERM, as batch systems send it, ends a study as Ctrl-C does
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))

@@ -131,11 +131,10 @@ def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Calla
         yield from (tuning for tuning, _, _ in together)
         names = tuple(dict.fromkeys(tuning.name for tuning, _, _ in together))
         for tuning, parameters, labels in together:
-            details = {"after": (tuning.name,), "beside": names, "kind": f"of {base.kind}", **labels}
-            details["memory"] = tuning.memory
+            details = {"beside": names, "kind": f"of {base.kind}", "memory": tuning.memory, **labels}
             for notebook in (ANALYSIS, ABLATION):
                 given = parameters[notebook] | {"run": tuning.run}
-                yield Job(notebook, tuning.run, given, disk=PAGES[notebook], **details)
+                yield Job(notebook, tuning.run, given, after=(tuning.name,), disk=PAGES[notebook], **details)
 
 
 def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: Any) -> Job:

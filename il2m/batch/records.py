@@ -7,7 +7,6 @@
 """
 
 import contextlib
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,7 +153,7 @@ def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
     """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now.
     "" where a file of them is not there."""
     try:
-        hashes = [hashlib.sha256(notebook.read_bytes()).hexdigest(), *map(plugin_hash, plugins)]
+        hashes = [file_hash(notebook), *map(plugin_hash, plugins)]
     except (OSError, InputError):
         return ""
     return short_hash([library_hash(), *hashes])

@@ -90,10 +90,8 @@ def _plan_text(
     grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, workers: Workers, *, each: bool
 ) -> str:
     """The plan for a person, by notebook; if ``each``, also one line per job."""
-    num_bases, num_runs = (sum(job.notebook == notebook for job in jobs) for notebook in (BASE, FINE_TUNING))
     lines = [
-        f"{grid.name}: {num_runs} runs from {num_bases} base trainings; {len(jobs)} jobs, "
-        f"{len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
+        f"{grid.name}: {len(jobs)} jobs, {len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
         f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}{'images':>15}{'memory':>10}{'disk':>12}   one after another",
     ]
     for notebook in NOTEBOOKS:

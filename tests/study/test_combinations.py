@@ -44,7 +44,9 @@ TRAINING = {"batch_size": 8, "learning_rate": 0.05, "device": "cpu", "num_worker
 
 def told() -> dict[tuple[str, str], str]:
     """(memory, what is asked) -> what the docs say of it."""
-    section = (PROJECT / "docs" / "parameters.md").read_text().partition("## What goes together")[2]
+    section = (
+        (PROJECT / "docs" / "parameters.md").read_text().partition("## What goes together")[2].partition("\n## ")[0]
+    )
     head, _, *rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
     return {(row[0], name): cell for row in rows for name, cell in zip(head[1:], row[1:], strict=True)}
 

@@ -54,7 +54,7 @@ class Exponents:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the controls say. ``label`` is a class in learning order; ``top`` is 1 or 5."""
+    """What the controls say. label: a class in learning order. top: 1 or 5. page: of the images view, from 0."""
 
     state: int
     method: str = "IL2M"
@@ -63,22 +63,41 @@ class Choice:
     by_origin: bool = False
     label: int = 0
     exponents: Exponents = field(default_factory=Exponents)
+    page: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The scores that the method is shown on."""
+        return kind_for(self.method, self.score_kind)
 
     @property
     def unit(self) -> str:
-        return "probability" if kind_for(self.method, self.score_kind) == "softmax" else "score"
+        of_raw = "negated distance" if METHODS[self.method].distances else "score"
+        return "probability" if self.kind == "softmax" else of_raw
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The method, and fine-tuning beside any other."""
+        return tuple(dict.fromkeys((self.method, "FT")))
+
+    @property
+    def of_one_scale(self) -> tuple[str, ...]:
+        """Those of the compared whose scores can share an axis with the method's: distances stand alone."""
+        return self.compared[:1] if METHODS[self.method].distances else self.compared
 
 
 @dataclass(frozen=True)
 class Shown:
     """numbers: behind the drawing, all of them. finding: in words. draw: what draws it into an Axes.
-    table: the numbers that a page has room for, if not all."""
+    table: the numbers that a page has room for, if not all. number_format: of its fractions. pages: there are."""
 
     numbers: pd.DataFrame
     finding: str
     draw: Callable[..., Axes]
     table: pd.DataFrame | None = None
     height: float = 3.9
+    number_format: str = "{:z.2f}"
+    pages: int = 1
 
 
 class RunOutcomes:

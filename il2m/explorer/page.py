@@ -69,7 +69,7 @@ def numbers_html(shown: Mapping[str, Shown]) -> str:
     for label, what in shown.items():
         table = what.numbers if what.table is None else what.table
         table = table.rename_axis(index=None, columns=table.index.name)  # the index's name in the header's own line
-        rounded = table.iloc[:16, :12].to_html(border=0, float_format="{:.4f}".format, na_rep="")
+        rounded = table.iloc[:16, :12].to_html(border=0, float_format=what.number_format.format, na_rep="")
         tables += f"<div><b>{html.escape(label)}</b>{rounded}</div>"
     return f'<div class="il2m" style="display: flex; gap: 3em; flex-wrap: wrap">{tables}</div>'
 

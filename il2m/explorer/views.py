@@ -1,9 +1,10 @@
 """What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of a run's outcomes
 and of what was chosen. Nothing here knows of controls."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -21,14 +22,21 @@ from il2m.results.table import series
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
 _CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
-_NO_PAST = "no past classes yet"
-_KEPT, _SHOWN = 7, 3  # exemplars, and images of each kind
+_NO_PAST = "all classes are new at state 1"
+_KEPT, _SHOWN = 7, 4  # exemplars, and images of each kind on a page
 
 
-def _by_state(outcomes: RunOutcomes, choice: Choice, method: str) -> dict[int, Outcome]:
-    """state -> the method's outcome there."""
-    states = range(1, outcomes.num_states + 1)
-    return {state: outcomes.outcome(state, method, choice.score_kind) for state in states}
+def _compared(outcomes: RunOutcomes, choice: Choice) -> list[Outcome]:
+    """What the compared methods make of the chosen state."""
+    return [outcomes.outcome(choice.state, method, choice.kind) for method in choice.compared]
+
+
+def _finding(choice: Choice, words: str, values: Iterable[str]) -> str:
+    """``words`` on past classes with the method's value in place of {}, then the value of fine-tuning beside it."""
+    if choice.state == 1:
+        return f"{choice.method}: {_NO_PAST}"
+    value, *others = values
+    return "; FT: ".join([f"{choice.method}: {words.format(value)}", *others])
 
 
 def _mean(values: np.ndarray) -> float:
@@ -39,51 +47,50 @@ def _mean(values: np.ndarray) -> float:
 
 def true_class_scores(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Mean score of the true class, past against new (the paper's Fig. 1), past classes together or by origin."""
-    columns: dict[str, dict[int, float]] = {"past": {}, "new": {}}
-    for state, outcome in _by_state(outcomes, choice, choice.method).items():
-        origin = outcomes.run.states.of_class[outcome.labels]
-        columns["past"][state] = _mean(outcome.own[origin < state])
-        columns["new"][state] = _mean(outcome.own[origin == state])
-        for past in range(1, state):
-            columns.setdefault(f"from state {past}", {})[state] = _mean(outcome.own[origin == past])
-    numbers = pd.DataFrame(columns, index=pd.RangeIndex(1, outcomes.num_states + 1, name="state"), dtype=float)
-    past, new = numbers.loc[choice.state, ["past", "new"]]
-    gap = f"past classes score {abs(new - past):.2f} {'below' if past < new else 'above'} new ones"
-    finding, ylabel = gap if choice.state > 1 else _NO_PAST, f"mean true-class {choice.unit}"
-    if not choice.by_origin:
-        draw = partial(plots.plot_past_and_new, numbers["past"], numbers["new"], ylabel=ylabel)
-        return Shown(numbers, finding, draw, numbers[["past", "new"]])
-    lines = {"new classes": numbers["new"], **numbers.filter(like="from")}
-    blues = sns.light_palette(plots.PAST, len(lines) + 1)[2:][::-1]
-    colours = dict(zip(lines, (plots.NEW, *blues), strict=True))
-    draw = partial(plots.plot_by_state, lines, ylabel=ylabel, percent=False, colours=colours)
-    return Shown(numbers, finding, draw)
+    columns: dict[str, dict[int, float]] = {}
+    states, of_class = range(1, outcomes.num_states + 1), outcomes.run.states.of_class
+    for method, state in product(choice.of_one_scale, states):
+        outcome, prefix = outcomes.outcome(state, method, choice.kind), "" if method == choice.method else f"{method} "
+        origin = of_class[outcome.labels]
+        groups = {f"{prefix}past": origin < state, f"{prefix}new": origin == state}
+        groups |= {f"from state {past}": origin == past for past in range(1, state) if not prefix}
+        for name, group in groups.items():
+            columns.setdefault(name, {})[state] = _mean(outcome.own[group])
+    numbers = pd.DataFrame(columns, index=pd.Index(states, name="state"), dtype=float)
+    past, new = (numbers.loc[choice.state].filter(like=group).to_numpy() for group in ("past", "new"))
+    gaps = (f"{abs(gap):.2f} {'below' if gap < 0 else 'above'}" for gap in past - new)
+    finding, origins = _finding(choice, "past classes score {} new ones", gaps), list(numbers.filter(like="from"))
+    lines = numbers.drop(columns=["past"] if choice.by_origin else origins)
+    blues = sns.light_palette(plots.PAST, len(origins) + 2)[2:][::-1]
+    colours = {"past": plots.PAST, "new": plots.NEW, "FT past": plots.PAST, "FT new": plots.NEW}
+    colours |= dict(zip(origins, blues, strict=True))
+    looks = {"colours": colours, "dashes": {"FT past": ":", "FT new": ":"}, "percent": False}
+    draw = partial(plots.plot_by_state, dict(lines), ylabel=f"mean true-class {choice.unit}", **looks)
+    return Shown(numbers, finding, draw, lines)
 
 
 def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Where predictions go, by the state in which the class was new, against where they should."""
-    outcome = outcomes.outcome(choice.state, choice.method, choice.score_kind)
-    shares = {
-        name: np.bincount(outcomes.run.states.of_class[classes], minlength=choice.state + 1)[1:] / len(classes)
-        for name, classes in (("predicted", outcome.predicted), ("truth", outcome.labels))
-    }
-    numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class"))
-    finding = "{predicted:.0%} of images are taken for new classes, {truth:.0%} are".format(**numbers.iloc[-1])
-    return Shown(numbers, finding, partial(detail.plot_origins, numbers["predicted"], numbers["truth"]))
+    of_class, predicted = outcomes.run.states.of_class, (each.predicted for each in _compared(outcomes, choice))
+    columns = zip(("truth", "predicted", "FT"), (outcomes.labels(choice.state), *predicted), strict=False)
+    shares = {name: pd.Series(of_class[classes]).value_counts(normalize=True) for name, classes in columns}
+    numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class")).fillna(0)
+    truth, *taken = (f"{share:.0%}" for share in numbers.iloc[-1])
+    finding = _finding(choice, f"{{}} of images go to new classes, {truth} should", taken)
+    return Shown(numbers, finding, partial(detail.plot_origins, numbers), number_format="{:.0%}")
 
 
 def state_by_state(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """State x state confusion in learning order."""
-    states, outcome = outcomes.run.states, outcomes.outcome(choice.state, choice.method, choice.score_kind)
-    num_past = states.num_past(choice.state)
-    shares = state_confusion(outcome.predicted, outcome.labels, states.of_class[: states.num_seen(choice.state)])
+    states, compared = outcomes.run.states, _compared(outcomes, choice)
+    num_past, of_class = states.num_past(choice.state), states.of_class[: states.num_seen(choice.state)]
+    shares = state_confusion(compared[0].predicted, compared[0].labels, of_class)
     index = pd.RangeIndex(1, choice.state + 1, name="true state")
     numbers = pd.DataFrame(shares, index=index, columns=[f"predicted {state}" for state in index])
-    finding = _NO_PAST
-    if num_past:
-        of_past = share_new(outcome.predicted[outcome.labels < num_past], num_past)
-        finding = f"{of_past:.0%} of past images land in the newest state"
-    return Shown(numbers, finding, partial(plots.plot_state_confusion, shares, colorbar=False), height=4.8)
+    landed = (f"{share_new(each.predicted[each.labels < num_past], num_past):.0%}" for each in compared)
+    finding = _finding(choice, "{} of past images land in the newest state", landed)
+    draw = partial(plots.plot_state_confusion, shares, colorbar=False)
+    return Shown(numbers, finding, draw, height=4.8, number_format="{:.0%}")
 
 
 def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -97,10 +104,11 @@ def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     true, predicted = np.divmod(pairs[np.argsort(-counts, kind="stable")[:10]], num_seen)
     common = {"true": names[true], "predicted": names[predicted], "share": shares[true, predicted]}
     taken = np.bincount(outcome.predicted[wrong], minlength=num_seen)
-    finding = f"{taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
+    finding = f"{choice.method}: {taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
     draw = partial(detail.plot_class_confusion, shares, states.of_class[:num_seen])
-    return Shown(numbers, finding, draw, pd.DataFrame(common).set_index("true"), height=4.8)
+    table = pd.DataFrame(common).set_index("true")
+    return Shown(numbers, finding, draw, table, height=4.8, number_format="{:.0%}")
 
 
 def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -108,51 +116,50 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     origin, title = int(outcomes.run.states.of_class[choice.label]), outcomes.titles[choice.label]
     if origin > choice.state:
         raise InputError(f"class {title} is learned at state {origin}, after state {choice.state}.")
-    kind = kind_for(choice.method, choice.score_kind)
-    scores, kept = {}, (np.nan, np.nan)
-    for when, state in {"when new": origin, "now": choice.state}.items():
-        outcome = outcomes.outcome(state, choice.method, kind)
+    places = {"when new": (choice.method, origin), "now": (choice.method, choice.state)}
+    places |= {f"now by {beside}": (beside, choice.state) for beside in choice.of_one_scale[1:]}
+    scores, kept = {}, [np.nan] * len(places)
+    for when, (method, state) in places.items():
+        outcome = outcomes.outcome(state, method, choice.kind)
         own = outcome.own[outcome.labels == choice.label]
         scores[f"{when}, state {state}"] = own[np.isfinite(own)].astype(np.float64)
-    if "IL2M" not in outcomes.left_out:
-        memory = outcomes.run.statistics(choice.state, kind)
-        kept = memory.initial_means[choice.label], memory.current_means[choice.label]
+    if "IL2M" not in outcomes.left_out and not METHODS[choice.method].distances:  # the memory holds means of scores
+        memory = outcomes.run.statistics(choice.state, choice.kind)
+        kept[:2] = memory.initial_means[choice.label], memory.current_means[choice.label]
     measures = {"images": len, "mean": _mean, "standard deviation": lambda own: own.std() if len(own) else np.nan}
     numbers = pd.DataFrame({name: [measure(own) for own in scores.values()] for name, measure in measures.items()})
     numbers = numbers.set_axis(scores).assign(**{"second memory (training images, exemplars)": kept})
-    finding = "class {}: mean {} {:.2f} when new, {:.2f} now".format(title, choice.unit, *numbers["mean"])
+    told = ", ".join(f"{mean:z.2f} {when}" for mean, when in zip(numbers["mean"], places, strict=True))
+    finding = f"{choice.method}, class {title}: mean {choice.unit} {told}"
     draw = partial(detail.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
     return Shown(numbers, finding, draw)
 
 
 def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Kinds of errors of fine-tuning, and of the method."""
-    num_past, shares = outcomes.run.states.num_past(choice.state), {}
-    for method in dict.fromkeys(("FT", choice.method)):
-        outcome = outcomes.outcome(choice.state, method, choice.score_kind)
-        shares[method] = error_breakdown(outcome.predicted, outcome.labels, num_past)
-    before, after = shares["FT"]["past as new"], shares[choice.method]["past as new"]
-    finding = f"past taken for new: {before:.1%} of images before, {after:.1%} after {choice.method}"
+    num_past = outcomes.run.states.num_past(choice.state)
+    kinds = [error_breakdown(each.predicted, each.labels, num_past) for each in _compared(outcomes, choice)]
+    finding = _finding(choice, "{} of images are past taken for new", (f"{each['past as new']:.1%}" for each in kinds))
+    shares = dict(zip(choice.compared[::-1], kinds[::-1], strict=True))
     numbers = pd.DataFrame(shares).T.rename_axis("method")
-    return Shown(numbers, finding, partial(detail.plot_errors_before_after, shares))
+    return Shown(numbers, finding, partial(detail.plot_errors_before_after, shares), number_format="{:.1%}")
 
 
 def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy on all classes seen so far, by state: the chosen method against all others."""
-    columns, stored = {}, outcomes.stored
+    columns, stored, states = {}, outcomes.stored, range(1, outcomes.num_states + 1)
     for method in outcomes.methods:
         if stored is not None and (stored["method"] == method).any():
             kind = kind_for(method, choice.score_kind)
             columns[method] = series(stored, method, f"top{choice.top}", kind)
         else:
-            by_state = _by_state(outcomes, choice, method).values()
+            by_state = (outcomes.outcome(state, method, choice.score_kind) for state in states)
             columns[method] = [np.mean(outcome.ranks < choice.top) for outcome in by_state]
-    numbers = pd.DataFrame(columns, index=pd.RangeIndex(1, outcomes.num_states + 1, name="state"), dtype=float)
-    now = numbers.loc[choice.state]
-    finding = f"{choice.method} {now[choice.method]:.1%}, {100 * (now[choice.method] - now['FT']):+.1f} points on FT"
+    numbers = pd.DataFrame(columns, index=pd.Index(states, name="state"), dtype=float)
+    finding = "; ".join(f"{method}: {numbers.at[choice.state, method]:.1%}" for method in choice.compared)
     look = {"strong": (choice.method, "FT", "IL2M"), "colours": METHODS.colours, "dashes": METHODS.dashes}
     draw = partial(plots.plot_by_state, dict(numbers), ylabel=f"top-{choice.top} accuracy", **look)
-    return Shown(numbers, finding, draw, numbers.loc[[choice.state]].T.rename_axis("method"))
+    return Shown(numbers, finding, draw, numbers.loc[[choice.state]].T.rename_axis("method"), number_format="{:.1%}")
 
 
 def what_if(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -167,22 +174,25 @@ def what_if(outcomes: RunOutcomes, choice: Choice) -> Shown:
     }
     labels, num_past = outcomes.labels(state), outcomes.run.states.num_past(state)
     numbers = pd.DataFrame({name: accuracies(r, labels, num_past, choice.top) for name, r in ranks.items()}).T
-    own, chosen = numbers["all"].iloc[1:]
-    finding = f"all: {chosen:.1%} with your choice, {own:.1%} with IL2M's own"
-    return Shown(numbers.rename_axis(f"top-{choice.top}"), finding, partial(_curves, outcomes, choice))
+    given, (reference, own, chosen) = choice.exponents, (f"{share:.1%}" for share in numbers["all"])
+    finding = f"p'=p·(μP/μN)^{given.means:g}·(μ(MN)/μ(MP))^{given.confidence:g}: {chosen}; IL2M {own}, FT {reference}"
+    if state == 1:
+        finding = f"Eq. 1 changes nothing: {_NO_PAST}"
+    draw = partial(_curves, outcomes, choice)
+    return Shown(numbers.rename_axis(f"top-{choice.top}"), finding, draw, height=4.2, number_format="{:.1%}")
 
 
 def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
-    """Two panels in place of ``ax``: accuracy against the exponent of the class means, and of the confidence."""
+    """Two panels in place of ``ax``, whose y axis they share: accuracy against the exponent of the class
+    means, and of the confidence."""
     ax.set_axis_off()
-    left = ax.inset_axes((0, 0, 0.46, 1))
-    right = ax.inset_axes((0.54, 0, 0.46, 1), sharey=left)
+    left, right = (ax.inset_axes((x, 0, 0.46, 0.88), sharey=ax) for x in (0, 0.54))
     for panel, factor, title in ((left, "means", "class means"), (right, "confidence", "confidence")):
         curves, share = what_if_curves(outcomes, choice, factor)
         detail.plot_what_if(EXPONENTS, curves, getattr(choice.exponents, factor), factor=title, ax=panel)
     right.tick_params(labelleft=False)
     left.set_ylabel(f"top-{choice.top} accuracy" + ("" if share == 1 else f" ({share:.0%} of images)"))
-    right.legend(fontsize="x-small")
+    ax.legend(*right.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(-0.02, 1.04), ncols=6)
     return ax
 
 
@@ -200,30 +210,37 @@ def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[
 
 
 def images(outcomes: RunOutcomes, choice: Choice) -> Shown:
-    """The class's first exemplars at this state, or its training images where it is new; and images that the method
-    mended or broke, with their top-5 before and after."""
-    data, kind, methods = outcomes.images, kind_for(choice.method, choice.score_kind), ("FT", choice.method)
-    stored, titles = outcomes.run.state(choice.state), np.array(outcomes.titles, dtype=object)
-    was, now = (outcomes.outcome(choice.state, method, kind).ranks < choice.top for method in methods)
-    changed = {"mended": np.flatnonzero(~was & now), "broken": np.flatnonzero(was & ~now)}
-    labels, places = outcomes.labels(choice.state), stored.array("val_indices")
+    """The class's first exemplars at this state, or its training images where it is new; and a page of the images that
+    the method mended or broke (of those that fine-tuning gets wrong, if it is chosen), with their top-5."""
+    data, stored = outcomes.images, outcomes.run.state(choice.state)
+    titles, methods = np.array(outcomes.titles, dtype=object), choice.compared[::-1]
+    of_class, places = outcomes.run.states.of_class, stored.array("val_indices")
+    own, *others = _compared(outcomes, choice)
+    wrong, origin = own.ranks >= choice.top, of_class[choice.label]
+    as_new = (of_class[own.labels] < choice.state) & (of_class[own.predicted] == choice.state)
+    kinds = {"past taken for new": wrong & as_new, "other errors": wrong & ~as_new}
+    for reference in others:
+        missed = reference.ranks >= choice.top
+        kinds = {"mended": missed & ~wrong, "broken": ~missed & wrong}
+    pages = max(1, *(-(-np.count_nonzero(kind) // _SHOWN) for kind in kinds.values()))
+    page = min(choice.page, pages - 1)
     rows, columns = [], {}
-    for what, changed_rows in changed.items():
-        some = changed_rows[np.linspace(0, len(changed_rows) - 1, min(_SHOWN, len(changed_rows))).astype(int)]
-        scores = (outcomes.some_scores(some, choice.state, method, kind) for method in methods)
+    for what, kind in kinds.items():
+        some = np.flatnonzero(kind)[page::pages]  # of all classes, on every page
+        scores = (outcomes.some_scores(some, choice.state, method, choice.kind) for method in methods)
         top_5 = [titles[np.argsort(-by_class, axis=1, kind="stable")[:, :5]] for by_class in scores]  # (m, 5) each
-        true, pixels = titles[labels[some]], pixels_of(data.val_images, places[some])
-        entries = columns[f"{len(changed_rows)} {what} by {choice.method}"] = []
+        true, pixels = titles[own.labels[some]], pixels_of(data.val_images, places[some])
+        entries = columns[f"{np.count_nonzero(kind)} {what}"] = []
         for place, image, title, *best in zip(places[some].tolist(), pixels, true, *top_5, strict=True):
-            entries.append((image, f"true: {title}", *best))
+            entries.append((image, f"true: {title}", dict(zip(methods, best, strict=True))))
             rows.append((place, what, title, *map(" | ".join, best)))
-    finding = "{} mends {} images and breaks {} (top-{})".format(choice.method, *map(len, changed.values()), choice.top)
-    numbers = pd.DataFrame(rows, columns=["image", "what", "true", "top-5 before", "top-5 after"]).set_index("image")
-    group = "exemplar" if choice.label < outcomes.run.states.num_past(choice.state) else "new"
-    own = np.flatnonzero(stored.array(f"{group}_labels") == choice.label)[:_KEPT]
-    kept = pixels_of(data.train_images, stored.array(f"{group}_indices")[own])
-    draw = partial(detail.plot_changed_images, kept, columns, heading=f"in memory: {titles[choice.label]}")
-    return Shown(numbers, finding, draw, height=5.6)
+    finding = f"{choice.method}: {', '.join(columns)} (top-{choice.top}); page {page + 1} of {pages}"
+    numbers = pd.DataFrame(rows, columns=["image", "what", "true", *(f"top-5 by {method}" for method in methods)])
+    group, heading = ("exemplar", "in memory") if origin < choice.state else ("new", f"new at state {origin}")
+    kept = stored.array(f"{group}_indices")[stored.array(f"{group}_labels") == choice.label][:_KEPT]
+    memory = pixels_of(data.train_images, kept)
+    draw = partial(detail.plot_changed_images, memory, columns, heading=f"{heading}: {titles[choice.label]}")
+    return Shown(numbers.set_index("image"), finding, draw, height=7.2, pages=pages)
 
 
 def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.ndarray]:

@@ -44,8 +44,8 @@ def page_style(ink: str) -> dict[str, object]:
     backgrounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
     style = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | _STYLE
     style |= dict.fromkeys((*inked, "legend.labelcolor", "grid.color"), ink) | dict.fromkeys(backgrounds, "none")
-    fixed = {"figure.constrained_layout.use": False, "axes.titley": 1.0, "patch.linewidth": 0}
-    return style | fixed | {"grid.alpha": 0.15, "svg.fonttype": "none"}
+    fixed = {"figure.constrained_layout.use": False, "axes.titley": 1.0, "patch.linewidth": 0, "ytick.major.size": 0}
+    return style | fixed | {"grid.alpha": 0.15, "svg.fonttype": "none", "patch.edgecolor": ink}
 
 
 def set_up(

@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from tiny import TinyStudy, rewrite_checked
@@ -27,8 +28,8 @@ from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
 from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
-from il2m.explorer.outcomes import Exponents, RunOutcomes, what_if_factors
-from il2m.explorer.views import VIEWS, Choice, true_class_scores, what_if_curves
+from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, what_if_factors
+from il2m.explorer.views import EXPONENTS, VIEWS, true_class_scores, what_if_curves
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import rectification_factors
 from il2m.methods.registry import METHODS, method_scores
@@ -144,7 +145,7 @@ def test_true_class_scores_are_those_of_the_bias_table(outcomes: RunOutcomes):
 
 def test_past_classes_by_origin_average_to_past_classes_together(outcomes: RunOutcomes):
     numbers = true_class_scores(outcomes, Choice(state=3, by_origin=True)).numbers
-    assert list(numbers.columns) == ["past", "new", "from state 1", "from state 2"]
+    assert list(numbers.columns) == ["past", "new", "from state 1", "from state 2", "FT past", "FT new"]
     mean = numbers.loc[3, ["from state 1", "from state 2"]].mean()  # as many images of each
     assert mean == pytest.approx(numbers.loc[3, "past"], rel=1e-5)
 
@@ -197,7 +198,165 @@ def test_one_class_then_and_now(outcomes: RunOutcomes):
         VIEWS["one class"](outcomes, Choice(state=2, label=5))
 
 
+# fine-tuning beside the method
+
+
+def drawn(shown: Shown) -> Axes:
+    return shown.draw(ax=Figure().subplots())
+
+
+def dotted(ax: Axes) -> dict[str, np.ndarray]:
+    """Label -> values of the lines of dots."""
+    return {line.get_label(): line.get_ydata() for line in ax.lines if line.get_linestyle() == ":"}
+
+
+@pytest.mark.parametrize("method", ["FT", "IL2M", "NEM", "FT-th"])
+@pytest.mark.parametrize("name", [name for name in VIEWS if name != "what if"])
+def test_every_finding_names_the_method(outcomes: RunOutcomes, name: str, method: str):
+    for state in (1, 2, 3):
+        finding = VIEWS[name](outcomes, Choice(state, method)).finding
+        assert re.match(rf"{method}[:,] ", finding)
+        assert "nan" not in finding
+        if state == 1 and name in ("true-class scores", "predictions", "states", "errors"):
+            assert finding == f"{method}: all classes are new at state 1"
+        elif name in ("predictions", "states", "errors", "accuracy"):
+            assert ("; FT: " in finding) == (method != "FT")
+
+
+@pytest.mark.parametrize("by_origin", [False, True])
+def test_fine_tuning_stays_as_dots_beside_true_class_scores(outcomes: RunOutcomes, by_origin: bool):
+    alone = true_class_scores(outcomes, Choice(3, "FT", by_origin=by_origin))
+    beside = true_class_scores(outcomes, Choice(3, "IL2M", by_origin=by_origin))
+    assert dotted(drawn(alone)) == {}
+    dots = dotted(drawn(beside))
+    for group in ("past", "new"):
+        np.testing.assert_array_equal(dots[f"FT {group}"], alone.numbers[group])
+    gap = alone.numbers.loc[3, "past"] - alone.numbers.loc[3, "new"]
+    assert beside.finding.endswith(f"FT: {abs(gap):.2f} {'below' if gap < 0 else 'above'}")
+
+
+def test_scores_of_another_scale_share_no_axis(outcomes: RunOutcomes):
+    for name in ("true-class scores", "one class"):
+        shown = VIEWS[name](outcomes, Choice(3, "NEM"))
+        assert not [column for column in [*shown.numbers, *shown.numbers.index] if "FT" in str(column)]
+        assert not dotted(drawn(shown))
+        assert "negated distance" in drawn(shown).get_xlabel() + drawn(shown).get_ylabel()
+    assert shown.numbers.iloc[:, -1].isna().all()  # the memory's means are logits
+    assert not drawn(shown).lines
+    raw = true_class_scores(outcomes, Choice(3, "FT")).numbers  # WA is defined on raw scores alone
+    beside = true_class_scores(outcomes, Choice(3, "WA", score_kind="softmax")).numbers
+    np.testing.assert_array_equal(beside["FT past"], raw["past"])
+
+
+def test_fine_tuning_stays_as_outlines_on_predictions_and_one_class(outcomes: RunOutcomes):
+    for name in ("predictions", "one class"):
+        outlines = {
+            method: [bar for bar in drawn(VIEWS[name](outcomes, Choice(3, method))).patches if not bar.get_fill()]
+            for method in ("FT", "IL2M")
+        }
+        assert outlines["FT"] == []
+        assert outlines["IL2M"]
+        assert all(bar.get_linestyle() != "-" and bar.get_linewidth() > 1 for bar in outlines["IL2M"])
+        if name == "predictions":
+            alone = VIEWS[name](outcomes, Choice(3, "FT")).numbers["predicted"]
+            np.testing.assert_array_equal([bar.get_height() for bar in outlines["IL2M"]], alone)
+    alone, beside = (VIEWS["one class"](outcomes, Choice(3, method)).numbers for method in ("FT", "IL2M"))
+    assert beside.loc["now by FT, state 3", "mean"] == alone.loc["now, state 3", "mean"]
+
+
+def test_only_what_is_shown_is_computed(tiny_study: TinyStudy):
+    for method, name, expected in (
+        ("NEM", "true-class scores", {(state, "NEM") for state in (1, 2, 3)}),
+        ("NEM", "one class", {(1, "NEM"), (3, "NEM")}),
+        ("FT", "errors", {(3, "FT")}),
+        ("IL2M", "classes", {(3, "IL2M")}),
+        ("IL2M", "states", {(3, "IL2M"), (3, "FT")}),
+    ):
+        fresh = RunOutcomes(tiny_study.off)
+        VIEWS[name](fresh, Choice(3, method))
+        assert {key[:2] for key in fresh._kept} == expected
+
+
+# what if
+
+
+def test_what_if_marks_the_paper_and_the_best_of_each_curve(outcomes: RunOutcomes):
+    choice = Choice(3, exponents=Exponents(0.5, 1.35))
+    shown = VIEWS["what if"](outcomes, choice)
+    assert (
+        "(μP/μN)^0.5·(μ(MN)/μ(MP))^1.35: {:.1%}; IL2M".format(shown.numbers.loc["your choice", "all"]) in shown.finding
+    )
+    for panel, factor in zip(drawn(shown).child_axes, ("means", "confidence"), strict=True):
+        curves, _ = what_if_curves(outcomes, choice, factor)
+        lines = [line for line in panel.lines if line.get_marker() == "o"]
+        stars = [line for line in panel.lines if line.get_marker() == "*"]
+        for line, star, (group, series) in zip(lines, stars, curves.items(), strict=True):
+            assert line.get_label() == group
+            assert [EXPONENTS[at] for at in line.get_markevery()] == [1]
+            (exponent,), (best,) = star.get_data()
+            assert best == max(series) == series[EXPONENTS.index(exponent)]
+    assert VIEWS["what if"](outcomes, Choice(1)).finding == "Eq. 1 changes nothing: all classes are new at state 1"
+
+
+def test_what_if_shares_its_y_axis_between_runs(tiny_study: TinyStudy):
+    runs = open_outcomes([tiny_study.on, tiny_study.off])
+    figure = page.make_figure({run.label: VIEWS["what if"](run, Choice(3)) for run in runs})
+    panels = [panel for ax in figure.axes for panel in ax.child_axes]
+    assert len(panels) == 4
+    assert len({panel.get_ylim() for panel in panels}) == 1
+    values = [value for panel in panels for line in panel.lines[:6] for value in line.get_ydata()]
+    low, high = panels[0].get_ylim()
+    assert low <= min(values) < max(values) <= high
+
+
+# images
+
+
+@pytest.mark.parametrize("method", ["FT", "IL2M"])
+def test_pages_of_images_hold_each_changed_image_once(
+    outcomes: RunOutcomes, method: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("il2m.explorer.views._SHOWN", 1)
+    was, now = (outcomes.outcome(3, each).ranks == 0 for each in ("FT", method))
+    expected = {"mended": ~was & now, "broken": was & ~now}
+    if method == "FT":
+        as_new = (outcomes.labels(3) < 4) & (outcomes.outcome(3, "FT").predicted >= 4)
+        expected = {"past taken for new": ~now & as_new, "other errors": ~now & ~as_new}
+    pages = VIEWS["images"](outcomes, Choice(3, method)).pages
+    assert pages == max(1, *(kind.sum() for kind in expected.values())) > 1
+    rows = pd.concat([VIEWS["images"](outcomes, Choice(3, method, page=page)).numbers for page in range(pages)])
+    for what, kind in expected.items():
+        np.testing.assert_array_equal(np.sort(rows.index[rows["what"] == what]), np.flatnonzero(kind))
+    last, beyond = (VIEWS["images"](outcomes, Choice(3, method, page=page)) for page in (pages - 1, pages + 7))
+    assert last.finding == beyond.finding
+    assert f"page {pages} of {pages}" in last.finding
+
+
+def test_training_images_are_called_memory_only_where_they_are(outcomes: RunOutcomes):
+    for state, label, heading in ((1, 0, "new at state 1"), (3, 0, "in memory"), (2, 5, "new at state 3")):
+        ax = drawn(VIEWS["images"](outcomes, Choice(state, label=label)))
+        assert ax.texts[0].get_text() == f"{heading}: {outcomes.titles[label]}"
+        group = "exemplar" if heading == "in memory" else "new"
+        count = np.sum(outcomes.run.state(state).array(f"{group}_labels") == label)
+        assert len([image for image in ax.images if image.get_extent()[3] == 0]) == min(7, count)
+    assert count == 0  # of a class that is learned later
+
+
 # the page
+
+
+def test_numbers_on_the_page_are_as_in_the_figure(outcomes: RunOutcomes):
+    for name, cell in (
+        ("true-class scores", r"-?\d+\.\d\d"),
+        ("predictions", r"\d+%"),
+        ("states", r"\d+%"),
+        ("errors", r"\d+\.\d%"),
+        ("accuracy", r"\d+\.\d%"),
+        ("what if", r"\d+\.\d%"),
+    ):
+        cells = re.findall("<td>(.*)</td>", page.numbers_html({"": VIEWS[name](outcomes, Choice(3))}))
+        assert cells
+        assert not [text for text in cells if text and not re.fullmatch(cell, text)], name
 
 
 def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
@@ -241,7 +400,7 @@ def test_what_if_sliders_change_the_accuracy_shown_and_reset_restores_it(explore
     explorer.controls.confidence.value = 0
     numbers = explorer.shown["distillation off"].numbers
     assert (numbers.loc["your choice"] == numbers.loc["fine-tuning"]).all()
-    assert f"{numbers.loc['your choice', 'past']:.4f}" in explorer.numbers.value
+    assert f"<td>{numbers.loc['your choice', 'past']:.1%}</td>" in explorer.numbers.value
     explorer.reset.click()
     assert [explorer.choice.exponents] == [Exponents()]
     explorer.controls.view.value = "errors"
@@ -253,11 +412,12 @@ def test_the_images_view_names_what_was_mended(explorer: BiasExplorer):
     outcomes = explorer.all_outcomes[0]
     was, now = (outcomes.outcome(3, method).ranks == 0 for method in ("FT", "IL2M"))
     shown = explorer.shown["distillation off"]
-    assert f"mends {np.sum(~was & now)} images and breaks {np.sum(was & ~now)}" in shown.finding
+    assert f"IL2M: {np.sum(~was & now)} mended, {np.sum(was & ~now)} broken" in shown.finding
     for place, row in shown.numbers.iterrows():
         assert (~was & now if row["what"] == "mended" else was & ~now)[place]  # validation images are in order
         scores = method_scores(outcomes.run, 3, "IL2M")[place]
-        assert row["top-5 after"].startswith(f"{scores.argmax()}: ")
+        assert row["top-5 by IL2M"].startswith(f"{scores.argmax()}: ")
+        assert row["top-5 by FT"].startswith(f"{outcomes.outcome(3, 'FT').predicted[place]}: ")
 
 
 def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):

@@ -160,7 +160,7 @@ def test_every_tick_of_an_axis_over_states_or_classes_stands_at_one_and_says_whi
     first_and_axes = [
         (1, plots.plot_state_confusion(rng.random((count, count)))),
         (1, plots.plot_by_state({"FT": rng.random(count), "WA": rng.random(count - 1)})),
-        (1, detail.plot_origins(rng.random(count), rng.random(count))),
+        (1, detail.plot_origins({"truth": rng.random(count), "predicted": rng.random(count)})),
         (2, plots.plot_error_breakdown(later)),
         (2, plots.plot_prediction_share(*list(later.values())[:2])),
         (0, detail.plot_class_confusion(rng.random((count, count)), np.arange(count))),

@@ -117,7 +117,7 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     if origin > choice.state:
         raise InputError(f"class {title} is learned at state {origin}, after state {choice.state}.")
     places = {"when new": (choice.method, origin), "now": (choice.method, choice.state)}
-    places |= {f"now by {beside}": (beside, choice.state) for beside in choice.of_one_scale[1:]}
+    places |= {f"by {beside}": (beside, choice.state) for beside in choice.of_one_scale[1:]}
     scores, kept = {}, [np.nan] * len(places)
     for when, (method, state) in places.items():
         outcome = outcomes.outcome(state, method, choice.kind)
@@ -150,8 +150,7 @@ def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     columns, stored, states = {}, outcomes.stored, range(1, outcomes.num_states + 1)
     for method in outcomes.methods:
         if stored is not None and (stored["method"] == method).any():
-            kind = kind_for(method, choice.score_kind)
-            columns[method] = series(stored, method, f"top{choice.top}", kind)
+            columns[method] = series(stored, method, f"top{choice.top}", kind_for(method, choice.score_kind))
         else:
             by_state = (outcomes.outcome(state, method, choice.score_kind) for state in states)
             columns[method] = [np.mean(outcome.ranks < choice.top) for outcome in by_state]

@@ -26,6 +26,7 @@ def plot_by_state(
     strong: labels whose lines stand out, the first most; None draws all alike."""
     at = range(first_state, first_state + max(map(len, values.values()), default=0))
     ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", at=at, percent="y" if percent else "")
+    ax.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))  # no steps of 2.5, which take a digit more
     for label, series in values.items():
         states = np.arange(first_state, first_state + len(series))
         look = {"color": colours.get(label), "linestyle": dashes.get(label, "-")}

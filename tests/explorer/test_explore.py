@@ -261,7 +261,7 @@ def test_fine_tuning_stays_as_outlines_on_predictions_and_one_class(outcomes: Ru
             alone = VIEWS[name](outcomes, Choice(3, "FT")).numbers["predicted"]
             np.testing.assert_array_equal([bar.get_height() for bar in outlines["IL2M"]], alone)
     alone, beside = (VIEWS["one class"](outcomes, Choice(3, method)).numbers for method in ("FT", "IL2M"))
-    assert beside.loc["now by FT, state 3", "mean"] == alone.loc["now, state 3", "mean"]
+    assert beside.loc["by FT, state 3", "mean"] == alone.loc["now, state 3", "mean"]
 
 
 def test_only_what_is_shown_is_computed(tiny_study: TinyStudy):

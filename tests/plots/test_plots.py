@@ -199,3 +199,14 @@ def test_names_with_dollar_signs_are_no_formulas():
         assert not any("$" in label.get_text() for label in axes[2].get_yticklabels(which="both"))
         assert axes[3].xaxis.label.get_parse_math()
     plt.close("all")
+
+
+def test_no_tick_needs_a_digit_more_than_its_step():
+    for low, high, label in ((-0.539, -0.358, "−0.50"), (0.52, 0.61, "54%")):
+        ax = plots.plot_by_state({"NEM": [low, high]}, percent=label.endswith("%"))
+        ax.figure.canvas.draw()
+        labels = {text.get_text(): at for at, text in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}
+        assert label in labels
+        for text, at in labels.items():
+            assert float(text.replace("−", "-").rstrip("%")) == pytest.approx(at * (100 if "%" in text else 1))
+            assert len(text) <= 5

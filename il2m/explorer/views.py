@@ -76,7 +76,7 @@ def prediction_origins(outcomes: RunOutcomes, choice: Choice) -> Shown:
     shares = {name: pd.Series(of_class[classes]).value_counts(normalize=True) for name, classes in columns}
     numbers = pd.DataFrame(shares, index=pd.RangeIndex(1, choice.state + 1, name="state of class")).fillna(0)
     truth, *taken = (f"{share:.0%}" for share in numbers.iloc[-1])
-    finding = _finding(choice, f"{{}} of images go to new classes, {truth} should", taken)
+    finding = _finding(choice, f"{{}} go to new classes, {truth} should", taken)
     return Shown(numbers, finding, partial(detail.plot_origins, numbers), number_format="{:.0%}")
 
 

@@ -42,7 +42,9 @@ class States:
     @cached_property
     def of_class(self) -> np.ndarray:
         """State in which each class was new, (C,) int64: P in the paper's Eq. 1."""
-        return np.repeat(np.arange(1, self.num_states + 1), self.sizes)
+        of_class = np.repeat(np.arange(1, self.num_states + 1), self.sizes)
+        of_class.flags.writeable = False  # it is kept: who wrote to it would change all that comes after
+        return of_class
 
 
 def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:

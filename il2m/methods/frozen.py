@@ -85,6 +85,7 @@ class Frozen:
     @classmethod
     def of_run(cls, run: Run, state: int, *, score_kind: str = "raw", undefined: str = "keep") -> Self:
         """A finished state of a run, read from disk as it is asked for."""
+        run.state(state)  # also of a state that there is not
         settings = FineTuning.of_identity(run.identity)
         kinds = check_parameters({"score_kind": score_kind, "undefined": undefined})
         made: list[Frozen] = []

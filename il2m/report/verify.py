@@ -111,16 +111,18 @@ def _of_jobs(folder: Path) -> Iterator[Finding]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         plans = records.read_plans(folder)
-    for path in {*(folder / "plans").glob("*.json")} - {folder / "plans" / plan["file"] for plan in plans}:
-        yield Finding(path, DAMAGED, next(str(each.message) for each in caught if path.name in str(each.message)))
+    damaged = {*(folder / "plans").glob("*.json")} - {folder / "plans" / plan["file"] for plan in plans}
+    for path in damaged:
+        why = next(str(each.message) for each in caught if path.name in str(each.message))
+        yield Finding(path, DAMAGED, f"{why} Give its il2m run command again: only you know it now.")
     jobs = {job.name: job for plan in plans for job in plan["jobs"]}
     for name, record in records.read_records(folder).items():
         path = folder / "jobs" / f"{name}.json"
         if "damaged" in record:
             yield Finding(path, DAMAGED, record["damaged"])
-        elif name not in jobs:
+        elif name not in jobs and not damaged and not any(folder.glob(f"plans/{SET_ASIDE}*")):  # else it may be known
             yield Finding(path, ORPHANED, "no plan asks for this job")
-        elif record["status"] == records.DONE and (why := records.standing(jobs[name], record)[1]):
+        elif name in jobs and record["status"] == records.DONE and (why := records.standing(jobs[name], record)[1]):
             yield Finding(path, STALE, why)
 
 

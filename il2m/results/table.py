@@ -212,7 +212,7 @@ def read_results(path: Path) -> pd.DataFrame:
 def _checksum(table: pd.DataFrame) -> str:
     """Hash of a table's values, columns, types and attrs."""
     values = pd.util.hash_pandas_object(table, index=False).tolist()
-    kinds = {name: str(kind) for name, kind in table.dtypes.items()}
+    kinds = [[name, str(kind)] for name, kind in table.dtypes.items()]  # in order, which says whose values are whose
     return short_hash([values, kinds, {name: value for name, value in table.attrs.items() if name != "checksum"}])
 
 

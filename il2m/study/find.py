@@ -27,9 +27,14 @@ def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """The runs by name, of copies of one the first."""
-    runs = sorted(runs, key=lambda run: run.name, reverse=True)
-    return [*{run.config["hash"]: run for run in runs}.values()][::-1]
+    """The runs by name, of copies of one the first. Warns of copies of which other things are told: scores that were
+    imported twice."""
+    first: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.name):
+        kept = first.setdefault(run.config["hash"], run)
+        if any(kept.config[name] != run.config.get(name) for name in kept.config if name not in ("made", "checksum")):
+            warnings.warn(f"left out {run.name}: it is {kept.name} again, told otherwise.", stacklevel=3)
+    return [*first.values()]
 
 
 def open_readable(folders: Iterable[Path]) -> list[Run]:

@@ -23,6 +23,7 @@ import numpy as np
 from il2m.data.states import States
 from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
+from il2m.parameters import check_parameters
 from il2m.study.state_folder import StateFolder, state_path, write_state
 from il2m.system.hashes import read_sealed, short_hash, write_sealed
 
@@ -204,6 +205,7 @@ class Run:
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
+        check_parameters({"score_kind": score_kind})
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
         return statistics_of_states(memories, self.states.of_class[: self.states.num_seen(state)])
 

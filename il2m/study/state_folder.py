@@ -149,6 +149,7 @@ def write_state(
             on_cpu = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in weights.items()}
             contiguous = {name: np.asarray(value, order="C") for name, value in on_cpu.items()}
             save_file(contiguous, staging / "model.safetensors")
+            (staging / "model.safetensors").chmod(0o644)  # to be read by whom the other files are
         hashes = {file.name: file_hash(file) for file in sorted(staging.iterdir())}
         write_sealed(staging / "state.json", {**info, "files": hashes}, durable=False)
         staging.chmod(0o755)

@@ -49,6 +49,15 @@ def test_pixels_of_unknown_range_are_refused_by_name(name, kind):
     assert kind in problems[0]
 
 
+def test_signed_pixels_are_refused(tmp_path):
+    """Pillow reads a TIFF of signed bytes as if -128 were 128."""
+    Image.fromarray(np.array([[128, 251, 0, 5]], dtype=np.uint8)).save(tmp_path / "a.tif", tiffinfo={339: 2})
+    with pytest.raises(InputError, match="its pixels are signed or 32-bit whole numbers, of unknown range"):
+        decode((tmp_path / "a.tif").read_bytes())
+    Image.fromarray(np.array([[128, 251, 0, 5]], dtype=np.uint8)).save(tmp_path / "a.tif", tiffinfo={339: 1})
+    assert decode((tmp_path / "a.tif").read_bytes())[0, :, 0].tolist() == [128, 251, 0, 5]
+
+
 @pytest.mark.parametrize("name", ["alpha.png", "alpha.tif", "alpha.webp", "grey_alpha.png"])
 def test_what_is_transparent_shows_a_white_ground(name):
     with Image.open(IMAGES / name) as image:

@@ -95,6 +95,11 @@ def changes_its_input(state):
     return state.scores
 
 
+def changes_the_states(state):
+    state.state_of_class[:] = 1
+    return state.scores
+
+
 def fails_at_state_2(state):
     return state.scores / (0 if state.state == 2 else 1) if state.state != 2 else [][1]
 
@@ -114,6 +119,8 @@ BAD = {
         changes_its_input,
         "fails: ValueError: .*read-only.*a method may not change what it is given",
     ),
+    "changes the states": (changes_the_states, "fails: ValueError: .*read-only"),
+    "complex numbers": (lambda state: state.scores + 1j, "expected a numpy array of scores"),
     "fails at state 2": (fails_at_state_2, "at state 2 fails: IndexError"),
     "not a number": (gives_nan, "gives scores that are not numbers"),
     "depends on the others": (lambda state: state.scores - state.scores.mean(axis=0), "scores of an image depend on"),

@@ -14,6 +14,8 @@ from tiny import TinyStudy
 from il2m.exchange.importing import import_scores
 from il2m.report import inventory, overview, tables
 from il2m.report.overview import Study
+from il2m.results.collect import collect_results
+from il2m.study.find import find_runs
 from il2m.study.runs import Run
 
 TOP1 = {"FT": 0.40, "IL2M": 0.46, "IL2M-means": 0.45, "WA": 0.50}
@@ -281,6 +283,14 @@ def test_what_nobody_told_of_imported_scores_is_unknown(tiny_study: TinyStudy, t
     assert list(groups) == ["toy, method LwF, S = 3, K = 12", "unknown, scores mine, S = 3, K = 12"]
     assert list(overview.panels(groups["unknown, scores mine, S = 3, K = 12"])) == ["distillation unknown"]
     assert set(overview.findings(study)["num_pairs"]) == {2}
+
+
+def test_scores_imported_twice_and_told_otherwise_are_named(tiny_study: TinyStudy, tmp_path: Path):
+    for name, method in (("a", "LwF"), ("b", "EWC")):
+        import_shifted(tiny_study.off, tmp_path / "study" / name, 9, method=method)
+    assert [run.config["method"] for run in find_runs(tmp_path / "study")] == ["LwF", "EWC"]
+    with pytest.warns(UserWarning, match="left out b: it is a again, told otherwise"):
+        assert set(collect_results(tmp_path / "study")["run"]) == {"a"}
 
 
 def test_tables_escape_what_they_show():

@@ -245,6 +245,17 @@ def test_a_stored_table_is_read_as_it_was_written_or_refused(tiny_study, tmp_pat
     assert refused > 150
 
 
+def test_columns_that_exchanged_their_names_are_told(tiny_study, tmp_path):
+    table = results_table(tiny_study.off)
+    path = save_results(table, tmp_path)
+    stored = pd.read_parquet(path)
+    exchanged = stored.rename(columns={"top1": "top5", "top5": "top1"})
+    exchanged.attrs = stored.attrs
+    exchanged.to_parquet(path, index=False)
+    with pytest.raises(InputError, match="is not as it was written"):
+        read_results(path)
+
+
 def test_a_table_with_unknown_seeds_is_as_it_was_written(tiny_study, tmp_path):
     """Of whole numbers and None, as imported scores bring them, the file makes fractions."""
     table = results_table(tiny_study.off)

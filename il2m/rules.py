@@ -80,3 +80,13 @@ SEED, SEED_OR_NONE = (integer(0, float("inf"), or_none=or_none) for or_none in (
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
 PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)
+
+
+def read_rule(accepts: str | dict[str, Any]) -> Rule:
+    """What parameters.toml says that a parameter accepts: a name, or a kind of value with its range."""
+    if isinstance(accepts, str):
+        return {"seed": SEED, "seed or none": SEED_OR_NONE, "text": TEXT, "path": PATH, "switch": SWITCH}[accepts]
+    (kind, arguments), *ends = accepts.items()
+    if kind == "choice":
+        return choice(arguments)
+    return {"integer": integer, "integers": integers, "number": number}[kind](*arguments, **dict(ends))

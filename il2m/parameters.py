@@ -53,6 +53,7 @@ class Parameter:
     only_with: tuple[str, Any] | None = None
     neutral: Any = None
     column: bool = False
+    short: str = ""  # what the field calls it
 
 
 def parameter(*args: Any, **kwargs: Any) -> Any:
@@ -131,12 +132,12 @@ class _Machine(Settings):
 class Training(_Machine):
     """What base training and fine-tuning have in common."""
 
-    batch_size: int = parameter(32, integer(2, 10**6), "images per mini-batch")
+    batch_size: int = parameter(32, integer(2, 10**6), "images per mini-batch", short="bs")
     summed_batches: int = parameter(
         1, integer(1), "mini-batches whose gradients are summed for one step (the authors: 8)", neutral=1)
-    learning_rate: float = parameter(0.1, number(0, above=True), "of SGD, divided by the state's number")
+    learning_rate: float = parameter(0.1, number(0, above=True), "of SGD, divided by the state's number", short="lr")
     momentum: float = parameter(0.9, number(0, 1, below=True), "of SGD, 0 to 1")
-    weight_decay: float = parameter(1e-4, number(0), "L2 penalty")
+    weight_decay: float = parameter(1e-4, number(0), "L2 penalty", short="wd")
     schedule: str = parameter(
         "step", choice(("step", "plateau")),
         "step: rate x .1 at 60 % and 85 % of the epochs; plateau: when the loss stalls")
@@ -169,7 +170,7 @@ class BaseTraining(Training):
         concerns="normalisation")
     allow_leakage: bool = parameter(
         False, SWITCH, "no warning of validation images that are training images too", concerns="warnings")
-    num_states: int = _states(5, integer(1), "number of states of equal size (classes must divide evenly)")
+    num_states: int = _states(5, integer(1), "number of states of equal size (classes must divide evenly)", short="S")
     state_sizes: list[int] = _states(
         (), integers(1), "classes of each state, for example [50, 10, 10, 10, 10, 10]; empty: equal sizes")
     order_seed: int = _order(0, SEED, "seed of the order in which classes arrive")
@@ -190,7 +191,7 @@ class FineTuning(Training):
     dataset: str = _place("", TEXT, "name or path, if it is not where the base found it; must hold the base's images")
     order_seed: int | None = _order(None, SEED_OR_NONE, "if given, the base must have this class order")
     memory_size: int = _first_memory(
-        200, integer(0), "K, exemplar images in total, shared evenly by the past classes",
+        200, integer(0), "K, exemplar images in total, shared evenly by the past classes", short="K",
         only_with=("exemplars_per_class", 0))
     memory_rounding: str = _first_memory(
         "ceil", choice(("ceil", "floor")),
@@ -207,7 +208,8 @@ class FineTuning(Training):
     distillation: bool = parameter(
         False, SWITCH, "False is the method, True the ablation; a list trains one run each", concerns="distillation",
         column=True)
-    temperature: float = _when_distilling(2.0, number(0, above=True), "T, softens both sides of the distillation loss")
+    temperature: float = _when_distilling(
+        2.0, number(0, above=True), "T, softens both sides of the distillation loss", short="T")
     distillation_weight: float = _when_distilling(
         1.0, number(0), "weight of the distillation loss beside cross-entropy")
     distillation_share: bool = _when_distilling(
@@ -268,9 +270,10 @@ def check_parameters(
     rules: what each may be. Raises InputError that lists every problem at once: unknown names (with the nearest right
     one), and wrong types or ranges."""
     known, problems = set(rules if known is None else known), []
+    long_names = {one.short.casefold(): name for name, one in rules.items() if one.short}
     for name, value in values.items():
         if name not in known:
-            problems.append(f"unknown parameter {name!r}: {nearest(name, known)}")
+            problems.append(f"unknown parameter {name!r}: {nearest(long_names.get(str(name).casefold(), name), known)}")
         elif name in rules and (problem := rules[name].rule.problem(name, value)):
             problems.append(problem)
     if problems:

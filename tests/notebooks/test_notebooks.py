@@ -124,6 +124,8 @@ def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "7 jobs, 7 of them already done" in result.stdout
+    assert "nothing to do: all of it is done\n" in result.stdout
+    assert " MB" not in result.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before
 
 

@@ -104,8 +104,8 @@ def test_notebooks_are_copied_and_changed_ones_kept(tmp_path: Path, capsys: pyte
     for _ in range(2):  # the same again does no harm
         assert main(["notebooks", str(folder)]) == 0
         printed = capsys.readouterr().out
-        assert printed.startswith(f"5 notebooks: {folder}; data and runs will be kept in {tmp_path}\n")
-        assert printed.endswith(f"jupyter lab --notebook-dir '{folder}'\n")
+        assert printed.startswith(f"7 notebooks: {folder}; data and runs will be kept in {tmp_path}\n")
+        assert printed.endswith(f"to open them, index.ipynb first: jupyter lab --notebook-dir '{folder}'\n")
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == originals
     (folder / "02_fine_tuning.ipynb").write_text("mine")
     (folder / "05_report.ipynb").unlink()

@@ -79,7 +79,7 @@ def _notebooks(args: argparse.Namespace) -> None:
 
     copies = copy_notebooks(args.folder)
     print(f"{len(copies)} notebooks: {args.folder}; data and runs will be kept in {args.folder.resolve().parent}")
-    print(f"to open them, {copies[0].name} first: jupyter lab --notebook-dir {shlex.quote(str(args.folder))}")
+    print(f"to open them, index.ipynb first: jupyter lab --notebook-dir {shlex.quote(str(args.folder))}")
 
 
 @command("status", "how a study stands: done, running, failed, missing, by stage", _STUDY)

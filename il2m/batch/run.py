@@ -91,7 +91,7 @@ def _plan_text(
 ) -> str:
     """The plan for a person, by notebook; if ``each``, also one line per job."""
     lines = [
-        f"{grid.name}: {count(len(jobs), 'job')}, {len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
+        f"{grid.name}: {len(jobs)} jobs, {len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
         f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}{'images':>15}{'memory':>10}{'disk':>12}   one after another",
     ]
     for notebook in NOTEBOOKS:

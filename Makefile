@@ -16,7 +16,8 @@ bench: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py
 
 lab: .venv/.installed
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		$(BIN)/jupyter lab --notebook-dir notebooks --LabApp.default_url=/lab/tree/index.ipynb
 
 .venv/.installed: pyproject.toml il2m/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "il2m needs Python 3.11 or newer; this is " \

@@ -19,11 +19,16 @@ def printable(text: object) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """``did you mean 'x'?`` for the known name closest to ``name``, or a list of what is known. A name that is no text,
-    as a grid's may be, is taken as it is written."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "known are: " + ", ".join(known)
+    """``did you mean 'x'?`` for the known name closest to ``name``, capitals or not, or a list of what is known. A name
+    that is no text, as a grid's may be, is taken as it is written."""
+    known = {each.casefold(): each for each in sorted(known)}
+    close = difflib.get_close_matches(str(name).casefold(), known, n=1, cutoff=0.5)
+    return f"did you mean {known[close[0]]!r}?" if close else "known are: " + ", ".join(known.values())
+
+
+def count(number: int, thing: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def name_first(what: str, problems: Sequence[str], limit: int = 10) -> str:

@@ -53,6 +53,7 @@ class Parameter:
     only_with: Sequence[Any] | None = None
     neutral: Any = None
     column: bool = False
+    short: str = ""  # what the field calls it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +138,10 @@ def check_parameters(
     rules: what each may be. Raises InputError that lists every problem at once: unknown names (with the nearest right
     one), and wrong types or ranges."""
     known, problems = set(rules if known is None else known), []
+    long_names = {one.short.casefold(): name for name, one in rules.items() if one.short}
     for name, value in values.items():
         if name not in known:
-            problems.append(f"unknown parameter {name!r}: {nearest(name, known)}")
+            problems.append(f"unknown parameter {name!r}: {nearest(long_names.get(str(name).casefold(), name), known)}")
         elif name in rules and (problem := rules[name].rule.problem(name, value)):
             problems.append(problem)
     if problems:

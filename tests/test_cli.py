@@ -52,6 +52,33 @@ def test_grids_are_listed_with_what_they_are(capsys: pytest.CaptureFixture):
     assert lines[-1] == f"quickstart    {read_grid(GRID).description}"
 
 
+def test_a_run_of_no_grid_lists_them(capsys: pytest.CaptureFixture):
+    assert main(["run"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "il2m run GRID: name a grid file, or one of these\n"
+    assert main(["grids"]) == 0
+    assert captured.out == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "meant"), [("rum", "run"), ("Status", "status"), ("export-score", "export-scores")])
+def test_a_command_that_is_none_is_told_what_may_be_meant(name: str, meant: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main([name, "x"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(f"il2m: error: no command {name!r}: did you mean {meant!r}?\n")
+
+
+def test_the_folder_of_a_study_is_not_taken_for_a_run_and_its_runs_are_named(
+    tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    assert main(["export-scores", str(tiny_study.out_dir), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "is not a run folder: it has no config.json; name one of the runs in it: base-" in error
+    assert {tiny_study.base.name, tiny_study.off.name, tiny_study.on.name} <= set(error.replace(",", "").split())
+    assert main(["export-scores", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith("it has no config.json.\n")
+
+
 @pytest.mark.parametrize("folder_of_that_name", [False, True])
 def test_a_grid_is_a_name_unless_there_is_such_a_file(
     folder_of_that_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -64,6 +91,8 @@ def test_a_grid_is_a_name_unless_there_is_such_a_file(
     assert main(["run", "quickstrat"]) == 2
     expected = "il2m: quickstrat: no such file, and no grid of that name: did you mean 'quickstart'?\n"
     assert capsys.readouterr().err == expected
+    assert main(["run", "CIFAR100"]) == 2
+    assert "did you mean 'cifar100'?" in capsys.readouterr().err
     (tmp_path / "quickstrat").write_text("no grid")
     assert main(["run", "quickstrat"]) == 2
     assert "il2m: quickstrat: expected 'description' and 'parameters'" in capsys.readouterr().err
@@ -75,8 +104,8 @@ def test_notebooks_are_copied_and_changed_ones_kept(tmp_path: Path, capsys: pyte
     for _ in range(2):  # the same again does no harm
         assert main(["notebooks", str(folder)]) == 0
         printed = capsys.readouterr().out
-        assert printed.startswith(f"5 notebooks: {folder}; data and runs will be kept in {tmp_path}\n")
-        assert printed.endswith(f"jupyter lab --notebook-dir '{folder}'\n")
+        assert printed.startswith(f"7 notebooks: {folder}; data and runs will be kept in {tmp_path}\n")
+        assert printed.endswith(f"to open them, index.ipynb first: jupyter lab --notebook-dir '{folder}'\n")
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == originals
     (folder / "02_fine_tuning.ipynb").write_text("mine")
     (folder / "05_report.ipynb").unlink()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import PROJECT
 
-from il2m.errors import InputError, nearest
+from il2m.errors import InputError, count, nearest
 from il2m.parameters import (
     CONCERNS,
     PARAMETERS,
@@ -186,7 +186,34 @@ def test_the_table_has_every_parameter_of_every_notebook():
     assert (shift["default"], shift["unit"], shift["concerns"]) == ("2", "pixels", "images in memory")
 
 
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("lr", "learning_rate"),
+        ("bs", "batch_size"),
+        ("K", "memory_size"),
+        ("k", "memory_size"),
+        ("S", "num_states"),
+        ("T", "temperature"),
+        ("wd", "weight_decay"),
+        ("seed", "train_seed"),
+    ],
+)
+def test_what_the_field_calls_a_parameter_leads_to_it(short: str, name: str):
+    with pytest.raises(InputError, match=f"^unknown parameter '{short}': did you mean '{name}'[?]$"):
+        check_parameters({short: 1})
+    stage = BaseTraining if name in BaseTraining.parameters() else FineTuning
+    with pytest.raises(InputError, match=f"did you mean '{name}'[?]"):
+        stage.given(values={short: 1})
+
+
+def test_counts_are_in_the_singular_for_one():
+    assert [count(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
 def test_nearest():
     assert nearest("cifar", ["glyphs", "cifar100"]) == "did you mean 'cifar100'?"
+    assert nearest("CIFAR-100", ["glyphs", "cifar100", "My-Photos"]) == "did you mean 'cifar100'?"
+    assert nearest("my-photo", ["glyphs", "cifar100", "My-Photos"]) == "did you mean 'My-Photos'?"
     assert nearest("?", ["b", "a"]) == "known are: a, b"
     assert nearest(1, ["b", "a"]) == "known are: a, b", "a grid may have a number for a name"

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from il2m.batch import records
 from il2m.batch.jobs import Job
 from il2m.batch.records import FAILED, RUNNING
-from il2m.batch.status import Estimates, duration, stage_text
+from il2m.batch.status import Estimates, duration, stage_text, title
 from il2m.batch.worker import JobEnd, Workers, run_job, why_not_here
-from il2m.errors import InputError, printable
+from il2m.errors import InputError, count, printable
 from il2m.system.files import modified
 from il2m.system.locks import is_locked, locked, sweep
 
@@ -172,7 +172,7 @@ class Live(contextlib.ExitStack):
         self._failed += bool(failure)
         how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
         with tqdm.external_write_mode(file=sys.stdout):
-            print(f"[{self._total - len(self._left)}/{self._total}] {job.name}: {printable(how)}", flush=True)
+            print(f"[{self._total - len(self._left)}/{self._total}] {printable(f'{title(job)}: {how}')}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
         """Say what is under way, and at how many jobs a time: to a person every second, to a log once a minute."""
@@ -196,4 +196,4 @@ class Live(contextlib.ExitStack):
         left = f", about {duration(seconds / slots)} left" if slots and seconds and not unknown else ""
         left = left if slots else ", waiting for a worker"
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._total - len(self._left)} of {self._total} jobs done{failed}{left}"
+        return f"{self._total - len(self._left)} of {count(self._total, 'job')} done{failed}{left}"

@@ -13,7 +13,7 @@ from il2m.batch.grids import Grid, all_settings, swept_names
 from il2m.data.sources import absolute_source, load_dataset
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
-from il2m.study.find import effective
+from il2m.study.find import effective, open_run
 from il2m.study.planning import Plan, images_to_train_on, plan_base, plan_fine_tuning
 from il2m.system.hashes import short_hash
 from il2m.system.machine import CHECKOUT
@@ -90,6 +90,9 @@ def plan_jobs(
     for group in groups.values():  # a base's images are held only while its fine-tunings are planned
         for job in _jobs_of_base(group, defaults, load):
             jobs[job.name] = _merged(jobs.get(job.name, job), job)
+    for compare in {job.parameters.get("compare", "") for job in jobs.values()} - {"", "auto"}:
+        if open_run(out_dir, compare).name in {job.run for job in jobs.values()}:
+            raise InputError(f"compare = {compare!r} is a run of this grid, and can't be shown beside itself.")
     return [replace(job, plugins=plugins) for job in jobs.values()]
 
 
@@ -161,4 +164,6 @@ def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:
         absolute["data_dir"] = str((start / Path(os.path.expanduser(parameters["data_dir"]))).resolve())
     if "dataset" in parameters:
         absolute["dataset"] = absolute_source(str(parameters["dataset"]), start)
+    if (compare := parameters.get("compare")) and (start / compare / "config.json").is_file():
+        absolute["compare"] = str((start / compare).resolve())
     return absolute

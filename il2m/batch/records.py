@@ -21,6 +21,7 @@ from il2m.batch.jobs import Job
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import failed_copy
+from il2m.parameters import PARAMETERS
 from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.hashes import file_hash, read_sealed, sealed, short_hash, write_sealed
 from il2m.system.locks import is_locked
@@ -208,4 +209,4 @@ def job_rows(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) ->
 
 def swept_text(job: Job) -> str:
     """What tells a job from others of its grid, for a person."""
-    return ", ".join(f"{name}={json.dumps(value)}" for name, value in job.swept.items())
+    return ", ".join(f"{PARAMETERS[name].short or name}={json.dumps(value)}" for name, value in job.swept.items())

@@ -12,9 +12,9 @@ from pathlib import Path
 from il2m.batch import records
 from il2m.batch.grids import Grid, read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
-from il2m.batch.status import Estimates, duration
+from il2m.batch.status import Estimates, duration, title
 from il2m.batch.worker import PRELOAD, Workers
-from il2m.errors import InputError, printable
+from il2m.errors import InputError, count, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.system.machine import CHECKOUT, visible_gpus
@@ -60,7 +60,7 @@ def run_study(
     for name, reason in failed.items():
         print(printable(f"{name}: {reason}"), file=sys.stderr)
     if failed:
-        print(f"{len(failed)} jobs are not done. To do them, and only them: {shlex.join(command)}", file=sys.stderr)
+        print(f"not done: {count(len(failed), 'job')}. To do only what is left: {shlex.join(command)}", file=sys.stderr)
     return out, failed
 
 
@@ -101,18 +101,17 @@ def _plan_text(
         images = f"{sum(job.work for job in left):,.0f}" if notebook in (BASE, FINE_TUNING) else ""
         memory, disk = max([job.memory for job in left], default=0) / 1e9, sum(job.disk for job in left) / 1e6
         costs = f"{images:>15}{memory:7.1f} GB{disk:9,.1f} MB   {_time_text(left, estimates)}"
-        lines.append(f"  {notebook:28}{counts}{costs}")
+        lines.append(f"  {notebook:28}{counts}{costs * bool(left)}")
     to_do = {job.name for job in waiting}
     for job in jobs if each else ():
-        labels = " ".join([records.swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
-        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{job.name}  {labels}")
-    if waiting:
-        seconds, unknown = estimates.total(waiting)
-        together = f", about {duration(estimates.side_by_side(waiting, workers.slots))}" if seconds else ""
-        here = f"up to {workers.slots} jobs side by side{together}"
-        more = f" and {unknown} jobs of kinds that were never done here" if unknown and seconds else ""
-        lines.append((f"the workers of {workers.scheduler}" if workers.scheduler else here) + more)
-    return "\n".join(lines)
+        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{title(job)}")
+    if not waiting:
+        return "\n".join([*lines, "nothing to do: all of it is done"])
+    seconds, unknown = estimates.total(waiting)
+    together = f", about {duration(estimates.side_by_side(waiting, workers.slots))}" if seconds else ""
+    here = f"up to {count(workers.slots, 'job')} side by side{together}"
+    more = f" and {count(unknown, 'job')} of a kind never done here" if unknown and seconds else ""
+    return "\n".join([*lines, (f"the workers of {workers.scheduler}" if workers.scheduler else here) + more])
 
 
 def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:

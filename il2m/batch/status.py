@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.batch.jobs import Job
-from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, job_rows, read_plans, read_record
+from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, job_rows, read_plans, read_record, swept_text
 from il2m.errors import InputError, name_first
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
@@ -64,12 +64,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
 
 
+def title(job: Job) -> str:
+    """A job's name, and what tells it from others of its grid."""
+    return " ".join([f"{job.name} ", swept_text(job), *(f"({name})" for name in job.combinations)]).strip()
+
+
 def stage_text(job: Job) -> str:
     """How far a job is that is under way."""
     progress = read_progress(job.out_dir / job.run) if job.notebook in (BASE, FINE_TUNING) else None
     if not progress:
-        return job.name
-    return f"{job.name}  {progress['stage']}, {progress['where']}, {duration(progress['seconds_left'])} left"
+        return title(job)
+    return f"{title(job)}  {progress['stage']}, {progress['where']}, {duration(progress['seconds_left'])} left"
 
 
 def status_text(out_dir: Path) -> str:
@@ -95,5 +100,5 @@ def status_text(out_dir: Path) -> str:
         if not_done & {job.name for job in plan["jobs"]}:
             lines.append(f"to go on with {plan['grid']}: {shlex.join(plan['command'])}  (in {plan['folder']})")
     if other_code := sum(row["other_code"] for row in rows):
-        lines.append(f"{other_code} were done by other code: il2m run executes their notebooks again (stages are kept)")
+        lines.append(f"done by other code: {other_code}; il2m run executes their notebooks again (stages are kept)")
     return "\n".join(lines)

@@ -9,15 +9,18 @@ import warnings
 from collections.abc import Sequence
 
 from il2m.cli import study, transfer  # noqa: F401 - each declares its commands
-from il2m.cli.command import PARSER
-from il2m.errors import InputError, printable
+from il2m.cli.command import COMMANDS, PARSER
+from il2m.errors import InputError, nearest, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a job failed, 2 the input can't be used."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS.choices:
+        PARSER.error(f"no command {arguments[0]!r}: {nearest(arguments[0], COMMANDS.choices)}")
     args = PARSER.parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
-    args.words = ["il2m", *(sys.argv[1:] if arguments is None else arguments)]
+    args.words = ["il2m", *arguments]
     try:
         return args.command(args) or 0
     except InputError as error:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from il2m.cli.command import COUNT, FOLDER, REPEATED, argument, command
-from il2m.errors import InputError, printable
+from il2m.errors import InputError, count, printable
 from il2m.parameters import parameters_table
 
 _SET = "set a parameter, over the grid's (YAML: 3, 0.1, true, [0, 1, 2]); may be repeated"
@@ -18,7 +18,7 @@ _STUDY = argument("study", "the study's folder, however far it is", **FOLDER)
 @command(
     "run",
     "execute a study: a grid of parameters through the notebooks",
-    argument("grid", "a grid file, or the name of one that il2m grids lists"),
+    argument("grid", "a grid file, or the name of one that il2m grids lists", nargs="?"),
     argument("--out", "the study's folder (default: runs/<grid>, in the checkout or here)", **FOLDER),
     argument("-p", _SET, dest="overrides", metavar="name=value", **REPEATED),
     argument("--only", "this combination of the grid; may be repeated", metavar="NAME", **REPEATED),
@@ -33,6 +33,10 @@ def _run(args: argparse.Namespace) -> int:
     from il2m.batch.worker import Workers
     from il2m.notebook.catalogue import find_grid
 
+    if not args.grid:
+        print("il2m run GRID: name a grid file, or one of these", file=sys.stderr)
+        _grids(args)
+        return 2
     workers = Workers(args.workers, args.threads, args.scheduler)
     given = {name: vars(args)[name] for name in ("only", "overrides", "plugins", "dry_run")}
     folder, failed = run_study(find_grid(args.grid), out_dir=args.out, workers=workers, command=args.words, **given)
@@ -75,7 +79,7 @@ def _notebooks(args: argparse.Namespace) -> None:
 
     copies = copy_notebooks(args.folder)
     print(f"{len(copies)} notebooks: {args.folder}; data and runs will be kept in {args.folder.resolve().parent}")
-    print(f"to open them, {copies[0].name} first: jupyter lab --notebook-dir {shlex.quote(str(args.folder))}")
+    print(f"to open them, index.ipynb first: jupyter lab --notebook-dir {shlex.quote(str(args.folder))}")
 
 
 @command("status", "how a study stands: done, running, failed, missing, by stage", _STUDY)
@@ -108,7 +112,7 @@ def _verify(args: argparse.Namespace) -> int:
     from il2m.report import verify
 
     if args.adopt:
-        print(f"{verify.adopt(args.study)} states of before version 0.2 say now whose they are")
+        print(f"{count(verify.adopt(args.study), 'state')} of before version 0.2 adopted, as they lie")
     findings = verify.verify_study(args.study)
     for path, kind, why in findings:
         print(f"{kind}: {path.relative_to(args.study)}: {why}")

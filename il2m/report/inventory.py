@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from il2m.batch.records import DONE, FAILED, STATUSES
+from il2m.errors import count
 from il2m.notebook.catalogue import BASE, NOTEBOOKS
-from il2m.report.overview import Study, count, in_words
+from il2m.report.overview import Study, in_words
 from il2m.report.tables import Link
 from il2m.results import comparison
 from il2m.results.description import run_description, unknown_in_words

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from il2m.batch.records import job_rows, read_plans
-from il2m.errors import InputError
+from il2m.errors import InputError, count
 from il2m.parameters import PARAMETERS
 from il2m.report.build import check_study
 from il2m.results import comparison
@@ -171,10 +171,6 @@ def seeds_in_words(study: Study) -> str:
     most = int(comparison.class_orders(runs).groupby(keys, dropna=False).nunique().max())
     few = f"No setting has more than {count(most, 'class order')}, and fewer than {FEWEST_FOR_VERDICT} settle"
     return sentence if most >= FEWEST_FOR_VERDICT else f"{sentence} {few} nothing: take what follows as a first look."
-
-
-def count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def findings(study: Study) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from il2m.batch import records
 from il2m.data.dataset import read_npz
-from il2m.errors import InputError
+from il2m.errors import InputError, count
 from il2m.notebook.pages import page_is_current
 from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_current
 from il2m.results.collect import stored_results
@@ -164,8 +164,8 @@ def summary(folder: Path, findings: Iterable[Finding]) -> str:
     states = [path for path in folder.glob("*/state_[0-9][0-9]/state.json") if SET_ASIDE not in str(path)]
     told = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "all as it was made"
     old = sum(b'"origin"' not in path.read_bytes() for path in states)
-    before = f" {old} states were made before version 0.2: a swap can't be told (--adopt)." if old else ""
-    return f"{folder}: {len(states)} states read; {told}.{before}"
+    before = f" {count(old, 'state')} of before version 0.2: a swap can't be told (--adopt)." if old else ""
+    return f"{folder}: {count(len(states), 'state')} read; {told}.{before}"
 
 
 def repair(findings: Iterable[Finding]) -> None:

@@ -46,7 +46,9 @@ class Run:
             self.kind, self.identity = self.config.get("kind", ""), self.config["identity"]
             self.states = States(tuple(self.identity["state_sizes"]))
         except FileNotFoundError:
-            raise InputError(f"{self.folder} is not a run folder: it has no config.json.") from None
+            found = ", ".join(each.parent.name for each in sorted(self.folder.glob("*/config.json")))
+            found = f"; name one of the runs in it: {found}" if found else "."
+            raise InputError(f"{self.folder} is not a run folder: it has no config.json{found}") from None
         except ValueError as error:
             raise self._edited(f"{error}; it was damaged or edited") from None
         except (KeyError, TypeError) as error:

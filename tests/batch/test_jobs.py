@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
-from tiny import PROJECT
+from tiny import PROJECT, TinyStudy
 
 from il2m.batch.grids import Grid, all_settings, read_grid
 from il2m.batch.jobs import Job, plan_jobs
@@ -137,6 +137,29 @@ def test_relative_paths_start_where_the_user_is(tiny_npz: Path, tmp_path: Path, 
 def test_stages_that_cannot_work_are_refused(tiny_grid: dict, tmp_path: Path, given: dict, expected: str):
     with pytest.raises(InputError, match=expected):
         plan(tiny_grid | given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("none", "no run 'none' in .*; there are: fine_tuning-"),
+        ("base", "is a base, not a fine-tuning run"),
+        ("on", "is a run of this grid, and can't be shown beside itself"),
+    ],
+)
+def test_what_can_not_be_shown_beside_a_run_is_refused(
+    kind: str, expected: str, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compare = kind if kind == "none" else getattr(tiny_study, kind).name
+    parameters = tiny_study.base_parameters | tiny_study.fine_tuning_parameters | {"distillation": [True]}
+    with pytest.raises(InputError, match=expected):
+        plan(parameters | {"compare": compare}, tiny_study.out_dir)
+    monkeypatch.chdir(tiny_study.out_dir)  # as a person types it, seen from here
+    jobs = plan(parameters | {"compare": tiny_study.off.name}, tmp_path)
+    assert {job.parameters["compare"] for job in jobs[NOTEBOOKS[3]]} == {str(tiny_study.off.folder.resolve())}
+    for compare in ("auto", ""):
+        jobs = plan(parameters | {"compare": compare}, tmp_path)
+        assert {job.parameters["compare"] for job in jobs[NOTEBOOKS[3]]} == {compare}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

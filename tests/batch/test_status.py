@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
         "  02_fine_tuning-fine_tuning-2",
         "1 of 3 jobs done, waiting for a worker",
     ]
+
+
+def test_a_job_is_told_by_what_differs(jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture):
+    swept = {"memory_size": 100, "order_seed": 1, "distillation": False}
+    job = replace(jobs[1], swept=swept, combinations=("small", "both"))
+    differs = "K=100, order_seed=1, distillation=false (small) (both)"
+    assert status.title(job) == f"02_fine_tuning-fine_tuning-1  {differs}"
+    assert status.stage_text(job) == f"{status.title(job)}  fine-tuning, state 2/5, epoch 3/20, loss 1.234, 3 min left"
+    dispatch.Live([job], Estimates(tmp_path / "none", {})).ended(job, 60, "")
+    assert capsys.readouterr().out == f"[1/1] {status.title(job)}: 60 s\n"
 
 
 def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):

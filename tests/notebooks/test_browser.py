@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -26,7 +27,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import TinyStudy
+from tiny import PROJECT, TinyStudy
 
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, accuracies
 from il2m.explorer.views import VIEWS
@@ -79,6 +80,16 @@ class Lab:
         return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
 
 
+def as_make_lab_starts_it() -> tuple[dict[str, str], list[str]]:
+    """What ``make lab`` tells JupyterLab: variables of its environment, and options."""
+    make = ["make", "--dry-run", "--silent", "--always-make", "lab"]
+    printed = subprocess.run(make, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    command = printed[printed.index("JUPYTER_CONFIG_PATH=") :].replace("\\\n", " ")
+    variable, *words = shlex.split(command)
+    name, _, value = variable.partition("=")
+    return {name: value.partition("$")[0]}, [word for word in words if word.startswith("--LabApp.")]
+
+
 @pytest.fixture(scope="module")
 def lab(notebook: Path) -> Iterator[Lab]:
     """A JupyterLab on a free port of this machine only, behind a token."""
@@ -86,17 +97,18 @@ def lab(notebook: Path) -> Iterator[Lab]:
         free.bind(("127.0.0.1", 0))
         server = Lab(free.getsockname()[1], secrets.token_hex(16))
     home = notebook.parent
+    shutil.copy(find_notebooks() / "index.ipynb", home)
     folders = {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
     environment = {name: value for name, value in os.environ.items() if name != "IL2M_HEADLESS"} | folders
     tracker = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
     tracker.write_text('{"windowingMode": "none"}')  # else cells out of sight are not part of the page
-    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "OMP_NUM_THREADS": "1"}
+    variables, options = as_make_lab_starts_it()
+    environment |= variables | {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "OMP_NUM_THREADS": "1"}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_TOKEN": server.token}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={server.port}"]
-    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={home}", "--LabApp.news_url=None"]
-    command += ["--LabApp.expose_app_in_browser=True"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--allow-root"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={home}", "--allow-root"]
+    command += ["--LabApp.expose_app_in_browser=True", *options]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=home)
         try:
@@ -176,6 +188,21 @@ def _run_all(page: sync_api.Page) -> None:
             first_has_run.wait_for(state="attached", timeout=patience)
             return
     raise AssertionError("JupyterLab did not run the notebook's first cell")
+
+
+def test_jupyterlab_opens_on_the_start_page_without_a_question_about_news(lab: Lab, browser: sync_api.Browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.goto(lab.address())
+    page.locator(".jp-RenderedMarkdown h1", has_text="Which notebook is for what").wait_for()
+    page.locator(".jp-RenderedMarkdown table a", has_text="lesson").wait_for()
+    page.evaluate("async () => { await window.jupyterapp.restored; }")
+    page.wait_for_timeout(3000)  # the question used to come soon after
+    assert page.locator(".jp-Notebook .jp-CodeCell").count() == 0
+    assert page.locator(".Toastify__toast").count() == 0
+    page.locator(".jp-RenderedMarkdown table a", has_text="03").click()
+    page.locator(f".lm-TabBar-tabLabel:has-text('{NAME}')").first.wait_for()
+    page.close()
 
 
 @pytest.fixture(scope="module")

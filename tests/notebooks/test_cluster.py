@@ -187,7 +187,7 @@ def test_a_branch_that_fails_does_not_hold_up_the_rest(grid: Path, tmp_path: Pat
     assert main(["run", str(path), "--out", str(study)]) == 1
     captured = capsys.readouterr()
     assert "training diverged" in captured.err
-    assert "4 jobs are not done. To do them, and only them: " in captured.err
+    assert "not done: 4 jobs. To do only what is left: " in captured.err
     table = jobs_table(study)
     by_branch = table.groupby("combination")["status"].value_counts().to_dict()
     assert by_branch == {("good", "done"): 4, ("diverges", "failed"): 1, ("diverges", "blocked"): 3}

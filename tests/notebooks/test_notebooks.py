@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from il2m.parameters import check_parameters
 
 pytestmark = [pytest.mark.papermill, pytest.mark.xdist_group("notebooks")]  # they share one executed study
 ALL = sorted(find_notebooks().glob("*.ipynb"))
+START, LESSON = (find_notebooks() / f"{name}.ipynb" for name in ("index", "lesson"))
+RUN = [path for path in ALL if path != START]  # those that hold code
 
 
 def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -40,12 +43,20 @@ def test_notebooks_are_committed_clean(path: Path):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_notebooks_hold_prose_calls_and_plots(path: Path):
     assert len(cells(path, "markdown")) >= 4
     for cell in cells(path, "code"):
-        tree = ast.parse(cell.source)
-        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+        tree, of_own = ast.parse(cell.source), ast.FunctionDef | ast.ClassDef | ast.Lambda
+        is_exercise = path == LESSON and any(tag.startswith("exercise") for tag in cell.metadata.get("tags", []))
+        assert len([node for node in ast.walk(tree) if isinstance(node, of_own)]) == is_exercise
+
+
+def test_the_start_page_says_what_each_notebook_is_for_and_links_to_it():
+    assert not cells(START, "code")
+    prose = "\n".join(cell.source for cell in cells(START, "markdown"))
+    rows = re.findall(r"^\| \[.+?\]\((\w+\.ipynb)\) \| .{20,} \|$", prose, re.MULTILINE)
+    assert sorted(rows) == [path.name for path in RUN]
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -55,7 +66,7 @@ def test_tables_of_notebooks_are_escaped(path: Path):
         assert not names & {"style", "set_caption", "to_html"}, "use report.tables.styled"
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_one_parameters_cell_of_plain_commented_literals(path: Path):
     tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -124,6 +135,8 @@ def test_a_second_run_does_nothing(executed: tuple[Path, list[str], str]):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "7 jobs, 7 of them already done" in result.stdout
+    assert "nothing to do: all of it is done\n" in result.stdout
+    assert " MB" not in result.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "notebooks").iterdir()} == before
 
 

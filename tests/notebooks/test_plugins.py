@@ -117,7 +117,7 @@ def test_a_study_with_a_plugin(plugin: Path, tiny_npz: Path, tmp_path: Path):
 
     plugin.write_text(PLUGIN + "# changed\n")
     assert "0 of them already done" in il2m(tmp_path, *run, "--dry-run").stdout
-    assert "4 were done by other code" in il2m(tmp_path, "status", study).stdout
+    assert "done by other code: 4;" in il2m(tmp_path, "status", study).stdout
 
     before = sorted((path, path.stat().st_mtime_ns) for path in study.glob("*/*"))
     plugin.write_text("raise ValueError('broken')")

@@ -151,9 +151,9 @@ def test_states_of_before_are_told_and_can_be_adopted(tmp_path, capsys):
             path.unlink()
     scores = {path: np.load(path) for path in study.glob("*/state_0[12]/val_scores.npy")}
     assert main(["verify", str(study)]) == 0
-    assert "2 states were made before version 0.2: a swap can't be told (--adopt)" in capsys.readouterr().out
+    assert "2 states of before version 0.2: a swap can't be told (--adopt)" in capsys.readouterr().out
     assert main(["verify", str(study), "--adopt"]) == 0
-    assert "2 states of before version 0.2 say now whose they are" in (out := capsys.readouterr().out)
+    assert "2 states of before version 0.2 adopted, as they lie" in (out := capsys.readouterr().out)
     assert "a swap" not in out
     for path, values in scores.items():
         np.testing.assert_array_equal(np.load(path), values)

@@ -95,8 +95,8 @@ def write_missing_pages(folder: Path) -> None:
     pages = []
     for notebook in notebooks:
         stage, _, run = notebook.stem.removesuffix(".failed").partition("-")
-        pages.append({"stage": stage, "run": run, "failed": notebook.stem.endswith(".failed")})
-        pages[-1] |= {"address": urllib.parse.quote(f"{notebook.stem}.html"), "base": None}
+        page = {"stage": stage, "run": run, "failed": notebook.stem.endswith(".failed")}
+        pages.append(page | {"address": urllib.parse.quote(f"{notebook.stem}.html"), "base": None})
         with contextlib.suppress(InputError):
             pages[-1]["base"] = Run(folder.parent / run).config.get("base")
     for notebook, page in zip(notebooks, pages, strict=True):

@@ -1,6 +1,7 @@
 """A study's folder, and what its report says of the results: which runs belong together, findings, titles."""
 
 import contextlib
+import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,12 +29,8 @@ from il2m.study.find import find_runs
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
-_WORDS = {  # column of the results table -> its value, for a person
-    "num_states": "S = {}", "memory_size": "K = {:.0f}", "memory_rounding": "{}", "exemplar_selection": "{}",
-    "head": "{} head",
-    "held_out": "{:g} of exemplars held out", "balanced_epochs": "{} balanced epochs",
-    **{name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]},
-}  # fmt: skip
+_WORDS = json.loads((Path(__file__).parent / "templates" / "settings.json").read_text())  # column -> words of a value
+_WORDS |= {name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]}
 _UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": 0}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
 Split = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels

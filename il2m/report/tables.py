@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from il2m.errors import printable
 
 _FOLDER = Path(__file__).parent / "templates"
-_PAGES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, extensions=["jinja2.ext.do"])
+_PAGES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
 _PAGES.filters["printable"] = printable
 _COLUMNS = json.loads((_FOLDER / "columns.json").read_text())  # column -> its name in words, and its unit
 WORDS = Environment(loader=FileSystemLoader(_FOLDER), trim_blocks=True).get_template("words.j2").module

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from il2m.plots.style import AGES, NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
 

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from il2m import plots
 from il2m.explorer.outcomes import Shown
 
-_INK = "#20303c"  # of lines and text in saved figures; on a page they take the theme's colour
 STYLE = f"<style>{(Path(__file__).parent / 'page.css').read_text()}</style>"
 
 
@@ -42,8 +41,7 @@ def make_figure(shown: Mapping[str, Shown]) -> Figure:
 
 def page_svg(shown: Mapping[str, Shown]) -> str:
     """The figure as SVG that takes the page's colour for lines and text, in light and dark themes and in print."""
-    text = figure_bytes(shown, "svg").decode()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
+    return plots.themed(figure_bytes(shown, "svg").decode())
 
 
 def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "none", dpi: int = 100) -> bytes:
@@ -54,7 +52,7 @@ def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "no
     file, enabled = io.BytesIO(), gc.isenabled()
     gc.disable()
     try:
-        with mpl.rc_context(plots.page_style(_INK)):  # the figure gets no name, which would keep it until we return
+        with mpl.rc_context(plots.page_style()):  # the figure gets no name, which would keep it until we return
             make_figure(shown).savefig(file, format=kind, facecolor=background, dpi=dpi, metadata={"Date": None})
     finally:
         if enabled:

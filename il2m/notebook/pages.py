@@ -1,11 +1,16 @@
 """Executed notebooks as pages that need no network."""
 
+import html
+import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from il2m.system.files import write_atomically
 from il2m.system.hashes import file_hash, short_hash
 
 _SEAL = "<!-- il2m: "
+_LINKS = re.compile(r"(?<=<!-- links -->).*?(?=<!-- /links -->)", re.DOTALL)
 _TEMPLATES = Path(__file__).parent / "templates"
 # of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
 _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
@@ -13,22 +18,26 @@ _SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdow
 
 def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> None:
     """Write an executed notebook as one HTML file that loads nothing, for offline reading: no scripts, formulas as
-    MathML, pictures inside. A reader sees the old page or the new one, never a part."""
+    MathML, pictures inside. A reader sees the old page or the new one, never a part.
+    title: of a notebook that has no first heading; of others, ``<stage>-<run>``. hide_code: sections that show nothing
+    then leave as well; else code is folded."""
     import nbformat
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
     from traitlets.config import Config
 
+    headings: list[dict[str, Any]] = []  # of the page, as its markdown is converted
     exporter = HTMLExporter(
         template_name="basic",
         template_file="page.html.j2",
         extra_template_paths=[str(_TEMPLATES)],
         config=Config({"NbConvertBase": {"display_data_priority": _SHOWN}}),
-        filters={"markdown2html": _markdown_with_mathml},
+        filters={"markdown2html": partial(_markdown_as_html, headings=headings)},
         exclude_input=hide_code,
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
+    exporter.environment.globals["headings"] = headings
     styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))
     light, dark = (style.get_style_defs(".highlight") for style in styles)
     css = f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
@@ -38,10 +47,21 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
 
 
 def page_is_current(page: Path, notebook: Path) -> bool:
-    """Whether a page is as write_page made it, of this notebook as it is now. Raises OSError if either can't be read,
+    """Whether a page is as it was made and linked, of this notebook as it is now. Raises OSError if one can't be read,
     and ValueError if the page is no text."""
-    text, start, _ = page.read_text().rpartition(_SEAL) if page.is_file() else ("", "", "")
-    return bool(start) and page.read_text() == f"{text}{_seal(text, notebook)}"
+    text = page.read_text().rpartition(_SEAL)[0] if page.is_file() else ""
+    return bool(_LINKS.search(text)) and page.read_text() == f"{text}{_seal(text, notebook)}"
+
+
+def link_page(page: Path, notebook: Path, /, **values: Any) -> None:
+    """Put links at the head of a current page, where they are not there yet. values: of templates/links.html.j2."""
+    from jinja2 import Environment
+
+    links = Environment(autoescape=True).from_string((_TEMPLATES / "links.html.j2").read_text()).render(values)
+    text = page.read_text().rpartition(_SEAL)[0]
+    linked = _LINKS.sub(lambda _: links, text, count=1)
+    if linked != text:
+        write_atomically(page, f"{linked}{_seal(linked, notebook)}")
 
 
 def _seal(text: str, notebook: Path) -> str:
@@ -49,12 +69,19 @@ def _seal(text: str, notebook: Path) -> str:
     return f"{_SEAL}notebook {file_hash(notebook)}, page {short_hash(text)} -->\n"
 
 
-def _markdown_with_mathml(source: str) -> str:
-    """Markdown as HTML, formulas as MathML: MathJax, which notebooks are shown with, would be loaded from elsewhere."""
+def _markdown_as_html(source: str, headings: list[dict[str, Any]]) -> str:
+    """Markdown as HTML. Headings get ids, and are added to ``headings``; formulas become MathML: MathJax, which
+    notebooks are shown with, would be loaded from elsewhere."""
     from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
+        def heading(self, text: str, level: int, **_: Any) -> str:
+            name = re.sub(r"\W+", "-", html.unescape(re.sub("<[^>]*>", "", text)).lower()).strip("-")
+            name += f"-{len(headings)}" * (not name or name in {other["id"] for other in headings})
+            headings.append({"id": name, "level": level, "text": text})
+            return f'<h{level} id="{name}">{text}</h{level}>\n'
+
         def inline_math(self, body: str, display: str = "inline") -> str:
             mathml = convert(body, display=display)
             return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML needs none

@@ -16,4 +16,4 @@ from il2m.plots.states import (
     plot_prediction_share,
     plot_state_confusion,
 )
-from il2m.plots.style import ERROR_COLOURS, NEW, PAST, TRUTH, page_style, use_style
+from il2m.plots.style import ERROR_COLOURS, INK, NEW, PAST, TRUTH, page_style, set_finding, themed, use_style

@@ -6,14 +6,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from il2m.plots.style import NONE_GIVEN, TRUTH, UNNAMED, Looks, Series, set_up
+from il2m.plots.style import NONE_GIVEN, TRUTH, UNNAMED, Looks, Series, nothing_to_draw, set_up
 
 
 def plot_means(
     means: Mapping[str, Mapping[str, float]], *, xlabel: str, colours: Looks = NONE_GIVEN, ax: Axes | None = None
 ) -> Axes:
-    """Horizontal bars, each with its value. means: method -> (group -> value); groups go from full to pale."""
+    """Horizontal bars, each with its value. means: method -> (group -> value), left out where all are NaN; groups
+    go from full to pale."""
     ax = set_up(ax, xlabel=xlabel, percent="x", plain="y")
+    means = {method: by_group for method, by_group in means.items() if not np.isnan([*by_group.values()]).all()}
+    if not means:
+        return nothing_to_draw(ax, "past classes")
     groups = list(next(iter(means.values())))
     height, places = 0.8 / len(groups), np.arange(len(means))[::-1]
     full = [colours.get(method, UNNAMED) for method in means]
@@ -78,5 +82,6 @@ def plot_over_seeds(
             ax.plot([place, place], intervals[method][setting], color=colour, linewidth=2)
             ax.plot(place, mean, "_", color=colour, markersize=12, markeredgewidth=2)
     ax.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
+    ax.set_xlim(-0.5, len(settings) - 0.5)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(values), columnspacing=1, handlelength=1.4)
     return ax

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.colors import ListedColormap
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
-from il2m.plots.style import NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
+from il2m.plots.style import AGES, NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
 
 
 def plot_by_state(
@@ -20,11 +21,15 @@ def plot_by_state(
     colours: Looks = NONE_GIVEN,
     dashes: Looks = NONE_GIVEN,
     strong: Sequence[str] | None = None,
+    at_end: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """One line per entry of ``values`` (label -> value by state, from ``first_state`` on).
-    strong: labels whose lines stand out, the first most; None draws all alike."""
+    strong: labels whose lines stand out, the first most; None draws all alike. at_end: labels stand at the ends of the
+    lines, not in a legend: where there are many."""
     at = range(first_state, first_state + max(map(len, values.values()), default=0))
+    if not at:
+        return nothing_to_draw(set_up(ax), "past classes")
     ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", at=at, percent="y" if percent else "")
     ax.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))  # no steps of 2.5, which take a digit more
     for label, series in values.items():
@@ -34,9 +39,25 @@ def plot_by_state(
             look |= {"linewidth": 1, "alpha": 0.6} if label not in strong else {"linewidth": 2, "zorder": 3}
             look |= {"linewidth": 3.5, "zorder": 4} if label == strong[0] else {}
         ax.plot(states, series, marker="o", markersize=4, label=label, **look)
-    if len(values) > 1:
+    if at_end:
+        _label_ends(ax)
+    elif len(values) > 1:
         ax.legend()
     return ax
+
+
+def _label_ends(ax: Axes) -> None:
+    """Labels at the right ends of all lines, with room between them, and a stroke of the line's colour to each."""
+    low, high = ax.get_ylim()
+    lines = sorted(ax.lines, key=lambda line: line.get_ydata()[-1])
+    ends = np.array([(line.get_ydata()[-1] - low) / (high - low) for line in lines])
+    steps = np.arange(len(lines)) / max(18, len(lines))
+    places = np.maximum.accumulate(ends - steps) + steps
+    places -= max(np.mean(places - ends), places[-1] - 1)
+    for line, place in zip(lines, places, strict=True):
+        stroke = {"arrowstyle": "-", "color": line.get_color(), "shrinkA": 0, "shrinkB": 3, "linewidth": 1}
+        look = {"textcoords": "axes fraction", "va": "center", "fontsize": "small", "arrowprops": stroke}
+        ax.annotate(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1]), (1.06, place), **look)
 
 
 def plot_past_and_new(
@@ -62,12 +83,15 @@ def plot_class_means(
     ax = set_up(ax)
     if len(initial) == 0:
         return nothing_to_draw(ax, "past classes")
-    points = ax.scatter(initial, current, c=origin, cmap="viridis", s=22, zorder=3)
+    states = range(1, int(max(origin)) + 1)
+    colours = {"cmap": ListedColormap(sns.blend_palette(AGES, len(states))), "vmin": 0.5, "vmax": len(states) + 0.5}
+    points = ax.scatter(initial, current, c=origin, s=22, zorder=3, **colours)
     ends = min(np.nanmin([initial, current]), 0), np.nanmax([initial, current])
     ax.plot(ends, ends, color=TRUTH, linewidth=1, linestyle="--")
     ax.set_xlabel(f"mean {unit} when new, $\\mu_P(C_i)$", parse_math=True)
     ax.set_ylabel(f"mean {unit} now, $\\mu_N(C_i)$", parse_math=True)
-    ax.figure.colorbar(points, ax=ax, label="state in which the class was new", ticks=MaxNLocator(integer=True))
+    ticks = FixedLocator(states, nbins=12)
+    ax.figure.colorbar(points, ax=ax, label="state in which the class was new", ticks=ticks).minorticks_off()
     return ax
 
 
@@ -89,6 +113,8 @@ def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes 
 def plot_error_breakdown(errors: Series, *, ax: Axes | None = None) -> Axes:
     """Stacked shares of wrong images by (true, predicted) group, by state from 2 on. errors: group -> (S - 1,)."""
     places = range(2, 2 + len(errors["past as new"]))
+    if not places:
+        return nothing_to_draw(set_up(ax), "past classes")
     ax = set_up(ax, xlabel="state", whole="x", at=places)
     stack_errors(ax, places, errors, 0.7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -103,17 +129,19 @@ def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     look = {"vmin": 0, "vmax": 1, "cmap": "viridis", "cbar_kws": bar} | cells
     sns.heatmap(pd.DataFrame(matrix, states, states), xticklabels=every, yticklabels=every, ax=ax, **look)
     ax.set(xlabel="state of the model", ylabel="state of the classes")
+    ax.tick_params(axis="y", labelrotation=0)
     return ax
 
 
 def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
-    """Training loss by epoch, one line per label (label -> loss by epoch), the first pale and the last dark."""
+    """Training loss by epoch, one line per label (label -> loss by epoch), from the colour of what is past to that of
+    what is new."""
     ax = set_up(ax, xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", whole="x")
     ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
-    for label, colour in zip(losses, sns.color_palette("crest", len(losses)), strict=True):
+    for label, colour in zip(losses, sns.blend_palette(AGES, len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
     if len(losses) > 1:
-        ax.legend()
+        ax.legend(handles=ax.lines[:: -(-len(losses) // 12)])
     return ax
 
 

@@ -1,51 +1,83 @@
 """The look of all plots. One colour has one meaning in all notebooks (Okabe and Ito's palette, safe for colour-blind
 readers): past classes blue, new classes vermilion, truth grey, and each method its own."""
 
+import html
+import io
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 Series = Mapping[str, Sequence[float]]  # label -> values
 Looks = Mapping[str, str]  # label -> colour, or dashes
 
 PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
-UNNAMED = "#444444"  # bars and points of a label that was given no colour; lines take matplotlib's next
+AGES = [PAST, "#A0A0A0", NEW]  # between them, states and epochs of states: readable on light and on dark paper
+INK, PAPER = "#20303c", "#fefefe"  # of lines and text, and below them: on a page they become the theme's
+UNNAMED = INK  # bars and points of a label that was given no colour; lines take matplotlib's next
 NONE_GIVEN: Looks = MappingProxyType({})
 ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
+_INKED = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
 _STYLE = {
     "figure.figsize": (6.4, 4.0),
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
-    "legend.frameon": False,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
     "image.cmap": "viridis",
     "text.parse_math": False,  # names of classes and runs may hold dollar signs
+    "svg.fonttype": "none",  # text as text, in the reader's font: a third of the size
+    **dict.fromkeys((*_INKED, "legend.labelcolor", "grid.color"), INK),
+    "grid.alpha": 0.15,
 }
+_TRANSPARENT = dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "none")
 
 
 def use_style() -> None:
-    """Set the look of all figures of a notebook: calm, readable on paper and on screen."""
+    """Set the look of all figures of a notebook: calm, readable on paper and on screen. There they are SVG, see
+    themed."""
     sns.set_theme(context="notebook", style="whitegrid", rc=_STYLE)
+    if shell := get_ipython():
+        plt.switch_backend(plt.get_backend())  # an inline one sets its own formats once it is loaded
+        shell.display_formatter.formatters["image/png"].pop(Figure, None)
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, _figure_svg)
 
 
-def page_style(ink: str) -> dict[str, object]:
-    """The same look as matplotlib parameters for figures that lie on a page: no background, all lines and text in
-    ``ink``, smaller type; places of axes are set by hand, which is several times faster than a computed layout."""
-    inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    backgrounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
-    style = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | _STYLE
-    style |= dict.fromkeys((*inked, "legend.labelcolor", "grid.color"), ink) | dict.fromkeys(backgrounds, "none")
+def _figure_svg(figure: Figure) -> str:
+    titles = [figure.get_suptitle(), *(ax.get_title(loc) for ax in figure.axes for loc in ("left", "center"))]
+    figure.savefig(file := io.StringIO(), format="svg", bbox_inches="tight", facecolor="none", metadata={"Date": None})
+    return themed(file.getvalue(), ". ".join(filter(None, titles)))
+
+
+def themed(svg: str, label: str = "") -> str:
+    """A figure drawn in INK on PAPER as SVG that takes the colours of the page it is put into, in light and dark themes
+    and in print; as a picture of its own it is dark on white. label: what a reader is told who does not see it."""
+    name = f' role="img" aria-label="{html.escape(" ".join(label.split()))}"' if label else ""
+    alone = "<style>svg:root { color: black; background: white }</style>"
+    svg = re.sub(r' id="(?!C[0-9a-f]+_)[\w.]+_\d+"', "", svg[svg.index("<svg") :])  # the same in every figure
+    svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
+    return re.sub(r"^<svg([^>]*)>", lambda tag: f"<svg{tag[1]}{name}>{alone}", svg, count=1)
+
+
+def page_style() -> dict[str, object]:
+    """The same look as matplotlib parameters for figures that lie on a page: no background, smaller type; places of
+    axes are set by hand, which is several times faster than a computed layout."""
+    style = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | _STYLE | _TRANSPARENT
     fixed = {"figure.constrained_layout.use": False, "axes.titley": 1.0, "patch.linewidth": 0, "ytick.major.size": 0}
-    return style | fixed | {"grid.alpha": 0.15, "svg.fonttype": "none", "patch.edgecolor": ink}
+    return style | fixed | {"patch.edgecolor": INK}
 
 
 def set_up(
@@ -70,6 +102,11 @@ def nothing_to_draw(ax: Axes, what: str) -> Axes:
     ax.text(0.5, 0.5, f"no {what}", ha="center", va="center", transform=ax.transAxes)
     ax.set_axis_off()
     return ax
+
+
+def set_finding(ax: Axes, label: str, finding: str, value: float) -> None:
+    """Title of a panel: its label, and what is found there, a sentence with room for a value, unless that is NaN."""
+    ax.set_title(label if np.isnan(value) else f"{label}: {finding.format(value)}")
 
 
 def stack_errors(

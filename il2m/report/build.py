@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from il2m.batch.records import read_plans
 from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy
-from il2m.notebook.pages import page_is_current, write_page
-from il2m.study.runs import RESULTS_FILE
+from il2m.notebook.pages import link_page, page_is_current, write_page
+from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.hashes import file_hash, read_sealed, write_sealed
 from il2m.system.locks import locked, sweep
 from il2m.system.machine import library_hash
@@ -46,7 +47,7 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
-        options = {"title": f"Report: {folder.name}", "plugins": plugins}
+        options = {"title": folder.name, "plugins": plugins}
         if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
             raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
@@ -83,10 +84,21 @@ def refresh_report(out_dir: Path, plugins: Sequence[str] = ()) -> Path:
 
 
 def write_missing_pages(folder: Path) -> None:
-    """Make the pages of executed and failed notebooks in ``folder`` that have none, or one of another notebook. What
-    can't be read is passed over: its job will be run again."""
-    for notebook in sorted(folder.glob("0[1-4]_*.ipynb")):
+    """Make the pages of executed and failed notebooks in ``folder`` that have none, or one of another notebook, and
+    link them to the report and to each other. What can't be read is passed over: its job will be run again."""
+    notebooks = sorted(folder.glob("0[1-4]_*.ipynb"))
+    for notebook in notebooks:
         page = notebook.with_suffix(".html")
         with contextlib.suppress(Exception):  # damaged, in whatever way
             if not page_is_current(page, notebook):
                 write_page(notebook, page, title=notebook.stem, hide_code=False)
+    pages = []
+    for notebook in notebooks:
+        stage, _, run = notebook.stem.removesuffix(".failed").partition("-")
+        page = {"stage": stage, "run": run, "failed": notebook.stem.endswith(".failed")}
+        pages.append(page | {"address": urllib.parse.quote(f"{notebook.stem}.html"), "base": None})
+        with contextlib.suppress(InputError):
+            pages[-1]["base"] = Run(folder.parent / run).config.get("base")
+    for notebook, page in zip(notebooks, pages, strict=True):
+        with contextlib.suppress(OSError, ValueError):
+            link_page(notebook.with_suffix(".html"), notebook, page=page, pages=pages, report=PAGE)

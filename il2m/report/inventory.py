@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from il2m.batch.records import DONE, FAILED, STATUSES
-from il2m.errors import count
+from il2m.batch.records import FAILED, STATUSES
 from il2m.notebook.catalogue import BASE, NOTEBOOKS
 from il2m.report.overview import Study, in_words
-from il2m.report.tables import Link
+from il2m.report.tables import WORDS, Link
 from il2m.results import comparison
 from il2m.results.description import run_description, unknown_in_words
 from il2m.results.table import known, undefined_note
@@ -36,8 +35,7 @@ def stages_table(study: Study) -> pd.DataFrame:
     for stage, notebook in STAGES.items():
         jobs = study.jobs[study.jobs["notebook"] == notebook]
         row = {"stage": stage, "planned": len(jobs)} | {s: int((jobs["status"] == s).sum()) for s in STATUSES}
-        median = jobs["seconds"].median()
-        rows.append(row | {"seconds, median": "" if np.isnan(median) else f"{median:.0f}"})
+        rows.append(row | {"seconds": jobs["seconds"].median()})
     return pd.DataFrame(rows)
 
 
@@ -56,15 +54,9 @@ def unfinished_table(study: Study, *statuses: str) -> pd.DataFrame:
 
 def progress_in_words(study: Study) -> str:
     """How far the study is, as a sentence."""
-    if not study.plans:
-        finished = sum(not run.missing_states for run in study.runs)
-        runs = f"its {count(len(study.runs), 'run')} came by hand, {finished} finished"
-        return f"No grid was run into this folder: {runs}. What else was meant to be run can't be known."
-    counts = study.jobs["status"].value_counts()
-    others = [f"{counts[name]} {name}" for name in STATUSES if name != DONE and counts.get(name, 0)]
-    done = f"{counts.get(DONE, 0)} of {count(len(study.jobs), 'planned notebook')} done"
-    again = " The commands below, given again, do only what is not done." if others else ""
-    return f"{', '.join([done, *others])}.{again}"
+    counts = study.jobs["status"].value_counts().to_dict()
+    finished = sum(not run.missing_states for run in study.runs)
+    return WORDS.progress(bool(study.plans), len(study.jobs), counts, STATUSES, len(study.runs), finished)
 
 
 def _page_link(study: Study, job: str, *, text: str) -> Link | str:

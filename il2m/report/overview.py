@@ -1,38 +1,39 @@
 """A study's folder, and what its report says of the results: which runs belong together, findings, titles."""
 
 import contextlib
+import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import display
+from matplotlib.axes import Axes
 
 from il2m.batch.records import job_rows, read_plans
-from il2m.errors import InputError, count
+from il2m.errors import InputError
 from il2m.parameters import PARAMETERS
 from il2m.report.build import check_study
+from il2m.report.tables import WORDS, say
 from il2m.results import comparison
 from il2m.results.collect import collect_results
 from il2m.results.description import run_recipe
-from il2m.results.pairs import FEWEST_FOR_VERDICT, VERDICTS, Points, mean_interval
-from il2m.results.table import known
+from il2m.results.pairs import FEWEST_FOR_INTERVAL, FEWEST_FOR_VERDICT, VERDICTS, Points, mean_interval
+from il2m.results.table import bias_table, known
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 
-_WORDS = {  # column of the results table -> its value, for a person
-    "num_states": "S = {}", "memory_size": "K = {:.0f}", "memory_rounding": "{}", "exemplar_selection": "{}",
-    "head": "{} head",
-    "held_out": "{:g} of exemplars held out", "balanced_epochs": "{} balanced epochs",
-    **{name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]},
-}  # fmt: skip
+_WORDS = json.loads((Path(__file__).parent / "templates" / "settings.json").read_text())  # column -> words of a value
+_WORDS |= {name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]}
 _UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": 0}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
-_NAMES = {"memory_size": "K", "num_states": "S"}
+Split = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels
 _MOST_GROUPS = 8  # beyond them a page is not read any more
 
 
@@ -76,14 +77,8 @@ def jobs_table(folder: Path, plans: list[dict[str, Any]] | None = None) -> pd.Da
 def origins_in_words(study: Study) -> str:
     """Sentences on numbers that had to be computed for this report, as what was stored is not what would come out now,
     and on runs of before version 0.2; ``""`` if there are none."""
-    computed, sentences = study.results.attrs["computed"] if study.results is not None else {}, []
-    if computed:
-        why = "; ".join(f"{reason} ({number})" for reason, number in Counter(computed.values()).most_common())
-        numbers = f"The numbers of {count(len(computed), 'run')} were computed for this report"
-        sentences += [f"{numbers}: {why}. il2m run stores them."]
-    if old := sum(run.is_of_before for run in study.runs):
-        sentences += [f"{count(old, 'run')} made before version 0.2: whether files were exchanged can't be told."]
-    return " ".join(sentences)
+    computed = Counter(study.results.attrs["computed"].values() if study.results is not None else ())
+    return WORDS.origins(computed.most_common(), sum(run.is_of_before for run in study.runs))
 
 
 def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
@@ -109,15 +104,13 @@ def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[
     vary: a column; groups in which it has a single value are left out, as there is nothing to compare."""
     all_groups = _all_groups(study, shown)
     all_groups = {words: rows for words, rows in all_groups.items() if not vary or rows[vary].nunique() > 1}
-    if not all_groups:
-        return {}, f"No finished runs differ in {_NAMES.get(vary, vary)} alone." if vary else "No run is finished yet."
     groups, several = {}, len(all_groups) > _MOST_GROUPS
     left_out = [f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."] * several
     for words, rows in list(all_groups.items())[:_MOST_GROUPS]:
         groups[words], num_runs = rows[comparison.common_seeds(rows, _sides(rows, shown))], rows["run"].nunique()
         if missing := num_runs - groups[words]["run"].nunique():
             why = "as not all that is shown side by side has their seeds"
-            left_out.append(f"{words}: {missing} of {count(num_runs, 'run')} left out, {why}.")
+            left_out.append(f"{words}: {missing} of {WORDS.count(num_runs, 'run')} left out, {why}.")
     return {words: rows for words, rows in groups.items() if len(rows)}, " ".join(left_out)
 
 
@@ -141,6 +134,29 @@ def panels(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return _by_words(rows, _sides(rows, ["distillation"]), {})
 
 
+def by_method(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of fine-tuning, IL2M and the best other method."""
+    return {method: rows[rows["method"] == method] for method in comparison.best_methods(rows, most=3)}
+
+
+def drawn(
+    study: Study, split: Split = panels, *, vary: str = "", shown: Sequence[str] = ()
+) -> Iterator[tuple[Axes, str, pd.DataFrame, pd.DataFrame]]:
+    """One figure per group of runs (vary, shown: see groups), a panel for each part that ``split`` makes of its rows:
+    axes to draw into, the part in words, its rows, those of the figure, which is shown once its last panel is drawn."""
+    several, left_out = groups(study, shown=[*filter(None, [vary]), *shown, "distillation"], vary=vary)
+    for words, rows in several.items():
+        parts = split(rows)
+        figure, axes = plt.subplots(1, len(parts), figsize=(12, 4.2), sharex=True, sharey=True, squeeze=False)
+        figure.suptitle(words, x=0.01, ha="left", fontweight="bold", parse_math=False)
+        for ax, (part, same) in zip(axes[0], parts.items(), strict=True):
+            yield ax, part, same, rows
+        plt.show()
+        display(say(WORDS.reading(comparison.class_orders(rows).nunique(), FEWEST_FOR_INTERVAL)))
+    if left_out:
+        display(say(left_out))
+
+
 def _by_words(rows: pd.DataFrame, keys: list[str], recipes: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     """Rows that share the values of ``keys``, under these in words."""
     grouped = rows.groupby(keys, dropna=False)
@@ -161,16 +177,13 @@ def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
 def seeds_in_words(study: Study) -> str:
     """How many seeds the runs have, as a sentence."""
     if study.results is None:
-        return "No run is finished yet, so there is nothing to compare."
+        return WORDS.seeds(0)
     runs = study.results[study.results["method"] != "joint"].drop_duplicates("run")
     orders, trains = comparison.class_orders(runs).nunique(), runs["train_seed"].nunique()
     unknown = int(runs[comparison.SEEDS].isna().all(axis=1).sum())
-    sentence = f"{count(len(runs), 'finished run')}, {count(orders, 'class order')}, {count(trains, 'training seed')}"
-    sentence += f"; {count(unknown, 'run')} of unknown seeds." if unknown else "."
     keys = [runs[name] for name in ("setting", *_sides(runs, ["distillation"]))]
     most = int(comparison.class_orders(runs).groupby(keys, dropna=False).nunique().max())
-    few = f"No setting has more than {count(most, 'class order')}, and fewer than {FEWEST_FOR_VERDICT} settle"
-    return sentence if most >= FEWEST_FOR_VERDICT else f"{sentence} {few} nothing: take what follows as a first look."
+    return WORDS.seeds(len(runs), orders, trains, unknown, most, FEWEST_FOR_VERDICT)
 
 
 def findings(study: Study) -> pd.DataFrame:
@@ -184,6 +197,29 @@ def findings(study: Study) -> pd.DataFrame:
         return pd.DataFrame(columns=["finding"])
     table, order = pd.concat(tables, ignore_index=True), list(comparison.FINDINGS)
     return table.sort_values("finding", key=lambda names: names.map(order.index), kind="stable")
+
+
+def headline(study: Study) -> str:
+    """What the study says of IL2M in its plainest setting, as far as its class orders allow."""
+    gains = findings(study).query("finding == 'IL2M gains over fine-tuning'").to_dict("records")
+    num_states = 0 if study.results is None else study.results["num_states"].max()
+    return WORDS.headline(gains, num_states, FEWEST_FOR_VERDICT)
+
+
+def plainest(study: Study) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
+    """The runs in the plainest setting that has several states, without distillation if there are such, in words; their
+    rows of the results, of raw scores; and their mean bias_table. None if there are none, or no scores can be read."""
+    for words, rows in _all_groups(study, ["distillation"]).items():
+        side, names = next((side, set(rows["run"])) for side, rows in panels(rows).items())
+        tables = []
+        for run in (run for run in study.runs if run.name in names):
+            with contextlib.suppress(InputError):  # its scores are damaged
+                tables.append(bias_table(run))
+        if tables:
+            how = f"mean of {len(tables)} runs" if len(tables) > 1 else "one run"
+            rows = study.results[study.results["run"].isin(names)].query("score_kind == 'raw'")
+            return f"{words}, {side} ({how})", rows, pd.concat(tables).groupby("state").mean()
+    return None
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
@@ -202,8 +238,9 @@ def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
         interval = "" if np.isnan(row.low) else f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
         points = f"{100 * row.estimate:+.1f}{interval}"
         rows.append((row.finding, row.setting, points, row.p_value, row.num_units, row.verdict, row.note))
-    columns = ["finding", "setting", "points (95 % interval)", "p", "class orders", "verdict", "note"]
-    words = pd.DataFrame(rows, columns=columns)
+    points = "points (95 % interval)" if table["low"].notna().any() else "points"
+    words = pd.DataFrame(rows, columns=["finding", "setting", points, "p", "class orders", "verdict", "note"])
+    words = words.dropna(axis="columns", how="all")
     return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), ""))
 
 
@@ -215,15 +252,7 @@ def systems(study: Study) -> pd.DataFrame:
     table.insert(0, "setting", [in_words(row, study.recipes) for row in table.to_dict("records")])
     table = table.sort_values(["recipe", "num_states", "memory_size"], kind="stable", ignore_index=True)
     said = [*_APART, *["left_out"] * (not table["left_out"].any())]
-    names = {
-        "top1": "top-1",
-        "top5": "top-5",
-        "gap": "gap by state",
-        "survey_gap": "G_IL",
-        "num_runs": "runs",
-        "left_out": "runs left out",
-    }
-    return table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all").rename(columns=names)
+    return table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all")
 
 
 def distillation_effects(rows: pd.DataFrame, method: str) -> Points:

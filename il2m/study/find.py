@@ -116,6 +116,13 @@ def labelled(runs: Iterable[Run]) -> dict[str, Run]:
     raise InputError(f"the same run was given twice: {', '.join(labels)}.")
 
 
+def open_pair(out_dir: str | Path, run: str = "", compare: str = "auto") -> dict[str, Run]:
+    """A run (see open_run) and one shown beside it, labelled: ``auto`` is its twin in distillation, ``""`` none."""
+    main = open_run(out_dir, run)
+    other = twin_run(main) if compare == "auto" else open_run(out_dir, compare) if compare else None
+    return labelled(shown for shown in (main, other) if shown)
+
+
 def find_joint_runs(out_dir: str | Path) -> list[Run]:
     """The finished joint trainings in a study's folder, several of a base if epochs differ; warns of damaged ones."""
     runs = open_readable(folder for folder in run_folders(out_dir) if folder.name.startswith("joint-"))

@@ -24,6 +24,7 @@ from PIL import Image
 from tiny import TinyStudy, rewrite_checked
 
 import il2m
+from il2m import plots
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
@@ -437,9 +438,9 @@ def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):
 
 def test_figures_take_the_colour_of_the_page(explorer: BiasExplorer):
     assert "currentColor" in explorer.figure.value
-    assert page._INK not in explorer.figure.value
+    assert plots.INK not in explorer.figure.value
     saved = page.figure_bytes(explorer.shown, "svg", background="white").decode()
-    assert page._INK in saved
+    assert plots.INK in saved
 
 
 def test_a_drawn_figure_is_not_kept(explorer: BiasExplorer):

@@ -17,16 +17,19 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from tiny import TinyStudy
 
+from il2m import plots
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
 from il2m.batch.records import write_plan
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, find_notebooks
+from il2m.notebook.execute import execute_notebook
 from il2m.notebook.pages import page_is_current, write_page
 from il2m.report.build import build_report, refresh_report
 from il2m.results.collect import collect_results
 from il2m.results.comparison import mean_results
+from il2m.study.runs import Run
 
 pytestmark = [pytest.mark.papermill, pytest.mark.xdist_group("report")]  # they share one executed study
 
@@ -39,12 +42,15 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.links: list[str] = []
         self.elements: list[str] = []
+        self.ids: list[str] = []
         self.text = ""
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append(tag)
         for name, value in attributes:
+            if name == "id":
+                self.ids.append(value or "")
             if name in ("src", "srcset", "data", "poster", "action") or (tag == "link" and name == "href"):
                 self.loaded.append(value or "")
             elif name == "href":
@@ -59,7 +65,7 @@ def check_self_contained(path: Path) -> Page:
     page = Page(path)
     assert all(address.startswith("data:") for address in page.loaded)
     assert not {"script", "iframe", "object", "embed"} & set(page.elements)
-    assert not re.search(r"url\(|@import", path.read_text())
+    assert not re.search(r"url\((?!#)|@import", path.read_text())  # but parts of a figure name each other
     assert "default-src 'none'" in path.read_text()
     return page
 
@@ -82,7 +88,10 @@ def test_formulas_become_mathml(tmp_path: Path):
 
 @pytest.mark.parametrize("path", sorted(find_notebooks().glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_formula_of_the_notebooks_is_converted(path: Path, tmp_path: Path):
-    write_page(path, tmp_path / "page.html", title=path.stem, hide_code=True)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    nbformat.write(notebook, tmp_path / path.name)
+    write_page(tmp_path / path.name, tmp_path / "page.html", title=path.stem, hide_code=False)
     page = check_self_contained(tmp_path / "page.html")
     prose = "".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
     written = re.findall(r"\$\$.+?\$\$|\$.+?\$", prose, re.DOTALL)
@@ -130,6 +139,67 @@ def test_code_is_hidden_only_if_asked(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.ipynb"]  # nothing temporary stays
 
 
+def make_page(folder: Path, *cells: nbformat.NotebookNode, name: str = "a", hide_code: bool = False) -> str:
+    notebook = write_notebook(folder / f"{name}.ipynb", *cells)
+    write_page(notebook, folder / f"{name}.html", title=name, hide_code=hide_code)
+    check_self_contained(folder / f"{name}.html")
+    return (folder / f"{name}.html").read_text()
+
+
+def test_headings_have_ids_and_are_the_contents(tmp_path: Path):
+    text = "# 1 · A\n\n## Of $x$ & <b>b</b>\n\n### Same\n\n## Same"
+    page = make_page(tmp_path, new_markdown_cell(text), name="02_fine_tuning-fine_tuning-0123456789")
+    assert re.findall(r"<(h\d) id=\"([^\"]+)\"", page) == [
+        ("h1", "1-a"),
+        ("h2", "of-x-b"),
+        ("h3", "same"),
+        ("h2", "same-3"),
+    ]
+    assert re.findall(r'<a href="#([^"]+)"', page) == ["of-x-b", "same", "same-3"]
+    assert page.count("<h1") == 1
+    assert "<title>Fine tuning of fine_tuning-0123456789</title>" in page
+    named = Page(tmp_path / "02_fine_tuning-fine_tuning-0123456789.html").ids
+    assert len(named) == len(set(named))
+
+
+def test_code_is_folded_but_for_the_parameters_of_the_run(tmp_path: Path):
+    cells = [new_code_cell(f"value = {i}") for i in range(3)]
+    cells[0].metadata["tags"], cells[1].metadata["tags"] = ["parameters"], ["injected-parameters"]
+    page = make_page(tmp_path, *cells)
+    folds = re.findall(r'<details class="code"( open="")?>\s*<summary>([^<]+)</summary>', page)
+    assert [(name, bool(is_open)) for is_open, name in folds] == [
+        ("Parameters, defaults", False),
+        ("Parameters of this run", True),
+        ("Code", False),
+    ]
+
+
+def test_sections_in_which_nothing_is_shown_leave_a_page_without_code(tmp_path: Path):
+    shown = [new_output("stream", text="shown")]
+    titles = ["# Title", "## Empty", "### Empty below", "## Full\n\nProse of it", "### Filled", "### Bare", "## Last"]
+    cells = [each for title in titles for each in (new_markdown_cell(title), new_code_cell("1"))]
+    cells[titles.index("### Filled") * 2 + 1].outputs = shown
+    page = make_page(tmp_path, *cells, hide_code=True, name="study")
+    assert re.findall(r"<h\d[^>]*>([^<]+)", page) == ["study", "Full", "Filled"]
+    assert "Prose of it" in page
+    assert all(title.lstrip("# ").partition("\n")[0] in make_page(tmp_path, *cells) for title in titles)
+
+
+def test_figures_are_part_of_the_page_and_take_its_colours(tmp_path: Path):
+    code = "import matplotlib.pyplot as plt\nfrom il2m import plots\n\nplots.use_style()\n"
+    code += "ax = plots.plot_by_state({'FT': [0.9, 0.5], '<IL2M>': [0.9, 0.6]})\nax.set_title('IL2M <wins> & more');"
+    notebook = write_notebook(tmp_path / "figure.ipynb", new_code_cell(code))
+    assert execute_notebook(notebook, tmp_path / "out.ipynb", {}) == ""
+    page = (tmp_path / "out.html").read_text()
+    check_self_contained(tmp_path / "out.html")
+    svg = page[page.index("<svg") : page.index("</svg>")]
+    assert 'aria-label="IL2M &lt;wins&gt; &amp; more"' in svg
+    assert "currentColor" in svg
+    assert plots.INK not in svg
+    assert plots.INK not in page.partition("</style>")[2]
+    assert "var(--paper" in svg  # below the legend
+
+
 # the report of a whole folder
 
 
@@ -169,12 +239,28 @@ def test_report_links_to_every_page_and_to_nothing_else(half_done_study: Path):
 
 
 def test_pages_of_executed_notebooks_are_self_contained(half_done_study: Path):
+    build_report(half_done_study)
     pages = sorted(half_done_study.glob("notebooks/*.html"))
     assert len(pages) == 4
     for path in pages:
         page = check_self_contained(path)
         check_links(path)
         assert ("training diverged" in page.text) == path.name.endswith(".failed.html")
+
+
+def test_pages_lead_back_to_the_report_and_on_to_the_next(half_done_study: Path):
+    build_report(half_done_study)
+    pages = sorted(half_done_study.glob("notebooks/0[1-4]*.html"))
+    runs = {page.stem.partition("-")[2]: page.name for page in pages if page.name.startswith("04_")}
+    assert len(runs) == 1
+    for run, last in runs.items():
+        second = next(page for page in pages if page.name.startswith("02_") and page.stem.endswith(run))
+        base = Run(half_done_study / run).base.name
+        first = next(page for page in pages if page.stem.endswith(f"01_base_training-{base}"))
+        assert check_links(first)[:1] == ["../index.html"]
+        assert second.name in check_links(first)
+        assert check_links(second) == ["../index.html", first.name, last]
+        assert check_links(half_done_study / "notebooks" / last) == ["../index.html", second.name]
 
 
 def test_missing_and_old_pages_are_made_and_others_left(half_done_study: Path):
@@ -205,7 +291,7 @@ def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, caps
     assert "states 3 not finished" in page.text
     means = mean_results(collect_results(out)).query("score_kind == 'raw'").set_index("method")
     for method in ("FT", "IL2M"):
-        assert f"{means.loc[method, 'top1']:.3f}" in page.text
+        assert f"{means.loc[method, 'top1']:.1%}" in page.text
     executed = nbformat.read(out / "notebooks" / "05_report.ipynb", as_version=4)
     assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]

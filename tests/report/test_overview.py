@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from il2m.exchange.importing import import_scores
 from il2m.report import inventory, overview, tables
 from il2m.report.overview import Study
 from il2m.results.collect import collect_results
+from il2m.results.table import bias_table
 from il2m.study.find import find_runs
 from il2m.study.runs import Run
 
@@ -70,13 +73,15 @@ def test_groups_share_all_but_seeds_and_what_is_shown():
     ]
 
 
-def test_what_can_not_be_compared_is_said():
+def test_what_can_not_be_compared_is_left_out():
     groups, left_out = overview.groups(make_study(make_results()), shown=["memory_size"], vary="memory_size")
     assert groups == {}
-    assert left_out == "No finished runs differ in K alone."
+    assert left_out == ""  # its section is left out
     nothing = Study(Path("study"), [], pd.DataFrame(), [], None, {}, [])
-    assert overview.groups(nothing, shown=["distillation"]) == ({}, "No run is finished yet.")
+    assert overview.groups(nothing, shown=["distillation"]) == ({}, "")
     assert overview.findings(nothing).empty
+    assert overview.headline(nothing) == "No run is finished yet, so there is nothing to compare."
+    assert overview.plainest(nothing) is None
 
 
 def test_a_page_shows_a_few_groups_and_says_how_many_there_are():
@@ -124,7 +129,7 @@ def test_what_stands_side_by_side_is_of_the_same_seeds_and_what_is_left_out_is_s
     said = "2 of 10 runs left out, as not all that is shown side by side has their seeds."
     assert left_out == f"toy, S = 2, K = 60: {said}"
     table = overview.systems(make_study(*off_has_more)).set_index("system")
-    assert table.loc["IL2M", ["runs", "runs left out"]].tolist() == [4, 2]
+    assert table.loc["IL2M", ["num_runs", "left_out"]].tolist() == [4, 2]
     none_in_common = make_results(distillation=(True,)).assign(order_seed=9)
     groups, left_out = overview.groups(make_study(off_has_more[0], none_in_common), shown=["distillation"])
     assert groups == {}
@@ -179,6 +184,38 @@ def test_findings_are_counted_by_verdict():
     assert words.loc[~interval, "note"].str.contains("no verdict on fewer than 6").all()
 
 
+def test_the_headline_says_what_its_class_orders_allow():
+    one = overview.headline(make_study(make_results(seeds=1)))
+    assert re.fullmatch(r"IL2M \+6\.\d points over fine-tuning; one class order, so no verdict", one)
+    four = overview.headline(make_study(make_results(seeds=4)))
+    assert re.fullmatch(r"IL2M .* fine-tuning, 95 % interval \+[56].* to \+6.*; 4 class orders, so no verdict", four)
+    six = overview.headline(make_study(make_results(), make_results(exemplar_selection="herding", seeds=1)))
+    where = re.escape(" (in the plainest of 2 settings, toy, S = 2, K = 60), 95 % interval ")
+    assert re.fullmatch(rf"IL2M \+6\.\d points over fine-tuning{where}.*; 6 class orders, reproduced", six)
+    one_state = make_results().query("state == 1").assign(num_states=1)
+    assert overview.headline(make_study(one_state)).startswith("One state only")
+    assert "no intervals" in tables.WORDS.reading(2, 3)
+    assert "95 % interval" in tables.WORDS.reading(3, 3)
+
+
+def test_the_plainest_setting_is_shown_first(tiny_study: TinyStudy):
+    study = overview.open_study(tiny_study.out_dir)
+    words, rows, bias = overview.plainest(study)
+    assert words == "tiny, S = 3, K = 12, distillation off (one run)"
+    assert set(rows["run"]) == {tiny_study.off.name}
+    assert set(rows["state"]) == {1, 2, 3}
+    pd.testing.assert_frame_equal(bias, bias_table(tiny_study.off), check_dtype=False)
+
+
+def test_a_figure_is_shown_once_all_its_panels_are_drawn(capsys: pytest.CaptureFixture):
+    study = make_study(make_results(), make_results(memory_size=30, seeds=1))
+    shown = [(part, capsys.readouterr().out.count("HTML object")) for _, part, *_ in overview.drawn(study)]
+    assert shown == [("distillation off", 0), ("distillation on", 0), ("distillation off", 1), ("distillation on", 0)]
+    assert [axes.figure for axes, *_ in overview.drawn(study, overview.by_method)].count(plt.gcf()) == 3
+    assert list(overview.drawn(study, vary="num_states")) == []
+    plt.close("all")
+
+
 def test_seeds_in_words_warn_of_few():
     assert overview.seeds_in_words(make_study(make_results())) == "12 finished runs, 6 class orders, 1 training seed."
     few = overview.seeds_in_words(make_study(make_results(seeds=2), make_results(seeds=5, setting="other")))
@@ -205,8 +242,8 @@ def test_distillation_effects_are_by_states_and_memory():
 def test_systems_of_other_recipes_stand_apart():
     table = overview.systems(make_study(make_results(), make_results(recipe="r2")))
     assert set(table["setting"]) == {"toy, S = 2, K = 60", "toy, network resnet8, S = 2, K = 60"}
-    assert set(table["runs"]) == {6}
-    assert "G_IL" not in table  # nothing was trained jointly
+    assert set(table["num_runs"]) == {6}
+    assert "survey_gap" not in table  # nothing was trained jointly
 
 
 # how far, runs, tables
@@ -302,7 +339,7 @@ def test_tables_escape_what_they_show():
         assert raw not in shown
     assert '<a href="a%20b.html?x=1&amp;y">&lt;i&gt;</a>' in shown
     assert "<td>0.500</td>" in shown
-    assert "<td></td>" in shown
+    assert "<td>–</td>" in shown
     assert tables.show(table.iloc[:0]) is None
     assert tables.say("a < b").data == "<p>a &lt; b</p>"
     assert tables.say("") is None

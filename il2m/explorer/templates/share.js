@@ -74,7 +74,11 @@ function originBars(run, choice) {
       const isNew = index + 1 === choice.state;
       const colour = place === 0 ? TRUTH : isNew ? NEW : PAST;
       const what = place === 0 ? line : `predicted as ${isNew ? "new" : "past"}, ${line}`;
-      return { origin: index + 1, value, line: what, place, colour, dotted: place === 1, dash: place === 1 ? [3, 3] : SOLID };
+      const dotted = place === 1;
+      return {
+        origin: index + 1, value, line: what, series: line, place, colour, fill: dotted ? "transparent" : colour,
+        dash: dotted ? DOTTED : SOLID,
+      };
     }));
 }
 
@@ -93,7 +97,7 @@ function memoryPoints(run, choice) {
     const ratio = when_new !== null && now ? when_new / now : null;
     return {
       when_new, now, ratio, title: titles[place], place, origin: origins[place],
-      colour: chosen ? NEW : PAST, strength: chosen ? 1 : 0.5, size: chosen ? 190 : 60, line: "",
+      colour: chosen ? NEW : PAST, strength: chosen ? 1 : 0.7, size: chosen ? 190 : 60, line: "",
     };
   }).filter((row) => row.origin < choice.state && row.when_new !== null && row.now !== null);
 }
@@ -130,10 +134,11 @@ function whatIfRows(run, choice, factor) {
       const value = point(run, choice, means, confidence, choice.gate)[group];
       return [
         { kind: "line", line, exponent, value, colour, dash: SOLID },
-        { kind: "line", line: `${line}, FT`, exponent, value: before[group], colour, dash: DOTTED },
+        { kind: "line", line: `${line}, FT`, key: "fine-tuning", exponent, value: before[group], colour, dash: DOTTED },
       ];
     });
-    return [...rows, { kind: "own", line: `${line}, IL2M's own choice`, exponent: 1, value: own[group], colour }];
+    const name = "IL2M's own choice";
+    return [...rows, { kind: "own", line: `${line}, ${name}`, key: name, exponent: 1, value: own[group], colour }];
   });
 }
 
@@ -141,14 +146,21 @@ const shared = (rowsByRun, name) => extent(rowsByRun.flat().map((row) => row[nam
 const byState = (rows, choice, all, y, numbers, [low, high] = shared(all, "value")) => (
   { figure: "by_state", rows, titles: { y }, signals: { state: choice.state, last: Math.max(LAST, 2), low, high, numbers } });
 
-// A view: the controls it uses, what one sees in it, its figures of a run (all: the rows of every run, so that axes are
-// shared), what is found, and the columns of its numbers.
+// The lowest and highest accuracy anywhere on the grid, of all runs: axes stay where they are while sliders move.
+function whatIfRange(choice) {
+  const found = runs.flatMap((run) => run["what if"].slice(choice.state - 1, choice.state)).map((each) => each[choice.top]);
+  const [low, high] = extent(found.flatMap((groups) => Object.values(groups).flat()));
+  return { low: Math.max(0, low), high: Math.min(1, high) };
+}
+
+// A view: the controls it uses, what one sees in it, its figures of a run (with axes that all runs share), what is found
+// (if the notebook's sentence was not kept), its tables of numbers, and the method whose undefined ratios are told.
 const VIEWS = {
   "true-class scores": {
     uses: ["state", "method", "origin"],
     hint: "The mean score of each image's true class (the paper's Fig. 1). Past classes score below new ones after fine-tuning: this is the bias. A correction should bring the two lines together.",
     figures: (run, choice) => [byState(scoreLines(run, choice), choice, runs.map((each) => scoreLines(each, choice)), "mean true-class score", ".2f")],
-    columns: { state: "state", line: "images of", value: decimal },
+    tables: ([rows]) => [pivot(rows, ["line", "images of"], ["state", "state"], decimal)],
   },
   predictions: {
     uses: ["state", "method"],
@@ -157,17 +169,17 @@ const VIEWS = {
       figure: "predictions", rows: originBars(run, choice),
       signals: { high: shared(runs.map((each) => originBars(each, choice)), "value")[1] },
     }],
-    columns: { origin: "classes of state", line: "share", value: (share) => percent(share) },
+    tables: ([rows]) => [pivot(rows, ["series", "classes of"], ["origin", "state"], percent)],
   },
   states: {
     uses: ["state", "method"],
     hint: "Of the images whose class came in one state (row), how many are taken for classes of which state (column). The last column is the pull of the newest classes.",
     figures: (run, choice) => [{ figure: "confusion", rows: confusionCells(run, choice), signals: { labelled: choice.state <= 12 } }],
-    columns: { true: "true state", predicted: "predicted state", value: (share) => percent(share), FT: (share) => percent(share) },
+    tables: ([rows]) => [pivot(rows, ["true", "true state"], ["predicted", "taken for state"], percent)],
   },
   "one class": {
     uses: ["state", "method", "label"],
-    hint: "Left, the second memory: a class below the diagonal scores lower now than when it was new, and Eq. 1 raises it by the ratio. Right, the mean score of the class on its own validation images, state by state. A click on a point chooses its class.",
+    hint: "First the second memory: a class below the diagonal scores lower now than when it was new, and Eq. 1 raises it by the ratio. Below, the mean score of the class on its own validation images, state by state. A click on a point chooses its class.",
     figures: (run, choice) => {
       const [low, high] = extent(runs.flatMap((each) => memoryPoints(each, choice)).flatMap((row) => [row.when_new, row.now]));
       const lines = classLines(run, choice), all = runs.map((each) => classLines(each, choice));
@@ -183,8 +195,10 @@ const VIEWS = {
         ? `; μ_P / μ_N = ${decimal(memory.initial_means[place] / memory.current_means[place])}` : "";
       return `${name}: mean score ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
     },
-    columns: { title: "class", when_new: decimal, now: decimal, ratio: decimal, state: "state", line: "images", value: decimal },
-    heads: { when_new: "μ_P", now: "μ_N", ratio: "μ_P / μ_N", value: "mean score" },
+    tables: ([points, lines]) => [pivot(lines, ["line", "mean score of"], ["state", "state"], decimal), {
+      head: ["class", "new at state", "μ_P", "μ_N", "μ_P / μ_N"],
+      body: points.map((row) => [row.title, row.origin, ...[row.when_new, row.now, row.ratio].map(decimal)]),
+    }],
     noteOf: (choice) => (choice.method in runs[0].notes && choice.method !== "FT" ? choice.method : "IL2M"),
   },
   accuracy: {
@@ -197,14 +211,13 @@ const VIEWS = {
       const than = choice.method === "FT" ? "" : `, ${points.startsWith("-") || points === "0.0" ? "" : "+"}${points} points on FT`;
       return `${label(choice.method)} ${percent(now)}${than} (top-${choice.top}, state ${choice.state})`;
     },
-    columns: { state: "state", line: "method", value: (share) => percent(share) },
+    tables: ([rows]) => [pivot(rows, ["line", "method"], ["state", "state"], percent)],
   },
   "what if": {
     uses: ["state", "top", "means", "confidence", "gate", "reset"],
     hint: "Accuracy had Eq. 1 other exponents: 0 switches a factor off, 1 is IL2M. At gate 1 images predicted as a past class are left alone, at 0 they are changed like the others. Dotted: fine-tuning. Diamonds: IL2M's own choice.",
-    lowest: 2,
     figures: (run, choice) => ["means", "confidence"].map((factor) => ({
-      figure: "what_if", rows: whatIfRows(run, choice, factor), signals: { chosen: grid.exponents[choice[factor]] },
+      figure: "what_if", rows: whatIfRows(run, choice, factor), signals: { chosen: grid.exponents[choice[factor]], ...whatIfRange(choice) },
       titles: { x: `exponent of the ${factor === "means" ? "class means" : "confidence"}`, y: `top-${choice.top} accuracy` },
     })),
     found: (run, choice) => {
@@ -214,11 +227,13 @@ const VIEWS = {
         + `best ${percent(best.shares.all)} (class means ${means}, confidence ${confidence}, gate ${grid.gates[best.parts[2]]})`;
     },
     noteOf: () => "IL2M",
-    table: (run, choice) => run["what if"].length && [
-      { line: "fine-tuning", ...point(run, choice, 0, 0, WHOLE_GATE) }, { line: "IL2M's own choice", ...ownPoint(run, choice) },
-      { line: "your choice", ...chosenPoint(run, choice) }, { line: "best of the grid", ...bestPoint(run, choice).shares },
-    ],
-    columns: { line: "exponents", past: (share) => percent(share), new: (share) => percent(share), all: (share) => percent(share) },
+    tables: (_, run, choice) => (!run["what if"].length ? [] : [{
+      head: ["exponents", "past", "new", "all"],
+      body: Object.entries({
+        "fine-tuning": point(run, choice, 0, 0, WHOLE_GATE), "IL2M's own choice": ownPoint(run, choice),
+        "your choice": chosenPoint(run, choice), "best of the grid": bestPoint(run, choice).shares,
+      }).map(([name, shares]) => [name, ...Object.values(shares).map((share) => percent(share, 2))]),
+    }]),
   },
 };
 
@@ -227,7 +242,6 @@ const drawn = { name: "", views: [] }; // the view that is on the page, and its 
 function choiceNow() {
   const given = Object.fromEntries(new FormData(form));
   for (const name of ["state", "top", "label", "means", "confidence", "gate"]) given[name] = Number(given[name]);
-  given.state = Math.max(given.state, VIEWS[given.view].lowest ?? 1);
   return given;
 }
 
@@ -267,12 +281,13 @@ const found = (run, choice) => {
 function showLegend(figures) {
   const lines = new Map();
   for (const row of figures.flat().flatMap((each) => each.rows)) {
-    if (row.line && !lines.has(row.line)) lines.set(row.line, row);
+    const name = row.key ?? row.line;
+    if (name && !lines.has(name)) lines.set(name, row);
   }
   const space = "http://www.w3.org/2000/svg";
   find("legend").replaceChildren(...[...lines].map(([name, row]) => {
     const picture = document.createElementNS(space, "svg"), stroke = document.createElementNS(space, "path");
-    const looks = { d: row.kind === "own" ? "M13 1 L18 6 L13 11 L8 6 Z" : "M1 6 H25", stroke: row.colour, fill: "none" };
+    const looks = { d: row.kind === "own" ? "M13 1 L18 6 L13 11 L8 6 Z" : "M1 6 H25", stroke: row.key ? "currentColor" : row.colour, fill: "none" };
     looks["stroke-width"] = row.kind === "own" ? 2 : 3;
     looks["stroke-dasharray"] = (row.dash ?? []).join(" ");
     for (const [key, value] of Object.entries(looks)) stroke.setAttribute(key, value);
@@ -282,17 +297,22 @@ function showLegend(figures) {
   }));
 }
 
+// A table of rows: one line of it per value of ``down``, one column per value of ``across``.
+function pivot(rows, [down, head], [across, what], show) {
+  const heads = [...new Set(rows.map((row) => row[across]))], lines = new Map();
+  for (const row of rows) lines.set(row[down], { ...lines.get(row[down]), [row[across]]: show(row.value) });
+  const body = [...lines].map(([name, cells]) => [name, ...heads.map((each) => cells[each] ?? "")]);
+  return { head: [head, ...heads.map((each) => `${what} ${each}`)], body };
+}
+
 function showNumbers(choice, figures) {
-  const view = VIEWS[choice.view];
-  const tables = runs.map((run, place) => {
-    const rows = (view.table ? view.table(run, choice) : figures[place].flatMap((each) => each.rows)) || [];
-    const columns = Object.entries(view.columns).filter(([name]) => rows.some((row) => row[name] !== undefined));
-    const head = columns.map(([name, how]) => (
-      make("th", { scope: "col" }, view.heads?.[name] ?? (typeof how === "string" ? how : name === "value" ? "value" : name))));
-    const body = rows.map((row) => make("tr", {}, ...columns.map(([name, how]) => (
-      make("td", {}, row[name] === undefined ? "" : typeof how === "string" ? String(row[name]) : how(row[name]))))));
-    return make("table", {}, make("caption", {}, run.label), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
-  });
+  const tables = runs.flatMap((run, place) => (
+    VIEWS[choice.view].tables(figures[place].map((figure) => figure.rows), run, choice).map(({ head, body }) => make(
+      "table", {}, make("caption", {}, run.label),
+      make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, ...body.map(([name, ...cells]) => make(
+        "tr", {}, make("th", { scope: "row" }, String(name)), ...cells.map((text) => make("td", {}, String(text)))))),
+    ))));
   find("numbers").querySelector("div").replaceChildren(...tables);
 }
 

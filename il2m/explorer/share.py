@@ -1,5 +1,4 @@
-"""The explorer as one HTML file to send around: no Python behind it, so that all it can show is computed beforehand.
-The page, its style, script and figures (in Vega-Lite) lie in templates/."""
+"""The explorer as one HTML file to send around, see templates/: all that it can show is computed beforehand."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from il2m.results.description import run_description
 from il2m.study.runs import Run
 from il2m.system.files import write_atomically
 
-GATES, TOPS = (0.0, 0.5, 1.0), (1, 5)
+GATES, TOPS = (0, 1), (1, 5)
 _WORK = 4_000_000  # images times classes of one point of what if: a larger state gives a part of its images
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,8 +47,7 @@ def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
     methods = [m for m in first.methods if not any(m in outcomes.left_out for outcomes in all_outcomes)]
     data = {
         "figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")},
-        "methods": {m: METHODS[m].label for m in methods},
-        "looks": {"colours": METHODS.colours, "dashes": METHODS.dashes},
+        "methods": {m: {look: getattr(METHODS[m], look) for look in ("label", "colour", "dash")} for m in methods},
         "classes": {"titles": first.titles, "origins": first.run.states.of_class},
         "grid": {"exponents": EXPONENTS, "gates": GATES},
         "runs": [_run_data(outcomes, methods) for outcomes in all_outcomes],
@@ -62,7 +60,7 @@ def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
 
 
 def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of one run: of each method what is found by state; by state the second memory and what if."""
+    """What the page shows of one run: by state each method's numbers, the second memory, and (from 2 on) what if."""
     run, states, data = outcomes.run, range(1, outcomes.num_states + 1), {}
     of_il2m = () if "IL2M" in outcomes.left_out else states
     for view in ("true-class scores", "predictions", "states"):
@@ -76,7 +74,7 @@ def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
         "own": {m: [_own_means(outcomes, state, m) for state in states] for m in methods},
         "notes": {m: [outcomes.undefined_note(state, m, "raw") for state in states] for m in methods},
         "memory": [vars(run.statistics(state)) for state in of_il2m],
-        "what if": [_what_if(outcomes, state) for state in of_il2m],
+        "what if": [_what_if(outcomes, state) for state in of_il2m[1:]],
     }
 
 
@@ -88,8 +86,7 @@ def _own_means(outcomes: RunOutcomes, state: int, method: str) -> np.ndarray:
 
 
 def _what_if(outcomes: RunOutcomes, state: int) -> dict[str | int, Any]:
-    """Accuracies by top-k and group over exponents of means x of confidence x gate, in this order; and ``step``: of how
-    many images one is used."""
+    """Accuracies by top-k and group at each means x confidence x gate; ``step``: of how many images one is used."""
     step = -(-outcomes.work(state) // _WORK)
     rows, points = slice(None, None, step), {top: [] for top in TOPS}
     labels, num_past = outcomes.labels(state)[rows], outcomes.run.states.num_past(state)

@@ -32,9 +32,9 @@ def check_study(folder: Path) -> None:
 
 def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
     """Make the report of a study's folder, however far it is: the pages of executed and failed notebooks that have
-    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. plugins: loaded first; one
-    that only a plan names is not, as a study from elsewhere shall not run code here: a warning is printed of it.
-    Raises InputError if the folder is no study, or if the report's notebook fails."""
+    none, the explorer, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. plugins:
+    loaded first; one that only a plan names is not, as a study from elsewhere shall not run code here: a warning says
+    so. Raises InputError if the folder is no study, or if the report's notebook fails."""
     folder = Path(out_dir).absolute()
     check_study(folder)
     plugins = [*map(resolved, plugins)]
@@ -50,9 +50,8 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
         options = {"title": f"Report: {folder.name}", "plugins": plugins}
         with ThreadPoolExecutor(1) as beside:  # the notebook runs in a process of its own
             explorer = beside.submit(_write_explorer, folder)
-            failure = execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options)
-        if failure:
-            raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
+            if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
+                raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
         explorer.result()
         write_sealed(folder / RECORD, {**made_from, **_made(folder)})
@@ -70,7 +69,7 @@ def _write_explorer(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str]:
-    return {name: file_hash(folder / name) for name in (PAGE, EXPLORER) if (folder / name).exists()}
+    return {name: file_hash(folder / name) for name in (PAGE, EXPLORER) if (folder / name).is_file()}
 
 
 def _made_from(folder: Path) -> dict[str, Any]:

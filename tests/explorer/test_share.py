@@ -77,8 +77,8 @@ def test_each_class_has_its_means(page: Path, tiny_study: TinyStudy):
 def test_what_if_lies_on_its_grid(page: Path, tiny_study: TinyStudy):
     outcomes, data = RunOutcomes(tiny_study.off), page_data(page)
     assert data["grid"] == {"exponents": list(EXPONENTS), "gates": list(GATES)}
-    for state, top in product((1, 3), TOPS):
-        found = data["runs"][0]["what if"][state - 1]
+    for state, top in product((2, 3), TOPS):
+        found = data["runs"][0]["what if"][state - 2]
         assert found["step"] == 1
         for place, exponents in list(enumerate(product(EXPONENTS, EXPONENTS, GATES)))[::17]:
             shown = VIEWS["what if"](outcomes, Choice(state, top=top, exponents=Exponents(*exponents)))
@@ -90,7 +90,7 @@ def test_a_large_state_gives_a_part_of_its_images(
     tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("il2m.explorer.share._WORK", 60)  # 30 images of 6 classes at state 3
-    found = page_data(share([tiny_study.off], tmp_path / "page.html"))["runs"][0]["what if"][2]
+    found = page_data(share([tiny_study.off], tmp_path / "page.html"))["runs"][0]["what if"][1]
     assert found["step"] == 3
     outcomes, own = RunOutcomes(tiny_study.off), list(product(EXPONENTS, EXPONENTS, GATES)).index((1, 1, 1))
     assert found["1"]["all"][own] == pytest.approx(np.mean(outcomes.outcome(3, "IL2M").ranks[::3] == 0))

@@ -2,7 +2,6 @@
 // runs and methods) reaches the page as text, never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 const { grid, runs } = data;
-const { colours, dashes } = data.looks;
 const { titles, origins } = data.classes;
 const LAST = Math.max(...origins);
 const [PAST, NEW, ALL, TRUTH] = ["#0072B2", "#D55E00", "#009E73", "#7F7F7F"];
@@ -20,8 +19,8 @@ const extent = (values) => {
   return [low - room, high + room];
 };
 const states = (upTo) => Array.from({ length: upTo }, (_, place) => place + 1);
-const label = (method) => data.methods[method];
-const dashOf = (method) => ({ "--": [6, 4], ":": DOTTED })[dashes[method]] ?? SOLID;
+const label = (method) => data.methods[method].label;
+const dashOf = (method) => ({ "--": [6, 4], ":": DOTTED })[data.methods[method].dash] ?? SOLID;
 
 function make(tag, attributes = {}, ...content) {
   const element = document.createElement(tag);
@@ -59,7 +58,7 @@ function accuracyLines(run, choice) {
   const strong = [choice.method, "FT", "IL2M"];
   return Object.entries(run.accuracy[choice.top]).filter(([method]) => method in data.methods).flatMap(([method, by]) =>
     by.map((value, place) => ({
-      state: place + 1, value, line: label(method), colour: colours[method],
+      state: place + 1, value, line: label(method), colour: data.methods[method].colour,
       dash: method === "FT" && choice.method !== "FT" ? DOTTED : dashOf(method),
       strength: strong.includes(method) ? 1 : 0.28,
     })));
@@ -109,7 +108,7 @@ function classLines(run, choice) {
 }
 
 function point(run, choice, means, confidence, gate) {
-  const found = run["what if"][choice.state - 1];
+  const found = run["what if"][choice.state - 2];
   const place = (means * grid.exponents.length + confidence) * grid.gates.length + gate;
   return Object.fromEntries(Object.keys(GROUPS).map((group) => [group, found[choice.top][group][place]]));
 }
@@ -118,7 +117,7 @@ const ownPoint = (run, choice) => point(run, choice, ONE, ONE, WHOLE_GATE);
 const chosenPoint = (run, choice) => point(run, choice, choice.means, choice.confidence, choice.gate);
 
 function bestPoint(run, choice) {
-  const shares = run["what if"][choice.state - 1][choice.top].all;
+  const shares = run["what if"][choice.state - 2][choice.top].all;
   const place = shares.indexOf(Math.max(...shares)), gates = grid.gates.length, many = grid.exponents.length;
   const parts = [Math.floor(place / gates / many), Math.floor(place / gates) % many, place % gates];
   return { parts, shares: point(run, choice, ...parts) };
@@ -148,7 +147,7 @@ const byState = (rows, choice, all, y, numbers, [low, high] = shared(all, "value
 
 // The lowest and highest accuracy anywhere on the grid, of all runs: axes stay where they are while sliders move.
 function whatIfRange(choice) {
-  const found = runs.flatMap((run) => run["what if"].slice(choice.state - 1, choice.state)).map((each) => each[choice.top]);
+  const found = runs.flatMap((run) => run["what if"].slice(choice.state - 2, choice.state - 1)).map((each) => each[choice.top]);
   const [low, high] = extent(found.flatMap((groups) => Object.values(groups).flat()));
   return { low: Math.max(0, low), high: Math.min(1, high) };
 }
@@ -215,16 +214,17 @@ const VIEWS = {
   },
   "what if": {
     uses: ["state", "top", "means", "confidence", "gate", "reset"],
-    hint: "Accuracy had Eq. 1 other exponents: 0 switches a factor off, 1 is IL2M. At gate 1 images predicted as a past class are left alone, at 0 they are changed like the others. Dotted: fine-tuning. Diamonds: IL2M's own choice.",
+    lowest: 2,
+    hint: "Accuracy had Eq. 1 other exponents: 0 switches a factor off, 1 is IL2M. With the gate on, images predicted as a past class are left alone; off, they are changed like the others. Dotted: fine-tuning. Diamonds: IL2M's own choice.",
     figures: (run, choice) => ["means", "confidence"].map((factor) => ({
       figure: "what_if", rows: whatIfRows(run, choice, factor), signals: { chosen: grid.exponents[choice[factor]], ...whatIfRange(choice) },
       titles: { x: `exponent of the ${factor === "means" ? "class means" : "confidence"}`, y: `top-${choice.top} accuracy` },
     })),
     found: (run, choice) => {
-      if (!run["what if"].length) return "IL2M can't be computed of this run";
+      if (!run["what if"].length) return LAST === 1 ? "no past classes yet" : "IL2M can't be computed of this run";
       const best = bestPoint(run, choice), [means, confidence] = best.parts.map((place) => grid.exponents[place]);
       return `all: ${percent(chosenPoint(run, choice).all)} with your choice, ${percent(ownPoint(run, choice).all)} with IL2M's own; `
-        + `best ${percent(best.shares.all)} (class means ${means}, confidence ${confidence}, gate ${grid.gates[best.parts[2]]})`;
+        + `best ${percent(best.shares.all)} (class means ${means}, confidence ${confidence}, gate ${best.parts[2] === WHOLE_GATE ? "on" : "off"})`;
     },
     noteOf: () => "IL2M",
     tables: (_, run, choice) => (!run["what if"].length ? [] : [{
@@ -241,7 +241,9 @@ const drawn = { name: "", views: [] }; // the view that is on the page, and its 
 
 function choiceNow() {
   const given = Object.fromEntries(new FormData(form));
-  for (const name of ["state", "top", "label", "means", "confidence", "gate"]) given[name] = Number(given[name]);
+  for (const name of ["state", "top", "label", "means", "confidence"]) given[name] = Number(given[name]);
+  given.gate = grid.gates.indexOf(Number(given.gate));
+  given.state = Math.max(given.state, VIEWS[given.view].lowest ?? 1);
   return given;
 }
 
@@ -251,17 +253,15 @@ function showControls(choice) {
   }
   const told = {
     state: `${choice.state} of ${LAST}`, means: grid.exponents[choice.means], confidence: grid.exponents[choice.confidence],
-    gate: grid.gates[choice.gate],
   };
   for (const [name, value] of Object.entries(told)) {
-    form.elements[name].parentElement.querySelector("output").textContent = value;
+    form.elements[name].parentElement.querySelector(".value").textContent = value;
     form.elements[name].setAttribute("aria-valuetext", value);
   }
   find("equation").hidden = choice.view !== "what if";
   find("means-exponent").textContent = told.means;
   find("confidence-exponent").textContent = told.confidence;
-  find("gate-in-words").textContent = ["for all images", "", "for images predicted as a new class"][2 * told.gate]
-    || `gate ${told.gate}: both exponents × ${1 - told.gate} for images predicted as a past class`;
+  find("gate-in-words").textContent = choice.gate === WHOLE_GATE ? "for images predicted as a new class" : "for all images";
 }
 
 function showWords(choice) {
@@ -391,15 +391,14 @@ function fillControls() {
     make("label", {}, make("input", { type: "radio", name: "view", value: name }), make("span", {}, name)))));
   form.querySelector("input[name=view]").checked = true;
   [state.max, state.value] = [LAST, LAST];
-  method.append(...Object.entries(data.methods).map(([name, text]) => option(name, text)));
+  method.append(...Object.keys(data.methods).map((name) => option(name, label(name))));
   classes.append(...titles.map((title, place) => option(place, title)));
   for (const slider of [means, confidence]) [slider.max, slider.value] = [grid.exponents.length - 1, ONE];
-  [gate.max, gate.value] = [grid.gates.length - 1, WHOLE_GATE];
   form.addEventListener("input", update);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.querySelector("button").addEventListener("click", () => {
     for (const slider of [means, confidence]) slider.value = ONE;
-    gate.value = WHOLE_GATE;
+    gate.value = 1;
     update();
   });
 }

@@ -243,7 +243,7 @@ function choiceNow() {
   const given = Object.fromEntries(new FormData(form));
   for (const name of ["state", "top", "label", "means", "confidence"]) given[name] = Number(given[name]);
   given.gate = grid.gates.indexOf(Number(given.gate));
-  given.state = Math.max(given.state, VIEWS[given.view].lowest ?? 1);
+  given.state = Math.max(given.state, Math.min(LAST, VIEWS[given.view].lowest ?? 1));
   return given;
 }
 
@@ -333,7 +333,7 @@ async function embed({ figure, rows, signals, titles: axes = {} }, holder) {
 }
 
 async function draw(choice, figures) {
-  const shape = `${choice.view} ${choice.top}`;
+  const shape = [choice.view, choice.top, ...figures.map((of_run) => of_run.length)].join(" ");
   if (drawn.name !== shape) {
     drawn.views.flat().forEach((view) => view.finalize());
     const holders = figures.map((of_run, place) => {
@@ -369,12 +369,13 @@ async function update() {
   working = true;
   document.body.dataset.drawn = "no";
   while (asked) {
-    const choice = asked, figures = runs.map((run) => VIEWS[choice.view].figures(run, choice));
+    const choice = asked, all = runs.map((run) => VIEWS[choice.view].figures(run, choice));
+    const figures = all.map((of_run) => of_run.filter((figure) => figure.rows.length));
     asked = null;
     showControls(choice);
     showWords(choice);
     showLegend(figures);
-    showNumbers(choice, figures);
+    showNumbers(choice, all);
     await draw(choice, figures);
   }
   working = false;

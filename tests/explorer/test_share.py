@@ -66,7 +66,7 @@ def test_the_page_holds_what_the_views_show(page: Path, tiny_study: TinyStudy):
 def test_each_class_has_its_means(page: Path, tiny_study: TinyStudy):
     outcomes, data = RunOutcomes(tiny_study.off), page_data(page)["runs"][0]
     for method, label in product(("FT", "IL2M", "NCM-oracle"), (0, 3)):
-        numbers = VIEWS["one class"](outcomes, Choice(3, method, label=label)).numbers
+        numbers = VIEWS["one class"](outcomes, Choice(3, method, label=label)).numbers.iloc[:2]  # when new, now
         origin = tiny_study.off.states.of_class[label]
         own = [data["own"][method][state - 1][label] for state in (origin, 3)]
         np.testing.assert_allclose(own, numbers["mean"], atol=1e-5)

@@ -206,9 +206,8 @@ const VIEWS = {
     figures: (run, choice) => [byState(accuracyLines(run, choice), choice, runs.map((each) => accuracyLines(each, choice)), `top-${choice.top} accuracy`, ".0%")],
     found: (run, choice) => {
       const [now, before] = [choice.method, "FT"].map((method) => run.accuracy[choice.top][method][choice.state - 1]);
-      const points = (100 * (now - before)).toFixed(1).replace(/^-?0\.0$/, "0.0");
-      const than = choice.method === "FT" ? "" : `, ${points.startsWith("-") || points === "0.0" ? "" : "+"}${points} points on FT`;
-      return `${label(choice.method)} ${percent(now)}${than} (top-${choice.top}, state ${choice.state})`;
+      const than = choice.method === "FT" ? "" : `; FT: ${percent(before)}`;
+      return `${label(choice.method)}: ${percent(now)}${than} (top-${choice.top}, state ${choice.state})`;
     },
     tables: ([rows]) => [pivot(rows, ["line", "method"], ["state", "state"], percent)],
   },
@@ -407,7 +406,7 @@ function fillControls() {
 function fillFacts() {
   const facts = {
     run: (about) => about.run, "data set": (about) => about.dataset, "states S": (about) => about.num_states,
-    "classes per state": () => countsInWords(), "exemplars K": (about) => about.memory_size, head: (about) => about.head,
+    "classes per state": () => countsInWords(), "exemplars K": (about) => about.memory_size, head: (about) => about.head || null,
     distillation: (about) => (about.distillation === null ? null : about.distillation ? "on" : "off"),
     "class order": (about) => about.class_order && `${about.class_order}${about.order_seed === null ? "" : ` (order seed ${about.order_seed})`}`,
     "training seed": (about) => about.train_seed,

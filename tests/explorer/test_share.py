@@ -70,8 +70,9 @@ def test_each_class_has_its_means(page: Path, tiny_study: TinyStudy):
         origin = tiny_study.off.states.of_class[label]
         own = [data["own"][method][state - 1][label] for state in (origin, 3)]
         np.testing.assert_allclose(own, numbers["mean"], atol=1e-5)
-        kept = [data["memory"][2][which][label] for which in ("initial_means", "current_means")]
-        np.testing.assert_allclose(kept, numbers.iloc[:, -1], atol=6e-7)
+        if method == "IL2M":
+            kept = [data["memory"][2][which][label] for which in ("initial_means", "current_means")]
+            np.testing.assert_allclose(kept, numbers.iloc[:, -1], atol=6e-7)
 
 
 def test_what_if_lies_on_its_grid(page: Path, tiny_study: TinyStudy):

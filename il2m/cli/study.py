@@ -102,6 +102,22 @@ def _report(args: argparse.Namespace) -> None:
 
 
 @command(
+    "share",
+    "write the explorer as one HTML file to send around, which needs no network and no Python",
+    argument("run", "the run's folder, or a study's: then its newest run without distillation", type=Path),
+    argument("twin", "another run to stand beside it (default: its twin in distillation)", nargs="?", type=Path),
+    argument("--out", "(default: explorer.html); a page that this command made is replaced", default="explorer.html"),
+)
+def _share(args: argparse.Namespace) -> None:
+    from il2m.explorer.share import share
+    from il2m.study.find import open_run, twin_run
+
+    run = open_run(args.run)
+    twin = args.twin or twin_run(run)
+    print(share([run, twin] if twin else [run], Path(args.out)))
+
+
+@command(
     "verify",
     "read a whole study, and name what is damaged, exchanged, stale, orphaned or unknown; exit code 1 if anything is",
     _STUDY,

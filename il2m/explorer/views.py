@@ -12,7 +12,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from il2m import plots
-from il2m.data.image_files import ImageFiles
 from il2m.errors import InputError
 from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuracies, kind_for
 from il2m.methods.registry import METHODS
@@ -242,8 +241,8 @@ def images(outcomes: RunOutcomes, choice: Choice) -> Shown:
     return Shown(numbers.set_index("image"), finding, draw, height=7.2, pages=pages)
 
 
-def pixels_of(images: np.ndarray | ImageFiles, indices: np.ndarray) -> list[np.ndarray]:
-    """Some images, (h, w, c) uint8 each: from memory, or decoded here and cut as they are to be scored."""
+def pixels_of(images: np.ndarray, indices: np.ndarray) -> list[np.ndarray]:
+    """Some images of a Dataset, (h, w, c) uint8 each: from memory, or decoded here and cut as they are to be scored."""
     try:
         return list(images[indices])
     except InputError as error:

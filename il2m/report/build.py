@@ -5,6 +5,7 @@ import os
 import sys
 import urllib.parse
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from il2m.system.machine import library_hash
 from il2m.system.plugins import resolved
 
 REPORT = "05_report"
-PAGE, RECORD = "index.html", ".report.json"  # the page, and what it was made from
+PAGE, EXPLORER, RECORD = "index.html", "explorer.html", ".report.json"  # the pages, and what they were made from
 
 
 def check_study(folder: Path) -> None:
@@ -32,9 +33,9 @@ def check_study(folder: Path) -> None:
 
 def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
     """Make the report of a study's folder, however far it is: the pages of executed and failed notebooks that have
-    none, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. plugins: loaded first; one
-    that only a plan names is not, as a study from elsewhere shall not run code here: a warning is printed of it.
-    Raises InputError if the folder is no study, or if the report's notebook fails."""
+    none, the explorer, ``notebooks/05_report.ipynb``, and from it ``index.html``, whose path is returned. plugins:
+    loaded first; one that only a plan names is not, as a study from elsewhere shall not run code here: a warning says
+    so. Raises InputError if the folder is no study, or if the report's notebook fails."""
     folder = Path(out_dir).absolute()
     check_study(folder)
     plugins = [*map(resolved, plugins)]
@@ -43,16 +44,33 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
         print(printable(f"warning: the report is made without plugin {name}: --plugin loads it"), file=sys.stderr)
     notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
     with locked(folder / ".report.lock", waiting_for="making this report"):
-        leftovers = [path for name in (PAGE, RECORD) for path in folder.glob(f"{name}*.tmp")]
+        leftovers = [path for name in (PAGE, EXPLORER, RECORD) for path in folder.glob(f"{name}*.tmp")]
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
         options = {"title": folder.name, "plugins": plugins}
-        if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
-            raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
+        with ThreadPoolExecutor(1) as beside:  # the notebook runs in a process of its own
+            explorer = beside.submit(_write_explorer, folder)
+            if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
+                raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
-        write_sealed(folder / RECORD, {**made_from, "page": file_hash(folder / PAGE)})
+        explorer.result()
+        write_sealed(folder / RECORD, {**made_from, **_made(folder)})
     return folder / PAGE
+
+
+def _write_explorer(folder: Path) -> None:
+    """The explorer of the study's default pair of runs; a study in which none is finished gets none, and is told so."""
+    from il2m.explorer.share import share
+
+    try:
+        share([folder], folder / EXPLORER)
+    except InputError as error:
+        print(printable(f"no {EXPLORER}: {error}"), file=sys.stderr)
+
+
+def _made(folder: Path) -> dict[str, str]:
+    return {name: file_hash(folder / name) for name in (PAGE, EXPLORER) if (folder / name).is_file()}
 
 
 def _made_from(folder: Path) -> dict[str, Any]:
@@ -70,7 +88,7 @@ def report_is_current(folder: Path) -> bool:
     """Whether the report of a study's folder is as it was made, and would be made the same way now."""
     try:
         made = read_sealed(folder / RECORD)
-        return made == {**_made_from(folder), "page": file_hash(folder / PAGE)}
+        return made == {**_made_from(folder), **_made(folder)}
     except (OSError, ValueError):
         return False
 

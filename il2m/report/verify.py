@@ -14,7 +14,7 @@ from il2m.batch import records
 from il2m.data.dataset import read_npz
 from il2m.errors import InputError, count
 from il2m.notebook.pages import page_is_current
-from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_current
+from il2m.report.build import EXPLORER, PAGE, RECORD, REPORT, check_study, report_is_current
 from il2m.results.collect import stored_results
 from il2m.results.table import read_results
 from il2m.study.find import run_folders
@@ -24,7 +24,7 @@ from il2m.system.locks import RUN_LOCK, is_locked
 
 DAMAGED, STALE, ORPHANED, UNKNOWN = "damaged or exchanged", "stale", "orphaned", "unknown"
 _KNOWN = {  # where -> what lies there
-    "study": rf"plans|jobs|notebooks|{RESULTS_FILE}|{PAGE}|\{RECORD}|\.report\.lock|readable-[0-9a-f]{{16}}",
+    "study": rf"plans|jobs|notebooks|{RESULTS_FILE}|{PAGE}|{EXPLORER}|\{RECORD}|\.report\.lock|readable-[0-9a-f]{{16}}",
     "run": rf"config\.json|\.lock|{RESULTS_FILE}|state_\d\d(\.\w+\.checkpoint)?",
     "notebooks": r"0[1-5]_.*\.(ipynb|html)",
     "jobs": r".*\.(json|lock|log)",

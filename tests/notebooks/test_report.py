@@ -289,6 +289,14 @@ def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, caps
     assert check_links(out / "index.html") == []
     assert "No grid was run into this folder: its 2 runs came by hand, 1 finished." in page.text
     assert "states 3 not finished" in page.text
+    explorer = (out / "explorer.html").read_text()
+    assert tiny_study.off.name in explorer
+    assert tiny_study.on.name not in explorer, "it is not finished"
+    refresh_report(out)
+    assert (out / "explorer.html").read_text() == explorer, "its states are as they were"
+    (out / "explorer.html").write_text(explorer[:-100])
+    refresh_report(out)
+    assert (out / "explorer.html").read_text() != explorer[:-100], "damaged, and made again"
     means = mean_results(collect_results(out)).query("score_kind == 'raw'").set_index("method")
     for method in ("FT", "IL2M"):
         assert f"{means.loc[method, 'top1']:.1%}" in page.text
@@ -314,6 +322,7 @@ def test_no_process_of_a_report_or_a_status_looks_for_torch(tiny_study: TinyStud
 def test_report_where_nothing_is_finished(tiny_study: TinyStudy, tmp_path: Path):
     shutil.copytree(tiny_study.out_dir / tiny_study.base.name, tmp_path / tiny_study.base.name)
     page = check_self_contained(build_report(tmp_path))
+    assert not (tmp_path / "explorer.html").exists()
     assert "No run is finished yet" in page.text
 
 

@@ -51,6 +51,7 @@ def test_it_holds_the_library_the_notebooks_and_the_means_and_nothing_else(insta
     shipped = hashes(PROJECT / "notebooks", "notebooks/") | hashes(PROJECT / "data", "data/", "datasets_mean_std.txt")
     library = hashes(PROJECT / "il2m", "il2m/")
     assert in_wheel == library | {f"il2m/shipped/{name}": digest for name, digest in shipped.items()}
+    assert {"il2m/explorer/templates/share.js", "il2m/explorer/templates/figures/what_if.json"} <= in_wheel.keys()
     assert {"il2m/notebook/templates/page.html.j2", "il2m/shipped/notebooks/grids/quickstart.yaml"} <= in_wheel.keys()
 
 

@@ -1,0 +1,97 @@
+"""The explorer as one HTML file to send around, see templates/: all that it can show is computed beforehand."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from il2m import __version__
+from il2m.errors import InputError
+from il2m.explorer.explore import open_outcomes
+from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, accuracies
+from il2m.explorer.views import EXPONENTS, VIEWS
+from il2m.memory.statistics import class_means
+from il2m.methods.registry import METHODS
+from il2m.results.description import run_description
+from il2m.study.runs import Run
+from il2m.system.files import write_atomically
+
+GATES, TOPS = (0, 1), (1, 5)
+_WORK = 4_000_000  # images times classes of one point of what if: a larger state gives a part of its images
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def share(runs: Sequence[Run | str | Path], out: Path) -> Path:
+    """Write the explorer of runs, given as to bias_explorer, as an HTML file that needs no network; returns its path.
+    Replaces a page that it made. Raises InputError for any other ``out`` there is, and for runs as bias_explorer."""
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a file in it, for example {out / 'explorer.html'}")
+    if out.exists() and '<meta name="generator" content="il2m ' not in out.read_text(errors="replace"):
+        raise InputError(f"{out} is there, and was not made by il2m share: name another file, or delete it.")
+    write_atomically(out, _page(open_outcomes(runs)))
+    return out
+
+
+def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
+    """The page: it holds all that it needs, and its content policy lets nothing else in."""
+    from jinja2 import Environment, FileSystemLoader
+    from vl_convert import javascript_bundle
+
+    first, study = all_outcomes[0], all_outcomes[0].run.folder.absolute().parent.name
+    methods = [m for m in first.methods if not any(m in outcomes.left_out for outcomes in all_outcomes)]
+    data = {
+        "figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")},
+        "methods": {m: {look: getattr(METHODS[m], look) for look in ("label", "colour", "dash")} for m in methods},
+        "classes": {"titles": first.titles, "origins": first.run.states.of_class},
+        "grid": {"exponents": EXPONENTS, "gates": GATES},
+        "runs": [_run_data(outcomes, methods) for outcomes in all_outcomes],
+    }
+    about = {"study": study, "version": __version__, "made": datetime.now(UTC), "nonce": token_urlsafe()}
+    as_json = pd.Series(data).to_json(double_precision=6).replace("<", r"\u003c")  # NaN becomes null
+    vega = javascript_bundle().replace("</script", r"<\/script")  # with Vega-Lite and Vega-Embed
+    page = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True).get_template("share.html.j2")
+    return page.render(about, data=as_json, vega=vega)
+
+
+def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of one run: by state each method's numbers, the second memory, and (from 2 on) what if."""
+    run, states, data = outcomes.run, range(1, outcomes.num_states + 1), {}
+    of_il2m = () if "IL2M" in outcomes.left_out else states
+    for view in ("true-class scores", "predictions", "states"):
+        shown = {m: [VIEWS[view](outcomes, Choice(state, m)) for state in states] for m in methods}
+        data[view] = {m: [(each.finding, each.numbers.to_dict("list")) for each in shown[m]] for m in methods}
+    accuracy = {top: VIEWS["accuracy"](outcomes, Choice(states[-1], "FT", top=top)).numbers for top in TOPS}
+    return data | {
+        "label": outcomes.label,
+        "about": run_description(run) | {"digests": run.digests, "left_out": outcomes.left_out},
+        "accuracy": {top: numbers.to_dict("list") for top, numbers in accuracy.items()},
+        "own": {m: [_own_means(outcomes, state, m) for state in states] for m in methods},
+        "notes": {m: [outcomes.undefined_note(state, m, "raw") for state in states] for m in methods},
+        "memory": [vars(run.statistics(state)) for state in of_il2m],
+        "what if": [_what_if(outcomes, state) for state in of_il2m[1:]],
+    }
+
+
+def _own_means(outcomes: RunOutcomes, state: int, method: str) -> np.ndarray:
+    """Mean score of each class on its own validation images, (C,), where it is in play."""
+    outcome = outcomes.outcome(state, method)
+    in_play = np.isfinite(outcome.own)
+    return class_means(outcome.own[in_play], outcome.labels[in_play], outcomes.run.states.num_seen(state))
+
+
+def _what_if(outcomes: RunOutcomes, state: int) -> dict[str | int, Any]:
+    """Accuracies by top-k and group at each means x confidence x gate; ``step``: of how many images one is used."""
+    step = -(-outcomes.work(state) // _WORK)
+    rows, points = slice(None, None, step), {top: [] for top in TOPS}
+    labels, num_past = outcomes.labels(state)[rows], outcomes.run.states.num_past(state)
+    for exponents in product(EXPONENTS, EXPONENTS, GATES):
+        ranks = outcomes.what_if(state, Exponents(*exponents), rows=rows)
+        for top, found in points.items():
+            found.append(accuracies(ranks, labels, num_past, top))
+    return {"step": step} | {top: pd.DataFrame(found).to_dict("list") for top, found in points.items()}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 from IPython.display import HTML, display
 
@@ -95,6 +96,12 @@ def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
         display(HTML(STYLE + PARTS.still(title, STORY["views"][name]["about"]) + figures_html(name, shown)))
 
 
+class _Names(anywidget.AnyWidget):
+    """Tells screen readers the names of controls, which ipywidgets shows the eye alone; nothing is seen of it."""
+
+    _esm = Path(__file__).parent / "names.js"
+
+
 class BiasExplorer(widgets.VBox):
     """The page. ``controls`` holds the controls by name; ``figure``, ``numbers`` and ``status`` what they change."""
 
@@ -136,7 +143,7 @@ class BiasExplorer(widgets.VBox):
         for line in lines:
             line.add_class("il2m-row")
         saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(PARTS.left_out(self._left_out()))
-        return [widgets.HTML(STYLE), *lines, self.about, self.status, self.figure, self.numbers, saving, note]
+        return [widgets.HTML(STYLE), _Names(), *lines, self.about, self.status, self.figure, self.numbers, saving, note]
 
     def _left_out(self) -> dict[str, tuple[str, str]]:
         """The methods that some run can't give, each with the first such run and its reason."""

@@ -11,21 +11,17 @@ import ipywidgets as widgets
 from ruamel.yaml import YAML
 
 from il2m.errors import InputError
-from il2m.explorer.outcomes import Choice, RunOutcomes
+from il2m.explorer.outcomes import RunOutcomes
 from il2m.methods.registry import METHODS
 
 SIDE_BY_SIDE = "side by side"
 STORY = YAML(typ="safe").load(Path(__file__).parent / "story.yaml")
 
 
-def first_choice(all_outcomes: Sequence[RunOutcomes]) -> Choice:
-    """What is shown until something else is chosen: the last state of fine-tuning, where the bias is."""
-    return Choice(all_outcomes[0].num_states, "FT")
-
-
 def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
-    """The controls that change what is shown, by name; each has a ``value``."""
-    choice, titles = first_choice(all_outcomes), all_outcomes[0].titles
+    """The controls that change what is shown, by name; each has a ``value``, at first that of the last state of
+    fine-tuning, where the bias is."""
+    last, titles = all_outcomes[0].num_states, all_outcomes[0].titles
     wide, hint = {"style": {"description_width": "initial"}}, "name or number"
     left_out = {method for outcomes in all_outcomes for method in outcomes.left_out}
     methods = [(METHODS[name].label, name) for name in all_outcomes[0].methods if name not in left_out]
@@ -33,13 +29,14 @@ def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
     exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, **wide)
     return SimpleNamespace(
         view=buttons(options=list(STORY["views"]), description="View"),
-        state=widgets.IntSlider(value=choice.state, min=1, max=choice.state, description="State", **wide),
-        method=widgets.Dropdown(options=methods, value=choice.method, description="Method", **wide),
+        state=widgets.IntSlider(value=last, min=1, max=last, description="State", **wide),
+        method=widgets.Dropdown(options=methods, value="FT", description="Method", **wide),
         run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
         score_kind=buttons(options=["raw", "softmax"], description="Scores"),
         top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
         by_origin=buttons(options={"together": False, "by state": True}, description="Past classes"),
         class_name=widgets.Combobox(value=titles[0], options=titles, description="Class", placeholder=hint, **wide),
+        page=widgets.BoundedIntText(value=1, min=1, max=1, description="Page of images", **wide),
         means=exponent(description="Class means, exponent"),
         confidence=exponent(description="Confidence, exponent"),
         gate=exponent(description="Gate", max=1.0),

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import ipywidgets as widgets
 from IPython.display import HTML, display
 
 from il2m.errors import InputError
-from il2m.explorer.controls import SIDE_BY_SIDE, STORY, controls_of, find_class, first_choice, make_controls, tour_of
+from il2m.explorer.controls import SIDE_BY_SIDE, STORY, controls_of, find_class, make_controls, tour_of
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_for
-from il2m.explorer.page import PARTS, STYLE, figures_html, numbers_html, save_links
+from il2m.explorer.page import PARTS, STYLE, figures_html, save_links
 from il2m.explorer.views import VIEWS
 from il2m.results.collect import stored_results
 from il2m.study.find import labelled, open_run, twin_run
@@ -22,7 +21,7 @@ from il2m.study.runs import ANALYSED, Run
 
 LARGE = 20_000_000  # images times classes: who waits for more is told so first
 MOST_RUNS = 4
-EXPONENTS = ("means", "confidence", "gate")
+FACTORS = ("means", "confidence", "gate")
 
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
@@ -84,16 +83,16 @@ def _in_short(values: Sequence[object]) -> str:
 
 def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
     """Display every view as a picture: of fine-tuning, or of IL2M where a method is compared with it."""
-    first, has_il2m = first_choice(all_outcomes), not any("IL2M" in outcomes.left_out for outcomes in all_outcomes)
+    has_il2m = not any("IL2M" in outcomes.left_out for outcomes in all_outcomes)
     for name, view in VIEWS.items():
-        choice = replace(first, method="IL2M") if "compares" in STORY["views"][name] and has_il2m else first
+        about = STORY["views"][name]
+        choice = Choice(all_outcomes[0].num_states, "IL2M" if has_il2m and "compares" in about else "FT")
         try:
             shown = {outcomes.label: view(outcomes, choice) for outcomes in all_outcomes}
         except InputError as error:
             display(HTML(PARTS.about(f"{name}: {error}")))
             continue
-        title = f"{name.capitalize()} ({choice.method}, state {choice.state})"
-        display(HTML(STYLE + PARTS.still(title, STORY["views"][name]["about"]) + figures_html(name, shown)))
+        display(HTML(STYLE + PARTS.still(name, choice, about["about"]) + figures_html(name, shown)))
 
 
 class _Names(anywidget.AnyWidget):
@@ -136,27 +135,24 @@ class BiasExplorer(widgets.VBox):
             [self.back, self.next, self.story],
             [controls.view],
             [self.play, controls.state, controls.method, controls.run],
-            [controls.score_kind, controls.top, controls.by_origin, controls.class_name],
+            [controls.score_kind, controls.top, controls.by_origin, controls.class_name, controls.page],
             [controls.means, controls.confidence, controls.gate, self.reset],
         )
         lines = [widgets.HBox(row) for row in rows]
         for line in lines:
             line.add_class("il2m-row")
-        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(PARTS.left_out(self._left_out()))
+        runs = reversed(self.all_outcomes)  # so that the first run's reason stands
+        left_out = {method: f"{each.label}: {why}" for each in runs for method, why in each.left_out.items()}
+        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(PARTS.left_out(left_out))
         return [widgets.HTML(STYLE), _Names(), *lines, self.about, self.status, self.figure, self.numbers, saving, note]
-
-    def _left_out(self) -> dict[str, tuple[str, str]]:
-        """The methods that some run can't give, each with the first such run and its reason."""
-        runs = reversed(self.all_outcomes)
-        return {method: (each.label, why) for each in runs for method, why in each.left_out.items()}
 
     @property
     def choice(self) -> Choice:
         """What the controls say; of the class, the last one that could be told."""
         values = {name: control.value for name, control in vars(self.controls).items()}
-        exponents = Exponents(*(values[name] for name in EXPONENTS))
-        names = ("state", "method", "score_kind", "top", "by_origin")
-        return Choice(**{name: values[name] for name in names}, label=self._label, exponents=exponents)
+        exponents, page = Exponents(*(values[name] for name in FACTORS)), values["page"] - 1
+        chosen = {name: values[name] for name in ("state", "method", "score_kind", "top", "by_origin")}
+        return Choice(**chosen, label=self._label, exponents=exponents, page=page)
 
     def go(self, step: int) -> None:
         """Go to a step of the tour, from 0: set all controls, then show what they say."""
@@ -173,20 +169,22 @@ class BiasExplorer(widgets.VBox):
             return
         view, self._work, self.links.value = self.controls.view.value, 0, ""
         self.figure.add_class("il2m-late")
-        self._arrange_for(view)
         try:
-            self._say(" ".join(self._show(view, STORY["views"][view])))
+            notes = self._show(view, STORY["views"][view])
         except InputError as error:
-            self.shown, self.figure.value, self.numbers.value = {}, "", ""
-            self._say(str(error))
+            notes, self.shown, self.figure.value, self.numbers.value = [str(error)], {}, "", ""
+        self.status.value = PARTS.status(" ".join(notes))
+        self._arrange_for(view)
         self.figure.remove_class("il2m-late")
 
     def _arrange_for(self, view: str) -> None:
         """Show only the controls that can change something, what the view is of, and the tour's step if it is here."""
-        method, several = self.controls.method, {"run": len(self.all_outcomes), "state": self.controls.state.max}
+        controls, method = self.controls, self.controls.method
+        controls.page.max = max((what.pages for what in self.shown.values()), default=1)
         used = controls_of(view, method.value, [name for _, name in method.options])
+        several = {"run": len(self.all_outcomes), "state": controls.state.max, "page": controls.page.max}
         used -= {name for name, count in several.items() if count == 1}
-        for name, control in (*vars(self.controls).items(), ("state", self.play), ("gate", self.reset)):
+        for name, control in (*vars(controls).items(), ("state", self.play), ("gate", self.reset)):
             control.layout.display = None if name in used else "none"
         self.about.value = PARTS.about(STORY["views"][view]["about"])
         is_here = self.step >= 0 and self.tour[self.step]["set"]["view"] == view
@@ -202,7 +200,7 @@ class BiasExplorer(widgets.VBox):
                 notes = [f"{self.all_outcomes[0].titles[self._label]} is still shown: {error}"]
         choice = self.choice
         self.shown = {outcomes.label: VIEWS[view](outcomes, choice) for outcomes in runs}
-        self.figure.value, self.numbers.value = figures_html(view, self.shown), numbers_html(self.shown)
+        self.figure.value, self.numbers.value = figures_html(view, self.shown), PARTS.numbers(self.shown)
         method = choice.method if "method" in about["uses"] else about["of"]
         if (kind := kind_for(method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{method} is defined on {kind} scores: these are shown.")
@@ -212,13 +210,10 @@ class BiasExplorer(widgets.VBox):
     def _on_work(self, work: int) -> None:
         self._work += work
         if self._work > LARGE:
-            self._say("Computing ...")
-
-    def _say(self, text: str) -> None:
-        self.status.value = PARTS.status(text)
+            self.status.value = PARTS.status("Computing ...")
 
     def _reset(self, button: object = None) -> None:
-        for name in EXPONENTS:
+        for name in FACTORS:
             getattr(self.controls, name).value = 1.0
 
     def _save(self, button: object = None) -> None:

@@ -16,9 +16,10 @@ from il2m import plots
 from il2m.explorer.outcomes import Shown
 
 _INK = "#20303c"  # of lines and text in saved figures; on a page they take the theme's colour
-_WIDE = 5.6  # inches: type is readable where a narrow page makes a figure smaller
+_WIDE = 6.2  # inches: type is readable where a narrow page makes a figure smaller
 _HERE = Path(__file__).parent
 STYLE = f"<style>{(_HERE / 'page.css').read_text()}</style>"
+_SAVED = {"facecolor": "white", "dpi": 200}
 PARTS = Environment(loader=FileSystemLoader(_HERE), autoescape=True).get_template("page.html.j2").module
 
 
@@ -73,21 +74,11 @@ def figures_html(view: str, shown: Mapping[str, Shown]) -> str:
     return PARTS.figures(view, shown, [svg.replace(_INK, "currentColor") for svg in drawn])
 
 
-def numbers_html(shown: Mapping[str, Shown]) -> str:
-    """The numbers that a page has room for, as HTML tables, one per run."""
-    tables = {}
-    for label, what in shown.items():
-        table = what.numbers if what.table is None else what.table
-        tables[label] = table.iloc[:16, :12], what.number_format
-    return PARTS.numbers(tables)
-
-
 def save_links(shown: Mapping[str, Shown], name: str) -> str:
     """Links that save the view, a figure of each run as SVG and PNG and all numbers as CSV, each file inside its link:
     nothing is written to disk here."""
     numbers = pd.concat({label: what.numbers for label, what in shown.items()}, names=["run"])  # unrounded
     files = [("", "csv", numbers.to_csv().encode())]
     for kind in ("svg", "png"):
-        drawn = draw_figures(shown, kind, facecolor="white", dpi=200)
-        files += [(label, kind, data) for label, data in zip(shown, drawn, strict=True)]
+        files += [(label, kind, data) for label, data in zip(shown, draw_figures(shown, kind, **_SAVED), strict=True)]
     return PARTS.links(name, [(label, kind, base64.b64encode(data).decode()) for label, kind, data in files])

@@ -303,8 +303,8 @@ def test_what_if_marks_the_paper_and_the_best_of_each_curve(outcomes: RunOutcome
 
 def test_what_if_shares_its_y_axis_between_runs(tiny_study: TinyStudy):
     runs = open_outcomes([tiny_study.on, tiny_study.off])
-    figure = page.make_figure({run.label: VIEWS["what if"](run, Choice(3)) for run in runs})
-    panels = [panel for ax in figure.axes for panel in ax.child_axes]
+    figures = page.make_figures({run.label: VIEWS["what if"](run, Choice(3)) for run in runs})
+    panels = [panel for figure in figures for ax in figure.axes for panel in ax.child_axes]
     assert len(panels) == 4
     assert len({panel.get_ylim() for panel in panels}) == 1
     values = [value for panel in panels for line in panel.lines[:6] for value in line.get_ydata()]
@@ -357,7 +357,7 @@ def test_numbers_on_the_page_are_as_in_the_figure(outcomes: RunOutcomes):
         ("accuracy", r"\d+\.\d%"),
         ("what if", r"\d+\.\d%"),
     ):
-        cells = re.findall("<td>(.*)</td>", page.numbers_html({"": VIEWS[name](outcomes, Choice(3))}))
+        cells = re.findall("<td>(.*?)</td>", page.PARTS.numbers({"": VIEWS[name](outcomes, Choice(3))}))
         assert cells
         assert not [text for text in cells if text and not re.fullmatch(cell, text)], name
 
@@ -389,7 +389,7 @@ def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
 
 def other_values(control: widgets.Widget) -> list[object]:
     """Values that a control could have and has not."""
-    if isinstance(control, widgets.FloatSlider | widgets.IntSlider):
+    if isinstance(control, widgets.FloatSlider | widgets.IntSlider | widgets.BoundedIntText):
         values = [control.min, control.max]
     elif isinstance(control, widgets.Combobox):
         values = control.options[:3]

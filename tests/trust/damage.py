@@ -289,13 +289,13 @@ def _rows(table: object) -> dict[str, str]:
 
 
 def explorer(folder: Path, path: Path) -> dict[str, str]:
-    from il2m.explorer.explore import first_choice, open_outcomes
+    from il2m.explorer.explore import open_outcomes
     from il2m.explorer.page import draw_figures
     from il2m.explorer.views import VIEWS, Choice
 
     numbers, run = {}, _tuned(folder, path)
     every = open_outcomes([each for each in (run, twin_run(run)) if each])
-    method = first_choice(every).method
+    method = "FT" if any("IL2M" in outcomes.left_out for outcomes in every) else "IL2M"
     for outcomes in every:
         for state in range(1, outcomes.num_states + 1):
             one = outcomes.outcome(state, method)

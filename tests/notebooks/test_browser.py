@@ -29,8 +29,8 @@ import pytest
 from tiny import TinyStudy
 
 from il2m.explorer.controls import STORY
-from il2m.explorer.outcomes import Exponents, RunOutcomes, accuracies
-from il2m.explorer.views import VIEWS, Choice
+from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, accuracies
+from il2m.explorer.views import VIEWS
 from il2m.notebook.catalogue import find_notebooks
 from il2m.report.build import build_report
 
@@ -159,9 +159,10 @@ class Explorer:
         """Wait until some part of the page holds ``text``."""
         self.page.locator(where, has_text=text).first.wait_for(state="attached", timeout=PATIENCE)
 
-    def shows_numbers(self, numbers: pd.DataFrame) -> None:
+    def shows_numbers(self, shown: Shown) -> None:
         """Wait until the first table of numbers is this one, rounded as the page rounds."""
-        expected = [f"{value:.4f}" for value in numbers.to_numpy().ravel() if not np.isnan(value)]
+        numbers = shown.numbers if shown.table is None else shown.table
+        expected = [shown.number_format.format(value) for value in numbers.to_numpy().ravel() if not np.isnan(value)]
         self.page.wait_for_function(
             """expected => {
                 const table = [...document.querySelectorAll('.il2m table')].find(t => t.offsetParent);
@@ -226,26 +227,26 @@ def test_notebook_03_in_jupyterlab(explorer: Explorer, tiny_study: TinyStudy):
 def move_state_method_and_distillation(explorer: Explorer, off: RunOutcomes, on: RunOutcomes) -> None:
     shown = VIEWS["true-class scores"](off, Choice(state=3, method="FT"))
     explorer.shows(shown.finding)
-    explorer.shows_numbers(shown.table)
+    explorer.shows_numbers(shown)
 
     explorer.set_slider("State", "ArrowLeft", 1)
     explorer.shows(VIEWS["true-class scores"](off, Choice(state=2, method="FT")).finding, ".il2m figure")
 
     explorer.press("errors")
-    explorer.shows_numbers(VIEWS["errors"](off, Choice(state=2, method="FT")).numbers)
+    explorer.shows_numbers(VIEWS["errors"](off, Choice(state=2, method="FT")))
     before = explorer.figure()
     explorer.page.locator(".widget-dropdown", has_text="Method").locator("select").select_option("IL2M-no-gate")
     chosen = VIEWS["errors"](off, Choice(state=2, method="IL2M-no-gate"))
-    explorer.shows_numbers(chosen.numbers)
+    explorer.shows_numbers(chosen)
     explorer.shows(chosen.finding, ".il2m figure")
     assert explorer.figure() != before
 
     explorer.press("distillation on")
     distilled = VIEWS["errors"](on, Choice(state=2, method="IL2M-no-gate"))
-    explorer.shows_numbers(distilled.numbers)
+    explorer.shows_numbers(distilled)
     explorer.shows(distilled.finding, ".il2m figure")
     explorer.press("distillation off")
-    explorer.shows_numbers(chosen.numbers)
+    explorer.shows_numbers(chosen)
 
 
 def move_what_if_sliders(explorer: Explorer, off: RunOutcomes) -> None:
@@ -255,25 +256,25 @@ def move_what_if_sliders(explorer: Explorer, off: RunOutcomes) -> None:
     explorer.set_slider("Confidence, exponent", "End", 1)
     explorer.set_slider("Gate", "Home", 1)
     exponents = Exponents(means=0, confidence=2, gate=0)
-    numbers = VIEWS["what if"](off, Choice(state=3, exponents=exponents)).numbers
+    shown = VIEWS["what if"](off, Choice(state=3, exponents=exponents))
     expected = accuracies(off.what_if(3, exponents), off.labels(3), off.run.states.num_past(3), 1)
-    assert numbers.loc["your choice"].to_dict() == expected
-    explorer.shows_numbers(numbers)
+    assert shown.numbers.loc["your choice"].to_dict() == expected
+    explorer.shows_numbers(shown)
     explorer.press("IL2M's own choice")
-    explorer.shows_numbers(VIEWS["what if"](off, Choice(state=3)).numbers)
+    explorer.shows_numbers(VIEWS["what if"](off, Choice(state=3)))
 
 
 def look_at_images_and_save_a_view(explorer: Explorer, off: RunOutcomes) -> None:
     explorer.press("images")
     explorer.page.locator(".il2m svg image").first.wait_for(state="attached")
     explorer.press("accuracy")
-    expected = VIEWS["accuracy"](off, Choice(state=3, method="IL2M-no-gate")).numbers
-    explorer.shows_numbers(expected.loc[[3]].T)
+    expected = VIEWS["accuracy"](off, Choice(state=3, method="IL2M-no-gate"))
+    explorer.shows_numbers(expected)
     explorer.press("Save this view")
     with explorer.page.expect_download() as download:
         explorer.page.locator(".il2m a", has_text="CSV").click()
     table = pd.read_csv(download.value.path(), index_col=["run", "state"])
-    np.testing.assert_array_equal(table.to_numpy(), expected.to_numpy())
+    np.testing.assert_array_equal(table.to_numpy(), expected.numbers.to_numpy())
 
 
 def switch_themes(explorer: Explorer) -> None:
@@ -318,6 +319,7 @@ def reach_all_controls_by_keyboard(explorer: Explorer) -> None:
 def fit_any_width(explorer: Explorer) -> None:
     """Nothing sticks out, sliders can be aimed at, runs stand below each other where it is narrow, type can be read."""
     page, below = explorer.page, {}
+    page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
     for view in ("what if", "true-class scores"):
         explorer.press(view)
         explorer.press("side by side")

@@ -160,7 +160,7 @@ class Explorer:
         self.page.locator(where, has_text=text).first.wait_for(state="attached", timeout=PATIENCE)
 
     def shows_numbers(self, shown: Shown) -> None:
-        """Wait until the first table of numbers is this one, rounded as the page rounds."""
+        """Wait until the first table of numbers is this one, rounded as in the figure."""
         numbers = shown.numbers if shown.table is None else shown.table
         expected = [shown.number_format.format(value) for value in numbers.to_numpy().ravel() if not np.isnan(value)]
         self.page.wait_for_function(

@@ -334,7 +334,7 @@ def fit_any_width(explorer: Explorer) -> None:
             types = page.locator(".il2m-figures svg text").evaluate_all(
                 "all => all.map(it => it.getBBox().height * it.getScreenCTM().a)"
             )
-            assert min(types) > 6, (view, width)
+            assert min(height for height in types if height) >= 9, (view, width)  # one is empty
             tops = page.locator(".il2m-figures figure").evaluate_all(
                 "all => all.map(it => it.getBoundingClientRect().top)"
             )

@@ -358,7 +358,7 @@ def check_that_nothing_went_wrong(explorer: Explorer) -> None:
     assert explorer.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert explorer.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     assert [text for text in explorer.complaints if not any(part in text for part in OF_THEIR_OWN)] == []
-    assert explorer.page.locator(".il2m svg").count() == 1  # no figure was left behind
+    assert explorer.page.locator(".il2m svg").count() == 2  # one of each run: no figure was left behind
 
 
 def test_exported_html_holds_the_pictures(notebook: Path, browser: sync_api.Browser, tmp_path: Path):

@@ -1,20 +1,19 @@
 """The bias explorer: views of finished runs behind controls, in JupyterLab; pictures of the same views elsewhere."""
 
-import html
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import anywidget
 import ipywidgets as widgets
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, display
 
 from il2m.errors import InputError
+from il2m.explorer.controls import SIDE_BY_SIDE, STORY, controls_of, find_class, make_controls, tour_of
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_for
-from il2m.explorer.page import STYLE, figure_bytes, numbers_html, page_svg, save_links
+from il2m.explorer.page import PARTS, STYLE, figures_html, save_links
 from il2m.explorer.views import VIEWS
-from il2m.methods.registry import METHODS
 from il2m.results.collect import stored_results
 from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
@@ -22,7 +21,7 @@ from il2m.study.runs import ANALYSED, Run
 
 LARGE = 20_000_000  # images times classes: who waits for more is told so first
 MOST_RUNS = 4
-SIDE_BY_SIDE = "side by side"
+FACTORS = ("means", "confidence", "gate")
 
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
@@ -82,24 +81,24 @@ def _in_short(values: Sequence[object]) -> str:
     return f"{len(values)}: {', '.join(map(str, values[:5]))}{', ...' if len(values) > 5 else ''}"
 
 
-def first_choice(all_outcomes: Sequence[RunOutcomes]) -> Choice:
-    """What is shown until something else is chosen: the last state, of IL2M where every run can give it."""
-    has_il2m = not any("IL2M" in outcomes.left_out for outcomes in all_outcomes)
-    return Choice(all_outcomes[0].num_states, "IL2M" if has_il2m else "FT")
-
-
 def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
-    """Display every view as a picture."""
-    choice = first_choice(all_outcomes)
+    """Display every view as a picture: of fine-tuning, or of IL2M where a method is compared with it."""
+    has_il2m = not any("IL2M" in outcomes.left_out for outcomes in all_outcomes)
     for name, view in VIEWS.items():
+        about = STORY["views"][name]
+        choice = Choice(all_outcomes[0].num_states, "IL2M" if has_il2m and "compares" in about else "FT")
         try:
             shown = {outcomes.label: view(outcomes, choice) for outcomes in all_outcomes}
         except InputError as error:
-            display(HTML(f"<p>{html.escape(name)}: {html.escape(str(error))}</p>"))
+            display(HTML(PARTS.about(f"{name}: {error}")))
             continue
-        picture = Image(data=figure_bytes(shown, "png", background="white", dpi=80), format="png")
-        title = f"{name.capitalize()} ({choice.method}, state {choice.state})"
-        display(HTML(f"<h4>{html.escape(title)}</h4>"), picture)
+        display(HTML(STYLE + PARTS.still(name, choice, about["about"]) + figures_html(name, shown)))
+
+
+class _Names(anywidget.AnyWidget):
+    """Tells screen readers the names of controls, which ipywidgets shows the eye alone; nothing is seen of it."""
+
+    _esm = Path(__file__).parent / "names.js"
 
 
 class BiasExplorer(widgets.VBox):
@@ -107,126 +106,116 @@ class BiasExplorer(widgets.VBox):
 
     def __init__(self, all_outcomes: Sequence[RunOutcomes]) -> None:
         self.all_outcomes, self.controls = all_outcomes, make_controls(all_outcomes)
+        self.tour, self.step = tour_of(self.controls), -1  # of the tour; -1 before it begins
         self.shown: dict[str, Shown] = {}
         self._work = 0  # of what was computed since the last change
+        self._label, self._moving = 0, False  # the last class that could be told; while the tour sets controls
+        self.back = widgets.Button(description="Back", tooltip="to the tour's step before", disabled=True)
+        self.next = widgets.Button(description="Next", tooltip="to the tour's next step")
         self.reset = widgets.Button(description="IL2M's own choice", tooltip="set exponents and gate to 1")
         self.save = widgets.Button(description="Save this view", tooltip="make links that save figure and numbers")
-        self.figure, self.numbers, self.status, self.links = (widgets.HTML() for _ in range(4))
-        self.sliders = [self.controls.means, self.controls.confidence, self.controls.gate]
-        self.what_if = widgets.HBox([*self.sliders, self.reset])
+        self.story, self.about, self.figure, self.numbers, self.status, self.links = (widgets.HTML() for _ in range(6))
+        self.play = widgets.Play(min=1, max=self.controls.state.max, value=self.controls.state.value, interval=1500)
         super().__init__(self._arranged())
+        self.add_class("il2m-explorer")
         for outcomes in all_outcomes:
             outcomes.on_work = self._on_work
         for control in vars(self.controls).values():
             control.observe(self.refresh, "value")
         self.reset.on_click(self._reset)
         self.save.on_click(self._save)
+        self.back.on_click(lambda button: self.go(self.step - 1))
+        self.next.on_click(lambda button: self.go(self.step + 1))
         self.refresh()
 
     def _arranged(self) -> list[widgets.Widget]:
-        controls, state = self.controls, self.controls.state
-        play = widgets.Play(min=1, max=state.max, value=state.value, interval=1500, tooltip="play the states")
-        widgets.jslink((play, "value"), (state, "value"))
+        controls = self.controls
+        widgets.jslink((self.play, "value"), (controls.state, "value"))
         rows = (
+            [self.back, self.next, self.story],
             [controls.view],
-            [play, state, controls.method, *([controls.run] if len(self.all_outcomes) > 1 else [])],
-            [controls.score_kind, controls.top, controls.by_origin, controls.class_name],
+            [self.play, controls.state, controls.method, controls.run],
+            [controls.score_kind, controls.top, controls.by_origin, controls.class_name, controls.page],
+            [controls.means, controls.confidence, controls.gate, self.reset],
         )
-        lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "flex-end"}) for row in rows]
-        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(_left_out_html(self.all_outcomes))
-        return [widgets.HTML(STYLE), *lines, self.what_if, self.status, self.figure, self.numbers, saving, note]
+        lines = [widgets.HBox(row) for row in rows]
+        for line in lines:
+            line.add_class("il2m-row")
+        runs = reversed(self.all_outcomes)  # so that the first run's reason stands
+        left_out = {method: f"{each.label}: {why}" for each in runs for method, why in each.left_out.items()}
+        saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(PARTS.left_out(left_out))
+        return [widgets.HTML(STYLE), _Names(), *lines, self.about, self.status, self.figure, self.numbers, saving, note]
 
     @property
     def choice(self) -> Choice:
-        """What the controls say. Raises InputError for a class that can't be told."""
-        label = find_class(self.controls.class_name.value, self.all_outcomes[0].titles)
-        exponents = Exponents(*(slider.value for slider in self.sliders))
-        names = ("state", "method", "score_kind", "top", "by_origin")
-        chosen = {name: getattr(self.controls, name).value for name in names}
-        return Choice(**chosen, label=label, exponents=exponents)
+        """What the controls say; of the class, the last one that could be told."""
+        values = {name: control.value for name, control in vars(self.controls).items()}
+        exponents, page = Exponents(*(values[name] for name in FACTORS)), values["page"] - 1
+        chosen = {name: values[name] for name in ("state", "method", "score_kind", "top", "by_origin")}
+        return Choice(**chosen, label=self._label, exponents=exponents, page=page)
+
+    def go(self, step: int) -> None:
+        """Go to a step of the tour, from 0: set all controls, then show what they say."""
+        self.step, self._moving = step, True
+        for name, value in self.tour[step]["set"].items():
+            getattr(self.controls, name).value = value
+        self._moving = False
+        self.back.disabled, self.next.disabled = step < 1, step == len(self.tour) - 1
+        self.refresh()
 
     def refresh(self, change: object = None) -> None:
-        """Show what the controls say."""
-        name, self._work = self.controls.view.value, 0
-        self.what_if.layout.display = "" if name == "what if" else "none"
-        self.links.value = ""
+        """Show what the controls say. Until it is drawn, the figure is marked as late."""
+        if self._moving:
+            return
+        view, self._work, self.links.value = self.controls.view.value, 0, ""
+        self.figure.add_class("il2m-late")
         try:
-            self._show(name, self.choice)
+            notes = self._show(view, STORY["views"][view])
         except InputError as error:
-            self.shown, self.figure.value, self.numbers.value = {}, "", ""
-            self._say(str(error))
+            notes, self.shown, self.figure.value, self.numbers.value = [str(error)], {}, "", ""
+        self.status.value = PARTS.status(" ".join(notes))
+        self._arrange_for(view)
+        self.figure.remove_class("il2m-late")
 
-    def _show(self, view: str, choice: Choice) -> None:
-        runs = [shown for shown in self.all_outcomes if self.controls.run.value in (shown.label, SIDE_BY_SIDE)]
+    def _arrange_for(self, view: str) -> None:
+        """Show only the controls that can change something, what the view is of, and the tour's step if it is here."""
+        controls, method = self.controls, self.controls.method
+        controls.page.max = max((what.pages for what in self.shown.values()), default=1)
+        used = controls_of(view, method.value, [name for _, name in method.options])
+        several = {"run": len(self.all_outcomes), "state": controls.state.max, "page": controls.page.max}
+        used -= {name for name, count in several.items() if count == 1}
+        for name, control in (*vars(controls).items(), ("state", self.play), ("gate", self.reset)):
+            control.layout.display = None if name in used else "none"
+        self.about.value = PARTS.about(STORY["views"][view]["about"])
+        is_here = self.step >= 0 and self.tour[self.step]["set"]["view"] == view
+        self.story.value = PARTS.story(self.tour, self.step if is_here else None)
+
+    def _show(self, view: str, about: dict[str, Any]) -> list[str]:
+        """Show a view; what there is to say beside it."""
+        notes, runs = [], [each for each in self.all_outcomes if self.controls.run.value in (each.label, SIDE_BY_SIDE)]
+        if "class_name" in about["uses"]:
+            try:
+                self._label = find_class(self.controls.class_name.value, self.all_outcomes[0].titles)
+            except InputError as error:
+                notes = [f"{self.all_outcomes[0].titles[self._label]} is still shown: {error}"]
+        choice = self.choice
         self.shown = {outcomes.label: VIEWS[view](outcomes, choice) for outcomes in runs}
-        self.figure.value = f'<div class="il2m">{page_svg(self.shown)}</div>'
-        self.numbers.value = numbers_html(self.shown)
-        notes = []
-        if (kind := kind_for(choice.method, choice.score_kind)) != choice.score_kind:
-            notes.append(f"{choice.method} is defined on {kind} scores: these are shown.")
-        method = "IL2M" if view == "what if" else choice.method  # the what-if factors are Eq. 1's
-        asked = choice.state, method, kind_for(method, choice.score_kind)
-        every = ((outcomes.label, outcomes.undefined_note(*asked)) for outcomes in runs)
-        notes += [f"{label}: {note}" for label, note in every if note]
-        self._say(" ".join(notes))
+        self.figure.value, self.numbers.value = figures_html(view, self.shown), PARTS.numbers(self.shown)
+        method = choice.method if "method" in about["uses"] else about["of"]
+        if (kind := kind_for(method, choice.score_kind)) != choice.score_kind:
+            notes.append(f"{method} is defined on {kind} scores: these are shown.")
+        every = ((outcomes.label, outcomes.undefined_note(choice.state, method, kind)) for outcomes in runs)
+        return notes + [f"{label}: {note}" for label, note in every if note]
 
     def _on_work(self, work: int) -> None:
         self._work += work
         if self._work > LARGE:
-            self._say("Computing ...")
-
-    def _say(self, text: str) -> None:
-        self.status.value = f'<div class="il2m" role="status">{html.escape(text)}</div>'
+            self.status.value = PARTS.status("Computing ...")
 
     def _reset(self, button: object = None) -> None:
-        for slider in self.sliders:
-            slider.value = 1.0
+        for name in FACTORS:
+            getattr(self.controls, name).value = 1.0
 
     def _save(self, button: object = None) -> None:
         name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"
-        self.links.value = save_links(self.shown, name.replace(" ", "-")) if self.shown else ""
-
-
-def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
-    """The controls that change what is shown, by name; each has a ``value``."""
-    choice, titles = first_choice(all_outcomes), all_outcomes[0].titles
-    wide, hint = {"style": {"description_width": "initial"}}, "name or number"
-    left_out = {method for outcomes in all_outcomes for method in outcomes.left_out}
-    methods = [(METHODS[name].label, name) for name in all_outcomes[0].methods if name not in left_out]
-    buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
-    exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, layout={"width": "340px"}, **wide)
-    return SimpleNamespace(
-        view=buttons(options=list(VIEWS), description="View"),
-        state=widgets.IntSlider(value=choice.state, min=1, max=choice.state, description="State", **wide),
-        method=widgets.Dropdown(options=methods, value=choice.method, description="Method", **wide),
-        run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
-        score_kind=buttons(options=["raw", "softmax"], description="Scores"),
-        top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
-        by_origin=buttons(options={"together": False, "by state": True}, description="Past classes"),
-        class_name=widgets.Combobox(value=titles[0], options=titles, description="Class", placeholder=hint, **wide),
-        means=exponent(description="Class means, exponent"),
-        confidence=exponent(description="Confidence, exponent"),
-        gate=exponent(description="Gate", max=1.0),
-    )
-
-
-def find_class(text: str, titles: Sequence[str]) -> int:
-    """The class that a search text means: its title (``label: name``), its number, or the first whose name holds the
-    text. Raises InputError if there is none."""
-    wanted = text.strip().casefold()
-    if text in titles:
-        return titles.index(text)
-    if wanted.isdecimal() and int(wanted) < len(titles):
-        return int(wanted)
-    for label, title in enumerate(titles):
-        if wanted and wanted in title.partition(": ")[2].casefold():
-            return label
-    raise InputError(f"no class is called {text!r}: type a part of a name, or a number up to {len(titles) - 1}.")
-
-
-def _left_out_html(all_outcomes: Sequence[RunOutcomes]) -> str:
-    """The methods that some run can't give, each with the first such run's reason."""
-    left_out = {method: (runs, why) for runs in reversed(all_outcomes) for method, why in runs.left_out.items()}
-    told = [f"<li>{html.escape(f'{method}: {runs.label}: {why}')}</li>" for method, (runs, why) in left_out.items()]
-    summary = f"<summary>{len(told)} method(s) left out</summary>"
-    return f'<details class="il2m">{summary}<ul>{"".join(told)}</ul></details>' if told else ""
+        self.links.value = save_links(self.shown, name) if self.shown else ""

@@ -2,7 +2,6 @@
 
 import base64
 import gc
-import html
 import io
 import textwrap
 from collections.abc import Mapping
@@ -10,77 +9,77 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from il2m import plots
 from il2m.explorer.outcomes import Shown
 
-STYLE = f"<style>{(Path(__file__).parent / 'page.css').read_text()}</style>"
+_WIDE = 6.2  # inches: type is readable where a narrow page makes a figure smaller
+_HERE = Path(__file__).parent
+STYLE = Markup(f"<style>{(_HERE / 'page.css').read_text()}</style>")
+_SAVED = {"facecolor": "white", "dpi": 200}
+PARTS = Environment(loader=FileSystemLoader(_HERE), autoescape=True).get_template("page.html.j2").module
 
 
-def make_figure(shown: Mapping[str, Shown]) -> Figure:
-    """One panel per run (label -> what is shown of it), each under its label and finding, with the legend of many
-    lines at the right. Within the style of a page, see page_svg."""
-    wide, letters = (6.2 * len(shown), 68) if len(shown) > 1 else (8.4, 90)
-    tall = max(what.height for what in shown.values())
-    figure, many = Figure(figsize=(wide, tall)), ()
-    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    for ax, (label, what) in zip(axes, shown.items(), strict=True):
+def make_figures(shown: Mapping[str, Shown], *, titled: bool = True) -> list[Figure]:
+    """A figure per run (label -> what is shown of it), with a legend of many lines below. They may be set beside each
+    other, so they share the y axis: all are drawn before any is saved. titled: each under its label and finding."""
+    figures, ax = [], None
+    for label, what in shown.items():
+        above, below, right, many = 0.62 if titled else 0.12, 0.55, 0.15, ()
+        figure = Figure()
+        ax = figure.add_subplot(sharey=ax)
         what.draw(ax=ax)
-        finding = "\n".join(textwrap.wrap(what.finding, letters)[:2])
-        ax.set_title(f"{label}\n{finding}", loc="left", pad=10)
+        if titled:
+            ax.set_title("\n".join([label, *textwrap.wrap(what.finding, 64)[:2]]), loc="left", pad=10)
         if (legend := ax.get_legend()) and len(legend.get_texts()) > 6:
             many = ax.get_legend_handles_labels()
             legend.remove()
-    right = 1.65 if many else 0.15
-    figure.subplots_adjust(0.75 / wide, 0.55 / tall, 1 - right / wide, 1 - 0.62 / tall, wspace=0.16)
-    if many:
-        figure.legend(*many, loc="center right", fontsize="small")
-    return figure
+            below += 0.2 * -(-len(many[0]) // 3)
+            figure.legend(*many, loc="lower left", ncols=3, fontsize="small")
+        tall = what.height - 1.17 + above + below
+        figure.set_size_inches(_WIDE, tall)
+        figure.subplots_adjust(0.75 / _WIDE, below / tall, 1 - right / _WIDE, 1 - above / tall)
+        figures.append(figure)
+    return figures
 
 
-def page_svg(shown: Mapping[str, Shown]) -> str:
-    """The figure as SVG that takes the page's colour for lines and text, in light and dark themes and in print."""
-    return plots.themed(figure_bytes(shown, "svg").decode())
-
-
-def figure_bytes(shown: Mapping[str, Shown], kind: str, *, background: str = "none", dpi: int = 100) -> bytes:
-    """The figure as a file, ``svg`` or ``png``.
+def draw_figures(shown: Mapping[str, Shown], kind: str, *, titled: bool = True, **settings: object) -> list[bytes]:
+    """Those figures as files, ``svg`` or ``png``, with other ``settings`` of savefig.
     Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that a
     kernel holds, which would take several times as long as the figure itself.
     """
-    file, enabled = io.BytesIO(), gc.isenabled()
+    enabled = gc.isenabled()
     gc.disable()
     try:
-        with mpl.rc_context(plots.page_style()):  # the figure gets no name, which would keep it until we return
-            make_figure(shown).savefig(file, format=kind, facecolor=background, dpi=dpi, metadata={"Date": None})
+        with mpl.rc_context(plots.page_style()):  # figures get no name, which would keep them until we return
+            return [_saved(figure, kind, **settings) for figure in make_figures(shown, titled=titled)]
     finally:
         if enabled:
             gc.enable()
             gc.collect(1)
+
+
+def _saved(figure: Figure, kind: str, **settings: object) -> bytes:
+    figure.savefig(file := io.BytesIO(), format=kind, metadata={"Date": None}, **settings)
     return file.getvalue()
 
 
-def numbers_html(shown: Mapping[str, Shown]) -> str:
-    """The numbers that a page has room for, as HTML tables, one per run."""
-    tables = ""
-    for label, what in shown.items():
-        table = what.numbers if what.table is None else what.table
-        table = table.rename_axis(index=None, columns=table.index.name)  # the index's name in the header's own line
-        rounded = table.iloc[:16, :12].to_html(border=0, float_format=what.number_format.format, na_rep="")
-        tables += f"<div><b>{html.escape(label)}</b>{rounded}</div>"
-    return f'<div class="il2m" style="display: flex; gap: 3em; flex-wrap: wrap">{tables}</div>'
+def figures_html(view: str, shown: Mapping[str, Shown]) -> str:
+    """The figures, each under its run and finding, as SVG that takes the page's colour for lines and text, in light and
+    dark themes and in print."""
+    drawn = zip(shown.items(), draw_figures(shown, "svg", titled=False), strict=True)
+    themed = [plots.themed(svg.decode(), f"{view}, {label}: {what.finding}") for (label, what), svg in drawn]
+    return PARTS.figures(shown, themed)
 
 
 def save_links(shown: Mapping[str, Shown], name: str) -> str:
-    """Links that save the view as SVG, PNG and CSV, each file inside its link: nothing is written to disk here."""
+    """Links that save the view, a figure of each run as SVG and PNG and all numbers as CSV, each file inside its link:
+    nothing is written to disk here."""
     numbers = pd.concat({label: what.numbers for label, what in shown.items()}, names=["run"])  # unrounded
-    links = ""
-    for kind, mime, data in (
-        ("svg", "image/svg+xml", figure_bytes(shown, "svg", background="white")),
-        ("png", "image/png", figure_bytes(shown, "png", background="white", dpi=200)),
-        ("csv", "text/csv", numbers.to_csv().encode()),
-    ):
-        address = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-        links += f'<a download="{html.escape(name)}.{kind}" href="{address}">{kind.upper()}</a>'
-    return f'<div class="il2m">{links}</div>'
+    files = [("", "csv", numbers.to_csv().encode())]
+    for kind in ("svg", "png"):
+        files += [(label, kind, data) for label, data in zip(shown, draw_figures(shown, kind, **_SAVED), strict=True)]
+    return PARTS.links(name, [(label, kind, base64.b64encode(data).decode()) for label, kind, data in files])

@@ -12,8 +12,10 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
+import ipywidgets as widgets
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -28,7 +30,8 @@ from il2m import plots
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
-from il2m.explorer.explore import BiasExplorer, bias_explorer, find_class, open_outcomes, show_static
+from il2m.explorer.controls import STORY, controls_of, find_class
+from il2m.explorer.explore import BiasExplorer, bias_explorer, open_outcomes, show_static
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, what_if_factors
 from il2m.explorer.views import EXPONENTS, VIEWS, true_class_scores, what_if_curves
 from il2m.methods.frozen import Frozen
@@ -301,8 +304,8 @@ def test_what_if_marks_the_paper_and_the_best_of_each_curve(outcomes: RunOutcome
 
 def test_what_if_shares_its_y_axis_between_runs(tiny_study: TinyStudy):
     runs = open_outcomes([tiny_study.on, tiny_study.off])
-    figure = page.make_figure({run.label: VIEWS["what if"](run, Choice(3)) for run in runs})
-    panels = [panel for ax in figure.axes for panel in ax.child_axes]
+    figures = page.make_figures({run.label: VIEWS["what if"](run, Choice(3)) for run in runs})
+    panels = [panel for figure in figures for ax in figure.axes for panel in ax.child_axes]
     assert len(panels) == 4
     assert len({panel.get_ylim() for panel in panels}) == 1
     values = [value for panel in panels for line in panel.lines[:6] for value in line.get_ydata()]
@@ -355,7 +358,7 @@ def test_numbers_on_the_page_are_as_in_the_figure(outcomes: RunOutcomes):
         ("accuracy", r"\d+\.\d%"),
         ("what if", r"\d+\.\d%"),
     ):
-        cells = re.findall("<td>(.*)</td>", page.numbers_html({"": VIEWS[name](outcomes, Choice(3))}))
+        cells = re.findall("<td>(.*?)</td>", page.PARTS.numbers({"": VIEWS[name](outcomes, Choice(3))}))
         assert cells
         assert not [text for text in cells if text and not re.fullmatch(cell, text)], name
 
@@ -385,6 +388,175 @@ def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
             assert what.finding.split(",")[0][:40] in re.sub(r"</?[^>]*>", "", explorer.figure.value)
 
 
+def other_values(control: widgets.Widget) -> list[object]:
+    """Values that a control could have and has not."""
+    if isinstance(control, widgets.FloatSlider | widgets.IntSlider | widgets.BoundedIntText):
+        values = [control.min, control.max]
+    elif isinstance(control, widgets.Combobox):
+        values = control.options[:3]
+    else:
+        options = control.options.items() if isinstance(control.options, dict) else control.options
+        values = [option[1] if isinstance(option, tuple) else option for option in options]
+    return [value for value in values if value != control.value]
+
+
+def changes_what_is_shown(explorer: BiasExplorer, control: widgets.Widget) -> bool:
+    """Whether figure, numbers or finding change with some other value of a control, which is set back then."""
+    before, value, changed = (explorer.figure.value, explorer.numbers.value), control.value, False
+    for other in other_values(control):
+        control.value = other
+        changed = (explorer.figure.value, explorer.numbers.value) != before
+        if changed:
+            break
+    control.value = value
+    return changed
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_controls_that_change_nothing_are_hidden(tiny_study: TinyStudy, view: str):
+    explorer = BiasExplorer(open_outcomes([tiny_study.off]))
+    controls = vars(explorer.controls)
+    with mpl.rc_context({"svg.hashsalt": "the same names in each file"}):
+        controls["view"].value = view
+        for method, names in (("IL2M", set(controls) - {"view"}), ("FT", {"score_kind"}), ("WA", {"score_kind"})):
+            controls["method"].value = method
+            for name in names:
+                shown = controls[name].layout.display != "none"
+                assert changes_what_is_shown(explorer, controls[name]) == shown, f"{name}, {method}"
+    assert controls["view"].layout.display is None
+    assert (explorer.play.layout.display, explorer.reset.layout.display == "none") == (None, view != "what if")
+
+
+def test_a_run_that_stands_alone_is_not_chosen(explorer: BiasExplorer, tiny_study: TinyStudy):
+    assert explorer.controls.run.layout.display is None
+    assert BiasExplorer(open_outcomes([tiny_study.off])).controls.run.layout.display == "none"
+
+
+def test_the_kind_of_scores_is_offered_where_some_method_shown_has_two():
+    assert "score_kind" in controls_of("accuracy", "NEM", ["FT", "IL2M", "NEM"])
+    assert "score_kind" not in controls_of("accuracy", "NEM", ["FT", "NEM"])  # softmax keeps the order of FT's
+    assert "score_kind" in controls_of("what if", "NEM", ["FT", "IL2M", "NEM"])
+    assert "score_kind" in controls_of("one class", "FT", ["FT"])
+
+
+# the words, and the tour
+
+
+def test_every_view_has_its_words_and_uses_controls_that_there_are(explorer: BiasExplorer):
+    assert list(STORY["views"]) == list(VIEWS)
+    for view, about in STORY["views"].items():
+        assert set(about) <= {"about", "uses", "of", "scores", "compares"}
+        assert set(about["uses"]) < set(vars(explorer.controls))
+        explorer.controls.view.value = view
+        assert about["about"] in unescape(explorer.about.value)
+
+
+def test_the_tour_goes_there_and_back(explorer: BiasExplorer):
+    assert explorer.back.disabled
+    assert len(explorer.tour) == 7
+    drawn, findings = [], []
+    explorer.figure.observe(drawn.append, "value")
+    for step in range(7):
+        assert not explorer.next.disabled
+        explorer.next.click()
+        assert len(drawn) <= step + 1, "each step is drawn once"
+        values = {name: control.value for name, control in vars(explorer.controls).items()}
+        assert STORY["tour"][step]["set"].items() <= values.items()
+        assert values["run"] == "distillation off"
+        assert f"{step + 1} of 7: {STORY['tour'][step]['title']}" in unescape(explorer.story.value)
+        assert STORY["tour"][step]["text"] in unescape(explorer.story.value)
+        assert explorer.shown
+        findings.append(explorer.shown["distillation off"].finding)
+    assert explorer.next.disabled
+    for step in reversed(range(6)):
+        explorer.back.click()
+        assert explorer.shown["distillation off"].finding == findings[step]
+    assert explorer.back.disabled
+
+
+def test_a_step_is_left_by_another_view_and_gone_on_from(explorer: BiasExplorer):
+    for _ in range(5):
+        explorer.next.click()
+    explorer.controls.means.value = 0  # as the step asks for
+    assert "5 of 7" in explorer.story.value
+    explorer.controls.view.value = "states"
+    assert "5 of 7" not in explorer.story.value
+    explorer.next.click()
+    assert "6 of 7" in explorer.story.value
+    explorer.back.click()
+    assert explorer.choice.exponents == Exponents()
+
+
+def test_the_tour_of_scores_alone_does_without_il2m(imported: Run):
+    page = BiasExplorer(open_outcomes([imported]))
+    assert [step["title"] for step in page.tour] == ["The bias", "The second memory", "One class fading"]
+    for _ in page.tour:
+        page.next.click()
+        assert page.shown
+
+
+def test_it_opens_on_fine_tuning_where_the_bias_is(explorer: BiasExplorer):
+    assert (explorer.choice.method, explorer.choice.state) == ("FT", 3)
+    shown = explorer.shown["distillation off"].numbers
+    expected = bias_table(explorer.all_outcomes[0].run, method="FT")
+    np.testing.assert_allclose(shown["past"], expected["past_score"], rtol=1e-5)
+
+
+# what it is read with
+
+
+def test_figures_and_tables_tell_what_they_are(explorer: BiasExplorer):
+    explorer.controls.view.value = "errors"
+    finding = explorer.shown["distillation on"].finding
+    labels = re.findall(r'<svg[^>]* role="img" aria-label="([^"]*)"', explorer.figure.value)
+    assert [unescape(label) for label in labels][1] == f"errors, distillation on: {finding}"
+    assert "<caption>distillation on</caption>" in explorer.numbers.value
+    headers = re.findall(r'<th scope="(\w+)">([^<]*)</th>', explorer.numbers.value)
+    assert headers[:2] == [("col", "method"), ("col", explorer.shown["distillation on"].numbers.columns[0])]
+    assert ("row", "FT") in headers
+    assert len(re.findall("<th\\b", explorer.numbers.value)) == len(headers)
+
+
+def test_runs_share_the_y_axis_though_each_has_a_figure_of_its_own(explorer: BiasExplorer):
+    for name in ("true-class scores", "errors", "accuracy"):
+        explorer.controls.view.value = name
+        figures = page.make_figures(explorer.shown)
+        limits = [figure.axes[0].get_ylim() for figure in figures]
+        assert len(limits) == 2
+        assert limits[0] == limits[1]
+        alone = [page.make_figures({label: what})[0].axes[0].get_ylim() for label, what in explorer.shown.items()]
+        for low, high in alone:  # nothing is cut off, but for a margin that grows with what is seen
+            assert limits[0][0] <= low + 0.1 * (high - low)
+            assert limits[0][1] >= high - 0.1 * (high - low)
+
+
+def test_a_long_legend_stands_below_the_axes(explorer: BiasExplorer):
+    explorer.controls.view.value = "accuracy"
+    (figure, _), methods = page.make_figures(explorer.shown), explorer.controls.method.options
+    assert figure.axes[0].get_legend() is None
+    assert len(figure.legends[0].get_texts()) == len(methods)
+    figure.canvas.draw()
+    box, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_tightbbox()
+    assert 0 <= box.y0 < box.y1 < axes.y0
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_a_figure_is_marked_as_late_until_it_is_drawn(explorer: BiasExplorer):
+    marks = []
+    explorer.all_outcomes[0].on_work = lambda work: marks.append("il2m-late" in explorer.figure._dom_classes)
+    explorer.controls.method.value = "ScaIL"
+    assert marks
+    assert all(marks)
+    assert "il2m-late" not in explorer.figure._dom_classes
+    explorer.controls.view.value, explorer.controls.state.value = "one class", 1
+    explorer.controls.class_name.value = "5"
+    assert "is learned at state 3, after state 1" in explorer.status.value
+    assert "il2m-late" not in explorer.figure._dom_classes
+
+
+# runs in it
+
+
 def test_both_runs_lie_side_by_side_off_first(explorer: BiasExplorer, tiny_study: TinyStudy):
     assert [outcomes.run.name for outcomes in explorer.all_outcomes] == [tiny_study.off.name, tiny_study.on.name]
     assert list(explorer.shown) == ["distillation off", "distillation on"]
@@ -394,7 +566,6 @@ def test_both_runs_lie_side_by_side_off_first(explorer: BiasExplorer, tiny_study
 
 def test_what_if_sliders_change_the_accuracy_shown_and_reset_restores_it(explorer: BiasExplorer):
     explorer.controls.view.value = "what if"
-    assert explorer.what_if.layout.display == ""
     numbers = explorer.shown["distillation off"].numbers
     assert (numbers.loc["your choice"] == numbers.loc["IL2M's own choice"]).all()
     explorer.controls.means.value = 0
@@ -404,12 +575,10 @@ def test_what_if_sliders_change_the_accuracy_shown_and_reset_restores_it(explore
     assert f"<td>{numbers.loc['your choice', 'past']:.1%}</td>" in explorer.numbers.value
     explorer.reset.click()
     assert [explorer.choice.exponents] == [Exponents()]
-    explorer.controls.view.value = "errors"
-    assert explorer.what_if.layout.display == "none"
 
 
 def test_the_images_view_names_what_was_mended(explorer: BiasExplorer):
-    explorer.controls.view.value = "images"
+    explorer.controls.view.value, explorer.controls.method.value = "images", "IL2M"
     outcomes = explorer.all_outcomes[0]
     was, now = (outcomes.outcome(3, method).ranks == 0 for method in ("FT", "IL2M"))
     shown = explorer.shown["distillation off"]
@@ -425,9 +594,12 @@ def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):
     explorer.controls.view.value = "accuracy"
     explorer.save.click()
     links = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', explorer.links.value))
-    assert list(links) == [f"accuracy-IL2M-state-3.{kind}" for kind in ("svg", "png", "csv")]
-    svg, png, csv = (base64.b64decode(data) for data in links.values())
+    runs = ("distillation-off", "distillation-on")
+    names = [f"-{run}.{kind}" for kind in ("svg", "png") for run in runs]
+    assert list(links) == [f"accuracy-FT-state-3{name}" for name in (".csv", *names)]
+    csv, svg, _, png, _ = (base64.b64decode(data) for data in links.values())
     assert b"<svg" in svg
+    assert explorer.shown["distillation off"].finding[:40].encode() in svg
     assert Image.open(io.BytesIO(png)).size[0] > 1000
     table = pd.read_csv(io.BytesIO(csv), index_col=["run", "state"])
     saved = table.loc[("distillation off", 3), "IL2M"]
@@ -439,7 +611,7 @@ def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):
 def test_figures_take_the_colour_of_the_page(explorer: BiasExplorer):
     assert "currentColor" in explorer.figure.value
     assert plots.INK not in explorer.figure.value
-    saved = page.figure_bytes(explorer.shown, "svg", background="white").decode()
+    saved = page.draw_figures(explorer.shown, "svg", facecolor="white")[0].decode()
     assert plots.INK in saved
 
 
@@ -449,16 +621,25 @@ def test_a_drawn_figure_is_not_kept(explorer: BiasExplorer):
 
     gc.collect()
     before = alive()
-    page.figure_bytes(explorer.shown, "svg")
+    page.draw_figures(explorer.shown, "svg")
     assert alive() == before
     assert gc.isenabled()
 
 
-def test_a_click_on_a_class_that_is_not_there_is_answered(explorer: BiasExplorer):
-    explorer.controls.class_name.value = "walrus"
-    assert "no class is called &#x27;walrus&#x27;" in explorer.status.value
-    explorer.controls.class_name.value = "class 2"
+def test_a_class_that_cannot_be_told_keeps_what_is_shown_and_is_said_once(explorer: BiasExplorer):
+    controls = explorer.controls
+    controls.view.value, controls.class_name.value = "one class", "2"
+    label, numbers = explorer.choice.label, explorer.numbers.value
+    controls.class_name.value = "walrus"
+    assert explorer.choice.label == label == 2
+    assert explorer.numbers.value == numbers
     assert "<svg" in explorer.figure.value
+    assert explorer.status.value.count("no class is called &#39;walrus&#39;") == 1
+    assert f"{explorer.all_outcomes[0].titles[2]} is still shown" in explorer.status.value
+    controls.view.value = "errors"  # no class is asked for
+    assert "no class" not in explorer.status.value
+    controls.view.value, controls.class_name.value = "one class", "1"
+    assert explorer.choice.label == 1
     assert "no class" not in explorer.status.value
 
 
@@ -471,7 +652,7 @@ def test_classes_are_found_by_title_number_and_part_of_name():
 
 
 def test_a_large_computation_is_told_before_it_is_done(explorer: BiasExplorer, monkeypatch: pytest.MonkeyPatch):
-    told = []
+    told, explorer.controls.method.value = [], "IL2M"
     explorer.status.observe(lambda change: told.append(re.sub("<.*?>", "", change["new"])), "value")
     explorer.controls.score_kind.value = "softmax"
     assert "Computing ..." not in told
@@ -593,9 +774,15 @@ def test_without_a_live_page_pictures_are_displayed(
     monkeypatch.setattr(explore, "display", lambda *things: shown.extend(things))
     monkeypatch.setenv("IL2M_HEADLESS", "1")
     assert bias_explorer(tiny_study.off, str(tiny_study.on.folder)) is None
-    pictures = [thing for thing in shown if getattr(thing, "format", "") == "png"]
-    assert len(pictures) == len(VIEWS)
-    assert sum(len(picture.data) for picture in pictures) < 1_500_000
+    pages = [thing.data for thing in shown]
+    assert len(pages) == len(VIEWS)
+    assert sum(map(len, pages)) < 1_500_000
+    for view, text in zip(VIEWS, pages, strict=True):
+        method = "IL2M" if view in ("errors", "what if", "images") else "FT"  # FT beside itself tells nothing
+        assert f"<h4>{view.capitalize()} ({method}, state 3)</h4>" in text
+        assert STORY["views"][view]["about"] in unescape(text)
+        assert len(re.findall('<svg[^>]* role="img" aria-label=', text)) == 2
+        assert text.count("<style>.il2m") == 1, "the style is markup, and no text"
 
 
 def test_pictures_of_scores_alone(imported: Run, monkeypatch: pytest.MonkeyPatch):
@@ -604,7 +791,7 @@ def test_pictures_of_scores_alone(imported: Run, monkeypatch: pytest.MonkeyPatch
     show_static(open_outcomes([imported]))
     told = [thing.data for thing in shown if "imported scores come without images" in str(thing.data)]
     assert len(told) == 1
-    assert len([thing for thing in shown if getattr(thing, "format", "") == "png"]) >= len(VIEWS) - 2
+    assert len([thing for thing in shown if "<svg" in thing.data]) >= len(VIEWS) - 2
 
 
 # bad input
@@ -714,7 +901,7 @@ def test_scores_alone_are_explored_as_far_as_they_go(imported: Run):
     assert page.controls.method.value == "FT"
     assert "IL2M" not in page.controls.method.options
     page.controls.view.value = "what if"
-    assert "IL2M can&#x27;t be computed: state 1 has no statistics" in page.status.value
+    assert "IL2M can&#39;t be computed: state 1 has no statistics" in page.status.value
     page.controls.view.value = "accuracy"
     expected = results_table(imported, methods=("FT",))["top1"].iloc[2]
     assert page.shown["imported scores"].numbers.loc[2, "FT"] == expected

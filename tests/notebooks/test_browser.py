@@ -29,6 +29,7 @@ import pandas as pd
 import pytest
 from tiny import PROJECT, TinyStudy
 
+from il2m.explorer.controls import STORY
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, accuracies
 from il2m.explorer.views import VIEWS
 from il2m.notebook.catalogue import find_notebooks
@@ -37,13 +38,22 @@ from il2m.report.build import build_report
 IN_CI = os.environ.get("CI") == "true"
 if IN_CI:
     import playwright.sync_api as sync_api
+    from axe_playwright_python.sync_playwright import Axe
 else:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
+    axe = "axe_playwright_python.sync_playwright"
+    Axe = pytest.importorskip(axe, reason="axe-playwright-python is not installed", exc_type=ImportError).Axe
 BROWSERS = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
 CHROMIUM = next(filter(None, BROWSERS), "")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PATIENCE = 120_000  # ms that a condition may take on a busy machine
 NAME = "03_dual_memory_analysis"
+THEMES, WIDTHS = ("JupyterLab Light", "JupyterLab Dark"), (420, 800, 1100, 1440)
+USABLE = """() => [...document.querySelectorAll(
+    '.il2m-explorer :is(button, input, select, summary, [tabindex="0"], [contenteditable=true])'
+)].filter(it => it.offsetParent && !it.disabled)"""
+DESCRIBED = "it => `${it.tagName} ${it.ariaLabel || ''} ${it.innerText.slice(0, 40)}`"
+LENGTHS = "all => all.map(it => it.getBoundingClientRect().width)"
 OF_THEIR_OWN = ("favicon", "Failed to load resource", "webpack", "LSP", "service worker", "ResizeObserver")
 
 RUN_ALL = """async () => {
@@ -178,6 +188,10 @@ class Explorer:
     def figure(self) -> str | None:
         return self.page.locator(".il2m svg").first.text_content()
 
+    def set_theme(self, theme: str) -> None:
+        self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", arg=theme)
+        self.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+
 
 def _run_all(page: sync_api.Page) -> None:
     """Run all cells, again where the request got lost: a session that is still being set up forgets it."""
@@ -230,30 +244,34 @@ def test_notebook_03_in_jupyterlab(explorer: Explorer, tiny_study: TinyStudy):
     move_what_if_sliders(explorer, off)
     look_at_images_and_save_a_view(explorer, off)
     switch_themes(explorer)
+    walk_the_tour_by_keyboard(explorer)
+    reach_all_controls_by_keyboard(explorer)
+    fit_any_width(explorer)
+    find_nothing_that_keeps_anybody_out(explorer)
     check_that_nothing_went_wrong(explorer)
 
 
 def move_state_method_and_distillation(explorer: Explorer, off: RunOutcomes, on: RunOutcomes) -> None:
-    shown = VIEWS["true-class scores"](off, Choice(state=3))
+    shown = VIEWS["true-class scores"](off, Choice(state=3, method="FT"))
     explorer.shows(shown.finding)
     explorer.shows_numbers(shown)
 
     explorer.set_slider("State", "ArrowLeft", 1)
-    explorer.shows(VIEWS["true-class scores"](off, Choice(state=2)).finding, ".il2m svg")
+    explorer.shows(VIEWS["true-class scores"](off, Choice(state=2, method="FT")).finding, ".il2m figure")
 
     explorer.press("errors")
-    explorer.shows_numbers(VIEWS["errors"](off, Choice(state=2)))
+    explorer.shows_numbers(VIEWS["errors"](off, Choice(state=2, method="FT")))
     before = explorer.figure()
     explorer.page.locator(".widget-dropdown", has_text="Method").locator("select").select_option("IL2M-no-gate")
     chosen = VIEWS["errors"](off, Choice(state=2, method="IL2M-no-gate"))
     explorer.shows_numbers(chosen)
-    explorer.shows(chosen.finding, ".il2m svg")
+    explorer.shows(chosen.finding, ".il2m figure")
     assert explorer.figure() != before
 
     explorer.press("distillation on")
     distilled = VIEWS["errors"](on, Choice(state=2, method="IL2M-no-gate"))
     explorer.shows_numbers(distilled)
-    explorer.shows(distilled.finding, ".il2m svg")
+    explorer.shows(distilled.finding, ".il2m figure")
     explorer.press("distillation off")
     explorer.shows_numbers(chosen)
 
@@ -265,10 +283,10 @@ def move_what_if_sliders(explorer: Explorer, off: RunOutcomes) -> None:
     explorer.set_slider("Confidence, exponent", "End", 1)
     explorer.set_slider("Gate", "Home", 1)
     exponents = Exponents(means=0, confidence=2, gate=0)
-    chosen = VIEWS["what if"](off, Choice(state=3, exponents=exponents))
+    shown = VIEWS["what if"](off, Choice(state=3, exponents=exponents))
     expected = accuracies(off.what_if(3, exponents), off.labels(3), off.run.states.num_past(3), 1)
-    assert chosen.numbers.loc["your choice"].to_dict() == expected
-    explorer.shows_numbers(chosen)
+    assert shown.numbers.loc["your choice"].to_dict() == expected
+    explorer.shows_numbers(shown)
     explorer.press("IL2M's own choice")
     explorer.shows_numbers(VIEWS["what if"](off, Choice(state=3)))
 
@@ -288,22 +306,86 @@ def look_at_images_and_save_a_view(explorer: Explorer, off: RunOutcomes) -> None
 
 def switch_themes(explorer: Explorer) -> None:
     colours = {}
-    for theme in ("JupyterLab Light", "JupyterLab Dark"):
-        explorer.page.evaluate(
-            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", arg=theme
-        )
-        explorer.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+    for theme in THEMES:
+        explorer.set_theme(theme)
         colours[theme] = explorer.page.locator(".il2m svg text").first.evaluate("text => getComputedStyle(text).fill")
     light, dark = (np.mean([int(n) for n in re.findall(r"\d+", colour)[:3]]) for colour in colours.values())
     assert light < 100
     assert dark > 155
 
 
+def walk_the_tour_by_keyboard(explorer: Explorer) -> None:
+    page = explorer.page
+    for number, step in enumerate(STORY["tour"], start=1):
+        page.get_by_role("button", name="Next", exact=True).press("Enter")
+        explorer.shows(f"{number} of 7: {step['title']}")
+        page.get_by_role("button", name=step["set"]["view"], exact=True, pressed=True).wait_for()
+        explorer.shows(STORY["views"][step["set"]["view"]]["about"])
+    page.get_by_role("button", name="Back", exact=True).press("Enter")
+    explorer.shows("6 of 7")
+
+
+def reach_all_controls_by_keyboard(explorer: Explorer) -> None:
+    """The Tab key goes through all that can be used, in the order in which it stands, and shows where it is."""
+    page = explorer.page
+    explorer.press("what if")  # the most controls
+    page.get_by_role("img", name=re.compile("^what if")).wait_for()
+    there = page.evaluate(f"() => ({USABLE})().map({DESCRIBED})")
+    assert len(there) > 20
+    page.get_by_role("button", name="Back", exact=True).focus()
+    reached = []
+    for _ in there:
+        focused = page.evaluate(f"() => ({DESCRIBED})(document.activeElement)")
+        reached.append(focused)
+        outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none" or focused.startswith("BUTTON Back"), focused  # not focused by a key
+        page.keyboard.press("Tab")
+    assert reached == there
+
+
+def fit_any_width(explorer: Explorer) -> None:
+    """Nothing sticks out, sliders can be aimed at, runs stand below each other where it is narrow, type can be read."""
+    page, below = explorer.page, {}
+    page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+    for view in ("what if", "true-class scores"):
+        explorer.press(view)
+        explorer.press("side by side")
+        page.locator(".il2m-figures figure").nth(1).wait_for()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 1400})
+            page.wait_for_function("width => document.querySelector('.jp-Notebook').clientWidth <= width", arg=width)
+            sticks_out = page.locator(".il2m-explorer").evaluate("it => it.scrollWidth - it.clientWidth")
+            assert sticks_out <= 1, (view, width)
+            tracks = page.locator(".il2m-explorer .noUi-base").evaluate_all(LENGTHS)
+            assert min(length for length in tracks if length) >= 60, (view, width)
+            types = page.locator(".il2m-figures svg text").evaluate_all(
+                "all => all.map(it => it.getBBox().height * it.getScreenCTM().a)"
+            )
+            assert min(height for height in types if height) >= 9, (view, width)  # one is empty
+            tops = page.locator(".il2m-figures figure").evaluate_all(
+                "all => all.map(it => it.getBoundingClientRect().top)"
+            )
+            below[width] = tops[1] > tops[0]
+    assert below == {width: width < 1000 for width in WIDTHS}
+    page.set_viewport_size({"width": 1600, "height": 1400})
+
+
+def find_nothing_that_keeps_anybody_out(explorer: Explorer) -> None:
+    """What axe-core finds in the explorer itself, in both themes; JupyterLab around it is not ours."""
+    for theme in THEMES:
+        explorer.set_theme(theme)
+        for view in ("images", "what if", "one class", "accuracy"):
+            explorer.press(view)
+            explorer.shows(STORY["views"][view]["about"])
+            found = Axe().run(explorer.page, context=".il2m-explorer").response["violations"]
+            assert [(each["impact"], each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+
 def check_that_nothing_went_wrong(explorer: Explorer) -> None:
     assert explorer.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert explorer.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     assert [text for text in explorer.complaints if not any(part in text for part in OF_THEIR_OWN)] == []
-    assert explorer.page.locator(".il2m svg").count() == 1  # no figure was left behind
+    assert explorer.page.locator(".il2m svg").count() == 2  # one of each run: no figure was left behind
 
 
 def test_exported_html_holds_the_pictures(notebook: Path, browser: sync_api.Browser, tmp_path: Path):
@@ -321,9 +403,10 @@ def test_exported_html_holds_the_pictures(notebook: Path, browser: sync_api.Brow
     page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
     for view in VIEWS:
         page.locator("h4", has_text=f"{view.capitalize()} (").wait_for(state="attached", timeout=PATIENCE)
-    widths = page.locator("img").evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")
-    assert len(widths) >= len(VIEWS) + 1
-    assert min(widths) > 300
+    figures = page.locator("svg[role=img]").evaluate_all("all => all.map(it => [it.ariaLabel, it.clientWidth])")
+    assert [label.partition(", ")[0] for label, _ in figures] == [view for view in VIEWS for _ in range(2)]
+    assert min(width for _, width in figures) > 300
+    assert page.locator("img").count()
     page.close()
 
 

@@ -289,20 +289,20 @@ def _rows(table: object) -> dict[str, str]:
 
 
 def explorer(folder: Path, path: Path) -> dict[str, str]:
-    from il2m.explorer.explore import first_choice, open_outcomes
-    from il2m.explorer.page import figure_bytes
+    from il2m.explorer.explore import open_outcomes
+    from il2m.explorer.page import draw_figures
     from il2m.explorer.views import VIEWS, Choice
 
     numbers, run = {}, _tuned(folder, path)
     every = open_outcomes([each for each in (run, twin_run(run)) if each])
-    method = first_choice(every).method
+    method = "FT" if any("IL2M" in outcomes.left_out for outcomes in every) else "IL2M"
     for outcomes in every:
         for state in range(1, outcomes.num_states + 1):
             one = outcomes.outcome(state, method)
             numbers[f"{outcomes.run.name} {state}"] = _hash(one.predicted, one.ranks)
         shown = VIEWS["true-class scores"](outcomes, Choice(state=outcomes.num_states, method=method))
         numbers[f"{outcomes.run.name} view"] = shown.numbers.to_csv()
-    figure_bytes({"it": shown}, "png")
+    draw_figures({"it": shown}, "png")
     return numbers
 
 

@@ -1,6 +1,7 @@
 """``il2m ...``: arguments in, one library call, readable errors out.
 
-Each command is a function under the table of its arguments. What is slow to import is imported inside.
+Each command is a function; commands.toml says what it is for, and its arguments. What is slow to import is imported
+inside.
 """
 
 import os

@@ -40,7 +40,6 @@ def show(table: pd.DataFrame, *, caption: str = "", fold: str = "", most: int = 
     return HTML(_PAGES.get_template("table.html.j2").render(columns=columns, rows=rows, about=_COLUMNS, **options))
 
 
-def say(text: str, look: str = "") -> HTML | None:
-    """A sentence as a paragraph, with a class of the page's style; nothing for none."""
-    page = _PAGES.from_string("<p{% if look %} class={{ look }}{% endif %}>{{ text | printable }}</p>")
-    return HTML(page.render(text=text, look=look)) if text else None
+def say(text: str, look: str = "", *, link: Link | None = None) -> HTML | None:
+    """A sentence as a paragraph, with a class of the page's style, a link at its end; nothing for none."""
+    return HTML(_PAGES.get_template("sentence.html.j2").render(text=text, look=look, link=link)) if text else None

@@ -46,14 +46,13 @@ def main() -> None:
                 environment = {**os.environ, "PYTHONPATH": checkout, "OMP_NUM_THREADS": "1"}
                 out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
                 times[name].append([float(word) for word in out.split()[-2:]])
-    print(f"{NUM_IMAGES} images, {WORKERS} workers, batches of {BATCH_SIZE}, medians of {ROUNDS} in turns")
+    print(f"| {NUM_IMAGES} images, {WORKERS} workers, batches of {BATCH_SIZE}, medians of {ROUNDS} in turns |", end="")
+    print(" images/s | ms of CPU per image | il2m is faster by | with less CPU by |\n| --- | --- | --- | --- | --- |")
     ours = [statistics.median(values) for values in zip(*times["il2m"], strict=True)]
     for name, values in times.items():
         wall, cpu = (statistics.median(each) for each in zip(*values, strict=True))
-        print(
-            f"{name:25} {NUM_IMAGES / wall:5.0f} images/s, {cpu / NUM_IMAGES * 1e3:.2f} ms of CPU per image;", end=" "
-        )
-        print(f"il2m is {wall / ours[0]:.2f} times as fast, with {cpu / ours[1]:.2f} times less CPU")
+        rates = f"{NUM_IMAGES / wall:.0f} | {cpu / NUM_IMAGES * 1e3:.2f}"
+        print(f"| {name} | {rates} | {wall / ours[0]:.2f} | {cpu / ours[1]:.2f} |")
 
 
 def make_images(root: Path, distinct: int = 200) -> None:

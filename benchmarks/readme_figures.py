@@ -1,8 +1,10 @@
 """Draw the README's figures from the default study: python benchmarks/readme_figures.py [STUDY_FOLDER]
 
-Run ``make study`` first. Figures go to benchmarks/figures/.
+Run ``make study`` first. Figures go to benchmarks/figures/. The pages are photographed by Debian's chromium, through
+playwright (of the ``test`` extra).
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def draw_principle(run):
     axes["before"].set_ylabel("raw score")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (plots.PAST, plots.NEW)]
     axes["after"].legend(handles, ["past classes", "new classes"], loc="lower left", fontsize="small")
-    figure.savefig(FIGURES / "principle.png", dpi=110)
+    figure.savefig(FIGURES / "principle.png", dpi=110, facecolor="white")
 
 
 def draw_study(run):
@@ -70,12 +72,36 @@ def draw_study(run):
     axes[1].set_title("so too many images are taken for new classes;")
     plots.plot_by_state({method: series(table, method) for method in PARTS}, colours=METHODS.colours, ax=axes[2])
     axes[2].set_title("rectified past scores bring part of it back")
-    figure.savefig(FIGURES / "study.png", dpi=90)
+    figure.savefig(FIGURES / "study.png", dpi=90, facecolor="white")
+
+
+def photograph_pages(folder):
+    """The report, and the explorer's page: true-class scores in the dark theme, what if in the light one."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        for name, page_name, scheme, view, height in (
+            ("report", "index.html", "light", "", 760),
+            ("explorer", "explorer.html", "dark", "true-class scores", 830),
+            ("explorer_what_if", "explorer.html", "light", "what if", 1010),
+        ):
+            size = {"width": 1000, "height": height}
+            page = browser.new_page(viewport=size, color_scheme=scheme, device_scale_factor=1.2)
+            page.goto((folder / page_name).resolve().as_uri())
+            if view:
+                page.get_by_role("radio", name=view, exact=True).check()
+            page.wait_for_timeout(1500)
+            page.screenshot(path=FIGURES / f"{name}.png")
+        browser.close()
 
 
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
     plots.use_style()
-    study = open_run(sys.argv[1] if len(sys.argv) > 1 else ROOT / "runs" / "quickstart")
+    study_folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "quickstart"
+    study = open_run(study_folder)
     draw_principle(study)
     draw_study(study)
+    photograph_pages(study_folder)

@@ -63,7 +63,7 @@ def test_the_start_page_says_what_each_notebook_is_for_and_links_to_it():
 def test_tables_of_notebooks_are_escaped(path: Path):
     for cell in cells(path, "code"):
         names = {node.attr for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Attribute)}
-        assert not names & {"style", "set_caption", "to_html"}, "use report.tables.styled"
+        assert not names & {"style", "set_caption", "to_html"}, "use report.tables.show"
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)

@@ -19,7 +19,6 @@ from il2m.study.find import labelled, open_run, twin_run
 from il2m.study.progress import is_headless, read_progress
 from il2m.study.runs import ANALYSED, Run
 
-LARGE = 20_000_000  # images times classes: who waits for more is told so first
 MOST_RUNS = 4
 FACTORS = ("means", "confidence", "gate")
 
@@ -108,7 +107,6 @@ class BiasExplorer(widgets.VBox):
         self.all_outcomes, self.controls = all_outcomes, make_controls(all_outcomes)
         self.tour, self.step = tour_of(self.controls), -1  # of the tour; -1 before it begins
         self.shown: dict[str, Shown] = {}
-        self._work = 0  # of what was computed since the last change
         self._label, self._moving = 0, False  # the last class that could be told; while the tour sets controls
         self.back = widgets.Button(description="Back", tooltip="to the tour's step before", disabled=True)
         self.next = widgets.Button(description="Next", tooltip="to the tour's next step")
@@ -118,8 +116,6 @@ class BiasExplorer(widgets.VBox):
         self.play = widgets.Play(min=1, max=self.controls.state.max, value=self.controls.state.value, interval=1500)
         super().__init__(self._arranged())
         self.add_class("il2m-explorer")
-        for outcomes in all_outcomes:
-            outcomes.on_work = self._on_work
         for control in vars(self.controls).values():
             control.observe(self.refresh, "value")
         self.reset.on_click(self._reset)
@@ -167,7 +163,7 @@ class BiasExplorer(widgets.VBox):
         """Show what the controls say. Until it is drawn, the figure is marked as late."""
         if self._moving:
             return
-        view, self._work, self.links.value = self.controls.view.value, 0, ""
+        view, self.links.value = self.controls.view.value, ""
         self.figure.add_class("il2m-late")
         try:
             notes = self._show(view, STORY["views"][view])
@@ -206,11 +202,6 @@ class BiasExplorer(widgets.VBox):
             notes.append(f"{method} is defined on {kind} scores: these are shown.")
         every = ((outcomes.label, outcomes.undefined_note(choice.state, method, kind)) for outcomes in runs)
         return notes + [f"{label}: {note}" for label, note in every if note]
-
-    def _on_work(self, work: int) -> None:
-        self._work += work
-        if self._work > LARGE:
-            self.status.value = PARTS.status("Computing ...")
 
     def _reset(self, button: object = None) -> None:
         for name in FACTORS:

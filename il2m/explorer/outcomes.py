@@ -101,17 +101,14 @@ class Shown:
 
 
 class RunOutcomes:
-    """A run and the outcomes of every method on it, each computed once when it is first asked for. Before that is done
-    ``on_work`` is told its work."""
+    """A run and the outcomes of every method on it, each computed once when it is first asked for."""
 
     def __init__(self, run: Run, label: str = "", data_dir: str | Path = "../data") -> None:
         self.run, self.label, self.data_dir, self.num_states = run, label or run.name, data_dir, run.states.num_states
-        problems = {method: missing_for(run, method) for method in METHODS}
-        self.methods = [method for method, why in problems.items() if not why]
-        self.left_out = {method: why for method, why in problems.items() if why}
+        self.left_out = {method: why for method in METHODS if (why := missing_for(run, method))}
+        self.methods = [method for method in METHODS if method not in self.left_out]
         self.curves: dict[tuple, tuple] = {}  # of views.what_if_curves
         self._kept: dict[tuple[int, str, str], Outcome] = {}
-        self.on_work: Callable[[int], object] = lambda work: None
 
     @property
     def titles(self) -> list[str]:
@@ -150,7 +147,6 @@ class RunOutcomes:
             raise InputError(f"{self.run.folder}: {method} can't be computed: {why}.")
         key = (state, method, kind_for(method, score_kind))
         if key not in self._kept:
-            self.on_work(self.work(state))
             self._kept[key] = self._compute(*key)
         return self._kept[key]
 

@@ -543,7 +543,7 @@ def test_a_long_legend_stands_below_the_axes(explorer: BiasExplorer):
 
 def test_a_figure_is_marked_as_late_until_it_is_drawn(explorer: BiasExplorer):
     marks = []
-    explorer.all_outcomes[0].on_work = lambda work: marks.append("il2m-late" in explorer.figure._dom_classes)
+    explorer.figure.observe(lambda change: marks.append("il2m-late" in explorer.figure._dom_classes), "value")
     explorer.controls.method.value = "ScaIL"
     assert marks
     assert all(marks)
@@ -649,20 +649,6 @@ def test_classes_are_found_by_title_number_and_part_of_name():
     for text in ("", "7", "whale"):
         with pytest.raises(InputError, match="no class"):
             find_class(text, titles)
-
-
-def test_a_large_computation_is_told_before_it_is_done(explorer: BiasExplorer, monkeypatch: pytest.MonkeyPatch):
-    told, explorer.controls.method.value = [], "IL2M"
-    explorer.status.observe(lambda change: told.append(re.sub("<.*?>", "", change["new"])), "value")
-    explorer.controls.score_kind.value = "softmax"
-    assert "Computing ..." not in told
-    monkeypatch.setattr(explore, "LARGE", explorer.all_outcomes[0].work(3))
-    explorer.controls.method.value = "IL2M-no-gate"
-    assert told[-2] == "Computing ..."
-    assert told[-1] != "Computing ..."
-    before = len(told)
-    explorer.controls.method.value = "IL2M"
-    assert "Computing ..." not in told[before:]  # it is kept
 
 
 def test_methods_that_a_run_cannot_give_are_named(explorer: BiasExplorer):
@@ -859,10 +845,8 @@ def test_accuracies_that_are_stored_are_not_computed_again(tiny_study: TinyStudy
     computed = VIEWS["accuracy"](RunOutcomes(run), Choice(3))
     save_results(results_table(run, methods=METHODS), run.folder)
     stored = RunOutcomes(run)
-    worked = []
-    stored.on_work = worked.append
     pd.testing.assert_frame_equal(VIEWS["accuracy"](stored, Choice(3)).numbers, computed.numbers)
-    assert worked == []
+    assert stored._kept == {}
     save_results(results_table(run, methods=METHODS, undefined="as-published"), run.folder)
     shown = VIEWS["accuracy"](RunOutcomes(run), Choice(3)).numbers
     pd.testing.assert_frame_equal(shown, computed.numbers), "the explorer shows undefined = keep"

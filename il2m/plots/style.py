@@ -1,16 +1,18 @@
 """The look of all plots. One colour has one meaning in all notebooks (Okabe and Ito's palette, safe for colour-blind
-readers): past classes blue, new classes vermilion, truth grey, and each method its own."""
+readers): past classes blue, new classes vermilion, truth grey, and each method its own. All else is in *.mplstyle."""
 
 import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from IPython import get_ipython
+from matplotlib import rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -21,29 +23,14 @@ Looks = Mapping[str, str]  # label -> colour, or dashes
 
 PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 AGES = [PAST, "#A0A0A0", NEW]  # between them, states and epochs of states: readable on light and on dark paper
-INK, PAPER = "#20303c", "#fefefe"  # of lines and text, and below them: on a page they become the theme's
+_STYLE, _PAGE = (
+    dict(rc_params_from_file(Path(__file__).with_name(f"{name}.mplstyle"), use_default_template=False))
+    for name in ("il2m", "page")
+)
+INK, PAPER = _STYLE["text.color"], _STYLE["legend.facecolor"]  # on a page they become the theme's
 UNNAMED = INK  # bars and points of a label that was given no colour; lines take matplotlib's next
 NONE_GIVEN: Looks = MappingProxyType({})
 ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
-_INKED = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
-_STYLE = {
-    "figure.figsize": (6.4, 4.0),
-    "figure.dpi": 100,
-    "figure.constrained_layout.use": True,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": "medium",
-    "legend.facecolor": PAPER,
-    "legend.edgecolor": "none",
-    "image.cmap": "viridis",
-    "text.parse_math": False,  # names of classes and runs may hold dollar signs
-    "svg.fonttype": "none",  # text as text, in the reader's font: a third of the size
-    **dict.fromkeys((*_INKED, "legend.labelcolor", "grid.color"), INK),
-    "grid.alpha": 0.15,
-}
-_TRANSPARENT = dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "none")
 
 
 def use_style() -> None:
@@ -74,10 +61,8 @@ def themed(svg: str, label: str = "") -> str:
 
 def page_style() -> dict[str, object]:
     """The same look as matplotlib parameters for figures that lie on a page: no background, smaller type; places of
-    axes are set by hand, which is several times faster than a computed layout."""
-    style = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | _STYLE | _TRANSPARENT
-    fixed = {"figure.constrained_layout.use": False, "axes.titley": 1.0, "patch.linewidth": 0, "ytick.major.size": 0}
-    return style | fixed | {"patch.edgecolor": INK}
+    axes are set by hand."""
+    return sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | _STYLE | _PAGE
 
 
 def set_up(

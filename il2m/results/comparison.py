@@ -4,9 +4,11 @@ A pair is one seed (a class order, and a seed of training) under both of the thi
 mean over the incremental states 2..S. Pairs of one class order are averaged: orders are the independent units.
 """
 
+import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,29 +27,9 @@ DISTILLATION = concerning("distillation")  # whether and how
 SETTINGS = ["dataset", "num_states", "setting", "head", "memory_size", "memory_rounding", "exemplar_selection"]
 SETTINGS += ["held_out", "balanced_epochs", *DISTILLATION]  # what else tells runs apart
 
-SYSTEMS: dict[str, dict[str, Any]] = {
-    # like the field's known systems, as far as this study has them: what corrects scores, and how it was trained.
-    # They are not those systems: these weigh the two losses by n_past / n_seen (distillation_share) and keep the head
-    # (head = extended); iCaRL's losses are sigmoids, E2EIL distils task by task, WA clips weights.
-    "fine-tuning": {"method": "FT"},
-    "IL2M": {"method": "IL2M"},
-    "ScaIL": {"method": "ScaIL"},
-    "SIW": {"method": "SIW"},
-    "iCaRL-like": {"method": "NEM", "distillation": True, "exemplar_selection": "herding"},
-    "E2EIL-like": {"method": "FT", "distillation": True, "balanced": True},
-    "BiC-like": {"method": "BiC", "distillation": True, "held out": True},
-    "WA-like": {"method": "WA", "distillation": True},
-}
-_PLAIN = {"distillation": False, "exemplar_selection": "random", "balanced": False, "held out": False}
-_IN_WORDS = {"exemplar_selection": "herding", "balanced": "balanced fine-tuning", "held out": "held-out exemplars"}
-
-FINDINGS: dict[str, tuple[tuple[str, bool], tuple[str, bool], int]] = {
-    # the paper's claims -> the two (method, distillation) compared, and the sign that the claim gives their difference
-    "distillation hurts fine-tuning when a memory is allowed": (("FT", True), ("FT", False), -1),
-    "distillation hurts IL2M when a memory is allowed": (("IL2M", True), ("IL2M", False), -1),
-    "initial statistics help: class means alone improve fine-tuning": (("IL2M-means", False), ("FT", False), 1),
-    "IL2M gains over fine-tuning": (("IL2M", False), ("FT", False), 1),
-}
+_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+SYSTEMS: dict[str, dict[str, Any]] = _TABLES["systems"]  # the field's, as near as this study comes to them
+FINDINGS: dict[str, dict[str, Any]] = _TABLES["findings"]  # the paper's: ``a``, ``b`` of differences; its ``sign``
 
 
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
@@ -170,10 +152,9 @@ def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``. They were named
     before, and are tested one by one. unit: see compare_methods."""
     rows, settings = [], [name for name in _settings(results) if name != "distillation"]
-    for finding, (*sides, sign) in FINDINGS.items():
-        a, b = ({"method": method, "distillation": distillation} for method, distillation in sides)
-        for row, _, difference in _paired(differences(results, a, b), settings, unit):
-            rows.append(row | {"finding": finding, "verdict": difference.verdict(sign)})
+    for finding, claim in FINDINGS.items():
+        for row, _, difference in _paired(differences(results, claim["a"], claim["b"]), settings, unit):
+            rows.append(row | {"finding": finding, "verdict": difference.verdict(claim["sign"])})
     return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note"])
 
 
@@ -232,9 +213,9 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     means["balanced"], means["held out"] = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
     systems = []
     for system, parts in SYSTEMS.items():
-        chosen = np.logical_and.reduce([means[name] == value for name, value in (_PLAIN | parts).items()])
+        chosen = np.logical_and.reduce([means[name] == value for name, value in (_TABLES["plain"] | parts).items()])
         training = ["distillation" if "distillation" in parts else "fine-tuning"]
-        training += [_IN_WORDS[name] for name in parts if name in _IN_WORDS]
+        training += [words for name, words in _TABLES["words"].items() if name in parts]
         made_of = " + ".join(training + [parts["method"]] * (parts["method"] != "FT"))
         systems.append(means[chosen].assign(**{"system": system, "made of": made_of}))
     runs, rows, keys = pd.concat(systems, ignore_index=True), [], [*apart, "system", "made of", *how]

@@ -184,16 +184,10 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
             joint = joint[joint["base"] != base]
     joint = joint.drop(columns="run").rename(columns={"top1": "joint", "top5": "joint_top5"})
     both = raw[raw["method"] != "joint"].merge(joint, on=shared).sort_values("state", kind="stable")
-    keys = ["run", *_settings(results), *SEEDS, "method"]
-    groups = both.groupby(keys, sort=False, dropna=False)
-    rows = [
-        (
-            *key,
-            aggregated_gap(rows["top1"], rows["joint"]),
-            survey_gap([rows["top5"].mean()], rows["joint_top5"].iloc[-1:]),
-        )
-        for key, rows in groups
-    ]
+    rows, keys = [], ["run", *_settings(results), *SEEDS, "method"]
+    for key, group in both.groupby(keys, sort=False, dropna=False):
+        of_survey = survey_gap([group["top5"].mean()], group["joint_top5"].iloc[-1:])
+        rows.append((*key, aggregated_gap(group["top1"], group["joint"]), of_survey))
     return pd.DataFrame(rows, columns=[*keys, "gap", "survey_gap"])
 
 

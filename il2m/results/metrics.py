@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from il2m.errors import InputError
+from il2m.memory.statistics import class_means
 
 _ROWS = 256  # ranked at a time: small enough to stay in the processor's cache
 
@@ -77,8 +78,7 @@ def accuracy_matrix(hits: Sequence[np.ndarray], class_states: Sequence[np.ndarra
     validation images. class_states: the states, from 1, of the images' true classes, (n,) each."""
     matrix = np.full((len(hits), len(hits)), np.nan)
     for model, (hit, state) in enumerate(zip(hits, class_states, strict=True)):
-        for row in range(model + 1):
-            matrix[row, model] = _mean(hit[state == row + 1])
+        matrix[: model + 1, model] = class_means(hit, state - 1, model + 1)[: model + 1]
     return matrix
 
 

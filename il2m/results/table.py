@@ -1,6 +1,7 @@
 """A run's numbers as a table: one row per state and method, which is all that tables, plots and reports read."""
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,15 @@ def results_table(
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "images_held": held}
             row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
             hits[method, kind].append(image_ranks == 0)
-            row |= {"forgetting": np.nan, "backward_transfer": np.nan}  # known once all states are
+            matrix = metrics.accuracy_matrix(hits[method, kind], class_states)  # of the states so far
+            row |= {"forgetting": metrics.forgetting(matrix)[-1]}
+            row |= {"backward_transfer": metrics.backward_transfer(matrix)[-1]}
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if method in WITH_RATIO else np.nan
             row["undefined"] = undefined
             if details:
                 row |= metrics.error_breakdown(metrics.predictions(scores), labels, num_past)
                 row |= metrics.rank_changes(plain, image_ranks)
             rows.append(row)
-    matrices = {key: metrics.accuracy_matrix(hits[key], class_states) for key in kinds}
-    for name in ("forgetting", "backward_transfer"):
-        by_state = {key: getattr(metrics, name)(matrix) for key, matrix in matrices.items()}
-        for row in rows:
-            row[name] = by_state[row["method"], row["score_kind"]][row["state"] - 1]
     table = pd.DataFrame(rows).astype(dict.fromkeys(concerning("distillation")[1:] if rows else (), float))
     table.attrs |= provenance_of(run, undefined)
     table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}
@@ -132,16 +130,13 @@ def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: s
 
 def means_table(table: pd.DataFrame) -> pd.DataFrame:
     """Mean top-1 and top-5 over states 2..S and over 1..S, one row per run, method and score kind."""
-    groups = ["dataset", "run", "distillation", "method", "score_kind"]
-    rows = []
-    for key, group in table.groupby(groups, sort=False, dropna=False):
-        group = group.sort_values("state")
-        row = dict(zip(groups, key, strict=True))
-        for column in ("top1", "top5"):
-            for first in (2, 1):
-                row[f"{column}, states {first}..S"] = metrics.mean_over_states(group[column], first)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    keys = ["dataset", "run", "distillation", "method", "score_kind"]
+    groups = table.sort_values("state", kind="stable").groupby(keys, sort=False, dropna=False)
+    means = {
+        f"{column}, states {first}..S": groups[column].agg(metrics.mean_over_states, first)
+        for column, first in itertools.product(("top1", "top5"), (2, 1))
+    }
+    return pd.DataFrame(means).reset_index()
 
 
 def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str:

@@ -4,9 +4,11 @@ Names are those of a state's stored arrays: ``val_...`` of the validation images
 training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training.
 """
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,25 +20,7 @@ from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.parameters import FineTuning, check_parameters
 from il2m.study.runs import Run
 
-NEEDS: dict[str, tuple[str, ...]] = {  # what a method may say that it needs -> the arrays that are read for it
-    "features": ("val_features",),
-    "head": ("head_weight", "head_bias"),
-    "counts": ("new_labels", "exemplar_labels"),
-    "statistics": (),
-    "confidences": (),
-    "exemplars": ("exemplar_features", "exemplar_labels"),
-    "new": ("new_features", "new_labels"),
-    "held_out": ("held_out_scores", "held_out_labels"),
-    "all_past": ("past_class_features",),
-    "val_labels": ("val_labels",),
-}
-ORACLES = ("all_past", "val_labels")  # more than a memory holds, or than anybody knows
-_LACKS = {
-    "head": "has no weights of the head",
-    "held_out": "held no exemplars out of training (held_out is 0)",
-    "statistics": "has no statistics of training images and exemplars",
-    "confidences": "has no scores of training images",
-}
+NEEDS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("needs.toml").read_text())
 _OF_PAST = ("exemplar_", "past_", "held_out_")  # state 1 has no past classes, and needs none of these
 
 
@@ -93,7 +77,7 @@ class Frozen:
             stored = run.state(b)
             arrays = {name: partial(stored.array, name) for name in stored.array_names}
             if "model.safetensors" in stored.info["files"]:
-                arrays |= {name: partial(stored.tensor, name.replace("_", ".")) for name in NEEDS["head"]}
+                arrays |= {name: partial(stored.tensor, name.replace("_", ".")) for name in NEEDS["head"]["arrays"]}
             memory = stored.info.get("second_memory", {})
             made.append(cls(b, run.states, settings, tuple(made), **kinds, _arrays=arrays, _memory=memory))
         return made[-1]
@@ -186,7 +170,7 @@ class Frozen:
         """The second memory, of the same kind as ``scores``."""
         memories = [each._memory.get(self.score_kind) for each in (*self.earlier, self)]
         if None in memories:
-            raise NotStored(f"state {self.state} {_LACKS['statistics']}.")
+            raise NotStored(f"state {self.state} {NEEDS['statistics']['lacks']}.")
         return statistics_of_states(memories, self.state_of_class)
 
     def lacks(self, need: str) -> str:
@@ -197,10 +181,10 @@ class Frozen:
             if need == "statistics" and memory:
                 missing = self.num_past - len(memory["current_means"])
                 values += [*memory["initial_means"], *memory["current_means"], *[np.nan] * missing]
-            return "" if np.isfinite(values).all() else _LACKS[need]
-        for name in NEEDS[need]:
+            return "" if np.isfinite(values).all() else NEEDS[need]["lacks"]
+        for name in NEEDS[need]["arrays"]:
             if name not in self._arrays and not (self.state == 1 and name.startswith(_OF_PAST)):
-                return _LACKS.get(need, f"stores no {name}")
+                return NEEDS[need].get("lacks", f"stores no {name}")
         if need in ("exemplars", "counts", "held_out") and self.state > 1:
             images, num = (self.held_out, self.num_classes) if need == "held_out" else (self.exemplars, self.num_past)
             if absent := np.count_nonzero(np.bincount(images.labels, minlength=num)[:num] == 0):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from il2m.errors import InputError, nearest
-from il2m.methods.frozen import NEEDS, ORACLES, Frozen, NotStored
+from il2m.methods.frozen import NEEDS, Frozen, NotStored
 from il2m.parameters import SCORE_KINDS, check_parameters
 from il2m.rules import check_choice
 from il2m.study.runs import Run
@@ -23,11 +23,6 @@ from il2m.system.hashes import registered_source
 
 Function = Callable[[Frozen], np.ndarray]
 _SPARE_COLOURS = ("#332288", "#117733", "#882255", "#44AA99", "#999933", "#AA4499", "#661100", "#6699CC")
-_COSTS_IN_WORDS = {  # of what a method needs
-    "held_out": "exemplars and new images held out of training",
-    "all_past": "all past training images: breaks the memory limit",
-    "val_labels": "the true class of each image: an oracle",
-}
 
 
 class Size(NamedTuple):
@@ -159,11 +154,12 @@ def method(
             raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
     for kind in score_kinds:
         check_choice(f"method {name!r}: score_kinds", kind, SCORE_KINDS)
-    is_oracle = not {*ORACLES}.isdisjoint(needed or ())
+    of_oracles = [need for need, about in NEEDS.items() if "oracle" in about]
+    is_oracle = not {*of_oracles}.isdisjoint(needed or ())
     if is_oracle:
         name = name.removesuffix("-oracle") + "-oracle"
     elif name.endswith("oracle"):
-        raise InputError(f"method {name!r}: an oracle says what it knows, needs={' or '.join(map(repr, ORACLES))}.")
+        raise InputError(f"method {name!r}: an oracle says what it knows, needs={' or '.join(map(repr, of_oracles))}.")
 
     def register(function: Function) -> Function:
         own = function.__module__ == "il2m.methods.builtin"
@@ -218,6 +214,6 @@ def costs_table(run: Run) -> pd.DataFrame:
     size = Size(classes, past, classes - past, last.state, features, classes * features, past * (features + 1))
     for name, one in METHODS.items():
         floats, operations = one.cost(size) if one.cost else (np.nan, np.nan)
-        words = [_COSTS_IN_WORDS[need] for need in one.needs or () if need in _COSTS_IN_WORDS]
+        words = [NEEDS[need]["cost"] for need in one.needs or () if "cost" in NEEDS[need]]
         rows.append((name, floats, operations, "; ".join(words)))
     return pd.DataFrame(rows, columns=columns)

@@ -102,16 +102,14 @@ def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[
     table), under what they share, in words; and sentences on what is left out, ``""`` if nothing is: groups beyond the
     first few, and of each group the runs whose seeds not all have that are shown side by side.
     vary: a column; groups in which it has a single value are left out, as there is nothing to compare."""
-    all_groups = _all_groups(study, shown)
-    all_groups = {words: rows for words, rows in all_groups.items() if not vary or rows[vary].nunique() > 1}
-    groups, several = {}, len(all_groups) > _MOST_GROUPS
-    left_out = [f"The first {_MOST_GROUPS} of {len(all_groups)} groups of runs are shown."] * several
-    for words, rows in list(all_groups.items())[:_MOST_GROUPS]:
-        groups[words], num_runs = rows[comparison.common_seeds(rows, _sides(rows, shown))], rows["run"].nunique()
-        if missing := num_runs - groups[words]["run"].nunique():
-            why = "as not all that is shown side by side has their seeds"
-            left_out.append(f"{words}: {missing} of {WORDS.count(num_runs, 'run')} left out, {why}.")
-    return {words: rows for words, rows in groups.items() if len(rows)}, " ".join(left_out)
+    groups = _all_groups(study, shown)
+    groups = {words: rows for words, rows in groups.items() if not vary or rows[vary].nunique() > 1}
+    counts, num_groups = {}, len(groups)
+    for words, rows in list(groups.items())[:_MOST_GROUPS]:
+        groups[words] = rows[comparison.common_seeds(rows, _sides(rows, shown))]
+        counts[words] = rows["run"].nunique(), groups[words]["run"].nunique()
+    shown_groups = {words: groups[words] for words, (_, num_left) in counts.items() if num_left}
+    return shown_groups, WORDS.left_out(counts, num_groups)
 
 
 def _sides(rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:
@@ -225,7 +223,7 @@ def plainest(study: Study) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """One row per finding of findings: in how many settings it was reproduced or not, the range of its differences."""
     return pd.DataFrame(
-        {"finding": finding, "difference, points": _span(rows["estimate"]), "settings": len(rows)}
+        {"finding": finding, "difference, points": WORDS.span(rows["estimate"]), "settings": len(rows)}
         | {verdict: int((rows["verdict"] == verdict).sum()) for verdict in VERDICTS}
         for finding, rows in table.groupby("finding", sort=False)
     )
@@ -233,13 +231,10 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of findings for a person: each finding named once, estimate and interval in points."""
-    rows = []
-    for row in table.itertuples():
-        interval = "" if np.isnan(row.low) else f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-        points = f"{100 * row.estimate:+.1f}{interval}"
-        rows.append((row.finding, row.setting, points, row.p_value, row.num_units, row.verdict, row.note))
     points = "points (95 % interval)" if table["low"].notna().any() else "points"
-    words = pd.DataFrame(rows, columns=["finding", "setting", points, "p", "class orders", "verdict", "note"])
+    words = table.assign(**{points: [WORDS.points(row) for row in table.itertuples()]})
+    words = words.rename(columns={"p_value": "p", "num_units": "class orders"}).reset_index(drop=True)
+    words = words[["finding", "setting", points, "p", "class orders", "verdict", "note"]]
     words = words.dropna(axis="columns", how="all")
     return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), ""))
 
@@ -264,23 +259,15 @@ def distillation_effects(rows: pd.DataFrame, method: str) -> Points:
     return points, {words: mean_interval(differences) for words, differences in points.items()}
 
 
-def _span(differences: Iterable[float]) -> str:
-    """Smallest and largest difference, in points."""
-    points = sorted(100 * difference for difference in differences)
-    return f"{points[0]:+.1f}" if len(points) == 1 else f"{points[0]:+.1f} to {points[-1]:+.1f}"
-
-
 def span_in_words(points: Mapping[str, np.ndarray]) -> str:
     """Smallest and largest mean of paired differences, in points."""
-    return f"{_span(pairs.mean() for pairs in points.values())} points" if points else "no pairs"
+    return f"{WORDS.span(pairs.mean() for pairs in points.values())} points" if points else "no pairs"
 
 
 def best_in_words(points: Mapping[str, np.ndarray]) -> str:
     """The method with the largest mean difference to fine-tuning."""
-    if not points:
-        return "no runs"
-    best = max(points, key=lambda method: points[method].mean())
-    return f"best is {best}, {span_in_words({best: points[best]})}"
+    best = max(points, key=lambda method: points[method].mean(), default="")
+    return f"best is {best}, {span_in_words({best: points[best]})}" if points else "no runs"
 
 
 def gains_in_words(rows: pd.DataFrame, by: str) -> str:

@@ -27,10 +27,16 @@ def run_description(run: Run) -> dict[str, object]:
     """What tells one run from another, as columns of the results table; None for what nobody told of imported scores.
     ``setting``: a hash of all that shapes the run but its seeds, its class order, and whether and how it distils (joint
     training never does): runs of one setting that distil alike are repetitions of each other. ``recipe``: a hash of
-    what of that has no column of its own, see run_recipe. ``class_order``: a hash of the order, be it drawn or given;
-    None if it is unknown. ``temperature`` and the like are None for runs that don't distil.
+    what of that has no column of its own, see run_recipe. ``memory_rounding``: of K / past classes; ``""`` where
+    something else decides. ``class_order``: a hash of the order, be it drawn or given; None if it is unknown.
+    ``temperature`` and the like are None for runs that don't distil.
     """
     settings = run.identity
+    order = run.base.identity.get("class_order") or run.config.get("class_order")  # the latter of imported scores
+    if order and str(run.config.get("source")).startswith("lists:"):  # these name their classes in learning order:
+        order = [run.base.identity["fingerprint"], order]  # the order is known by their fingerprint
+    # a number per class, or lists, may decide instead of K / past classes; which was rounded to the floor before 0.2
+    others_decide = settings.get("exemplars_per_class") or "exemplar_lists" in settings or run.kind != "fine_tuning"
     columns = {
         "run": run.name,
         "base": run.base.name,
@@ -39,14 +45,14 @@ def run_description(run: Run) -> dict[str, object]:
         "dataset": run.config["dataset"],
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
-        "memory_rounding": _rounding(run),
+        "memory_rounding": "" if others_decide else settings.get("memory_rounding", "floor"),
         "exemplar_selection": settings.get("exemplar_selection", ""),
         "head": settings.get("head", ""),
         **{name: settings.get(name) for name in concerning("distillation")},
         "distillation": bool(settings.get("distillation", False)),
         "held_out": float(settings.get("held_out", 0)),
         "balanced_epochs": int(settings.get("balanced_epochs", 0)),
-        "class_order": _order_hash(run),
+        "class_order": short_hash(order) if order else None,
         "order_seed": run.config.get("order_seed"),
         "train_seed": settings.get("train_seed"),
     }
@@ -83,20 +89,6 @@ def run_recipe(run: Run) -> dict[str, object]:
 def _shaping(run: Run) -> dict[str, Any]:
     """A run's identity, that of its base within, but for seeds and class order."""
     return effective(run.identity | {"base": run.base.identity}, "training seed", "class order")
-
-
-def _rounding(run: Run) -> str:
-    """How K / past classes is rounded; ``""`` where a number per class or lists decide. Before 0.2 it was floor."""
-    settings = run.identity
-    others_decide = settings.get("exemplars_per_class") or "exemplar_lists" in settings or run.kind != "fine_tuning"
-    return "" if others_decide else settings.get("memory_rounding", "floor")
-
-
-def _order_hash(run: Run) -> str | None:
-    """Lists name their classes in learning order: there the order is known by their fingerprint."""
-    order = run.base.identity.get("class_order") or run.config.get("class_order")  # the latter of imported scores
-    from_lists = str(run.config.get("source")).startswith("lists:")
-    return short_hash([run.base.identity["fingerprint"], order] if from_lists else order) if order else None
 
 
 def unknown_in_words(run: Run) -> str:

@@ -18,7 +18,7 @@ from il2m.data.dataset import Dataset
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import WITH_RATIO, count_undefined, rectification_factors, undefined_in_words
+from il2m.methods.rectify import FORMS, count_undefined, rectification_factors, undefined_in_words
 from il2m.methods.registry import METHODS, missing_for
 from il2m.parameters import check_parameters
 from il2m.results.collect import stored_results
@@ -166,7 +166,7 @@ class RunOutcomes:
 
     def undefined_note(self, state: int, method: str, score_kind: str) -> str:
         """A sentence on a method's undefined ratios at a state, ``""`` if it has none."""
-        if state == 1 or method not in WITH_RATIO or method in self.left_out:
+        if state == 1 or method not in FORMS or method in self.left_out:
             return ""
         undefined = count_undefined(self.run.statistics(state, score_kind), method)
         counts = {state: (undefined, self.run.states.num_past(state))}

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
 from il2m.methods.frozen import Frozen, Head
-from il2m.methods.rectify import PARTS, STEADIER, rectify
+from il2m.methods.rectify import FORMS, rectify
 from il2m.methods.registry import Size, method
 from il2m.parameters import SCORE_KINDS
 
@@ -22,25 +22,16 @@ def fine_tuning(state: Frozen) -> np.ndarray:
     return state.scores
 
 
-for _name, _what, _colour, _means, _confidences in (
-    # an initial mean per class is kept, and a confidence per state
-    ("IL2M", "Past scores times the ratio of class means and that of confidences (Eq. 1).", "#009E73", 1, 1),
-    ("IL2M-no-gate", "Eq. 1 without its gate: images predicted as past are rectified too.", "#56B4E9", 1, 1),
-    ("IL2M-means", "Eq. 1 without the ratio of confidences.", "#CC79A7", 1, 0),
-    ("IL2M-confidence", "Eq. 1 without the ratio of class means.", "#E69F00", 0, 1),
-    # a sum of initial means per state
-    ("IL2M-pooled", "Eq. 1 with means over each past state's classes, factors clipped to 1..3.", "#D55E00", 0, 2),
-    ("IL2M-global", "Eq. 1 with means over all past classes.", "#F0A884", 0, 2),
-):
+for _name, _form in FORMS.items():
 
-    def _rectified(state: Frozen, parts: dict[str, Any] = (PARTS | STEADIER)[_name]) -> np.ndarray:
+    def _rectified(state: Frozen, parts: dict[str, Any] = _form["parts"]) -> np.ndarray:
         return rectify(state.scores, state.statistics, undefined=state.undefined, **parts)
 
-    _rectified.__doc__ = _what
-    _cost = lambda size, a=_means, b=_confidences: (a * size.classes + b * size.states, size.linear + size.past)  # noqa: E731
-    _source = "this study" if _name in STEADIER else "Belouadah and Popescu, ICCV 2019"
-    _needs = "confidences" if _name == "IL2M-confidence" else "statistics"
-    method(_name, _source, _needs, _cost, _colour, score_kinds=SCORE_KINDS)(_rectified)
+    def _cost(size: Size, kept: dict[str, int] = _form["kept"]) -> tuple[int, int]:
+        return kept["per_class"] * size.classes + kept["per_state"] * size.states, size.linear + size.past
+
+    _rectified.__doc__ = _form["meaning"]
+    method(_name, _form["source"], _form["needs"], _cost, _form["colour"], score_kinds=SCORE_KINDS)(_rectified)
 
 
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")

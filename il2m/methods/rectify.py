@@ -3,7 +3,9 @@
 ``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
 """
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,19 +15,12 @@ from il2m.memory.statistics import ClassStatistics
 from il2m.parameters import check_parameters
 from il2m.rules import check_choice
 
-PARTS: dict[str, dict[str, Any]] = {
-    # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
+FORMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())  # of Eq. 1
+STEADIER = {name: form["parts"] for name, form in FORMS.items() if "steadier" in form}
+PARTS: dict[str, dict[str, Any]] = {  # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
     "FT": {"use_means": False, "use_confidence": False},
-    "IL2M": {},
-    "IL2M-no-gate": {"gate": False},
-    "IL2M-means": {"use_confidence": False},
-    "IL2M-confidence": {"use_means": False},
+    **{name: form["parts"] for name, form in FORMS.items() if name not in STEADIER},
 }
-STEADIER: dict[str, dict[str, Any]] = {  # ours: ratios of means over many classes instead of each class's own
-    "IL2M-pooled": {"pooling": "state", "clip": (1.0, 3.0)},
-    "IL2M-global": {"pooling": "past"},
-}
-WITH_RATIO = (PARTS | STEADIER).keys() - {"FT"}  # the methods for which count_undefined says something
 POOLINGS = ("class", "state", "past")
 
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
@@ -81,8 +76,8 @@ def rectification_factors(
 
 
 def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
-    """For how many past classes a method of PARTS or STEADIER has an undefined ratio."""
-    parts = {name: value for name, value in (PARTS | STEADIER)[method].items() if name != "gate"}
+    """For how many past classes a method of FORMS has an undefined ratio."""
+    parts = {name: value for name, value in FORMS[method]["parts"].items() if name != "gate"}
     return int(rectification_factors(statistics, **parts).undefined.sum())
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from il2m.errors import InputError
 from il2m.memory.statistics import own_and_top
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import PARTS, WITH_RATIO, count_undefined, undefined_in_words
+from il2m.methods.rectify import FORMS, PARTS, count_undefined, undefined_in_words
 from il2m.methods.registry import METHODS, method_scores, missing_for
 from il2m.parameters import SCORE_KINDS, check_parameters, concerning
 from il2m.results import metrics
@@ -59,7 +59,7 @@ def results_table(
             matrix = metrics.accuracy_matrix(hits[method, kind], class_states)  # of the states so far
             row |= {"forgetting": metrics.forgetting(matrix)[-1]}
             row |= {"backward_transfer": metrics.backward_transfer(matrix)[-1]}
-            row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if method in WITH_RATIO else np.nan
+            row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if method in FORMS else np.nan
             row["undefined"] = undefined
             if details:
                 row |= metrics.error_breakdown(metrics.predictions(scores), labels, num_past)

@@ -85,11 +85,9 @@ def accuracy_matrix(hits: Sequence[np.ndarray], class_states: Sequence[np.ndarra
 def forgetting(matrix: np.ndarray) -> np.ndarray:
     """By state of the model, (S,): how far the classes of earlier states fell from their best accuracy so far, mean
     over those states (Chaudhry et al., ECCV 2018). NaN for state 1. matrix: from accuracy_matrix."""
-    result = np.full(len(matrix), np.nan)
-    for model in range(1, len(matrix)):
-        best = np.nanmax(matrix[:model, :model], axis=1)
-        result[model] = np.mean(best - matrix[:model, model])
-    return result
+    best = np.fmax.accumulate(matrix, axis=1)  # so far; it passes over NaN
+    losses = [np.mean(best[:model, model - 1] - matrix[:model, model]) for model in range(1, len(matrix))]
+    return np.array([np.nan, *losses])
 
 
 def backward_transfer(matrix: np.ndarray) -> np.ndarray:

@@ -57,8 +57,8 @@ def results_table(
             row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
             hits[method, kind].append(image_ranks == 0)
             matrix = metrics.accuracy_matrix(hits[method, kind], class_states)  # of the states so far
-            row |= {"forgetting": metrics.forgetting(matrix)[-1]}
-            row |= {"backward_transfer": metrics.backward_transfer(matrix)[-1]}
+            row["forgetting"] = metrics.forgetting(matrix)[-1]
+            row["backward_transfer"] = metrics.backward_transfer(matrix)[-1]
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if method in FORMS else np.nan
             row["undefined"] = undefined
             if details:

@@ -1,4 +1,4 @@
-"""The authors' layout of scores on disk, and their ``il2m.py``: its arguments in, its summary out.
+"""Files of scores: of arrays; and in the authors' layout, with their ``il2m.py``: its arguments in, its summary out.
 
     <lists>/<dataset>/S~<S>/  (see authors.layout)
     <first scores>/<dataset>/S~<S>/{train,val}/scores
@@ -9,15 +9,17 @@ Scores are read block after block, and only what the statistics and the accuraci
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
 from il2m.authors.formats import ImageList, read_image_list, read_scores, repeated_images
 from il2m.authors.layout import ListLayout
+from il2m.data.dataset import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, name_first
 from il2m.memory.statistics import ClassStatistics, class_means, own_and_top, statistics_of_states
@@ -29,6 +31,41 @@ from il2m.results.table import method_lines
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
 PARTS = ("val", "new", "exemplar")  # of a state: validation images, new training images, exemplars
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
+_ARRAYS = (".npy", ".pt", ".pth", ".ckpt")  # files of one array, or of tensors
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Whatever np.asarray takes, or a tensor of any device and dtype (numpy has no bfloat16)."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
+    return np.asarray(values)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or the files of arrays in a folder."""
+    return sorted(file for file in path.iterdir() if file.suffix in _ARRAYS) if path.is_dir() else [path]
+
+
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """All arrays, or those of ``names`` that are there, of an ``.npz``, of a file of tensors by name, or of a folder of
+    files named by the one array or tensor in each. Raises InputError for a file that holds anything else."""
+    if path.is_dir():
+        return {name: array for file in files_of(path) for name, array in read_arrays(file, names).items()}
+    if path.suffix not in _ARRAYS:
+        return read_npz(path, names)
+    try:
+        if path.suffix == ".npy":
+            content = np.load(path, allow_pickle=False)
+        else:
+            import torch  # slow to import, and only needed here
+
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever numpy, zipfile or torch meet first
+        what = f"no file of plain arrays or tensors ({type(error).__name__}); write it with numpy.save or torch.save"
+        raise InputError(f"{path}: {what}.") from None
+    content = content if isinstance(content, dict) else {path.stem: content}
+    return {name: as_array(values) for name, values in content.items() if names is None or name in names}
 
 
 def check_labels(

@@ -22,6 +22,7 @@ _ROOMS = {
     "il2m.results.comparison": ("compare_methods",),
     "il2m.explorer.explore": ("bias_explorer",),
     "il2m.exchange.importing": ("import_scores",),
+    "il2m.exchange.recorder": ("StateRecorder",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = ["__version__", *sorted(_ROOM_OF)]

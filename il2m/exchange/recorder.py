@@ -23,7 +23,7 @@ class StateRecorder:
     def __init__(self, state_sizes: Sequence[int], state: int, class_order: Sequence[int] = ()) -> None:
         self._states, self._state = States(tuple(map(int, state_sizes))), state
         order, num_seen = [*map(int, class_order)] or [*range(self._states.num_classes)], self._states.num_seen(state)
-        if not 1 <= state <= self._states.num_states or not num_seen <= len({*order}) == len(order):
+        if not (1 <= state <= self._states.num_states and num_seen <= len({*order}) == len(order) and min(order) >= 0):
             raise InputError(f"state {state}, class_order {order}: don't fit states of {self._states.sizes} classes.")
         self._place, self._seen = {label: place for place, label in enumerate(order)}, order[:num_seen]
         self._batches: dict[str, list[Arrays]] = {}
@@ -34,7 +34,7 @@ class StateRecorder:
         features: (n, d), as the head gets them."""
         check_choice("part", part, PARTS)
         given = {"scores": scores, "labels": labels, "features": features}
-        batch = {name: as_array(values) for name, values in given.items() if values is not None}
+        batch = {name: np.array(as_array(values)) for name, values in given.items() if values is not None}
         shapes, first = [array.shape for array in batch.values()], self._batches.get(part, [batch])[0]
         is_one = [*map(len, shapes)] == [2, 1, 2][: len(shapes)] and len({shape[0] for shape in shapes}) == 1
         if not is_one or shapes != [(len(batch["labels"]), *array.shape[1:]) for array in first.values()]:
@@ -59,8 +59,8 @@ class StateRecorder:
         if "val_labels" not in arrays or (exemplars >= self._states.num_past(self._state)).any():
             what = "validation images, and of exemplars those of past classes, added before new ones come in"
             raise InputError(f"{where}: expected {what}.")
+        arrays = checked_arrays(arrays, where, self._states, self._state)
         with replacing(path, "wb") as file:
-            arrays = checked_arrays(arrays, where, self._states, self._state)
             np.savez(file, state_sizes=self._states.sizes, **arrays)
         return Path(path)
 

@@ -61,11 +61,11 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
             import torch  # slow to import, and only needed here
 
             content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content if isinstance(content, dict) else {path.stem: content}
+        return {name: as_array(values) for name, values in content.items() if names is None or name in names}
     except Exception as error:  # a damaged file raises whatever numpy, zipfile or torch meet first
         what = f"no file of plain arrays or tensors ({type(error).__name__}); write it with numpy.save or torch.save"
         raise InputError(f"{path}: {what}.") from None
-    content = content if isinstance(content, dict) else {path.stem: content}
-    return {name: as_array(values) for name, values in content.items() if names is None or name in names}
 
 
 def check_labels(

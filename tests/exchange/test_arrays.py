@@ -124,10 +124,14 @@ def test_files_of_other_things_are_refused(tmp_path: Path, capsys: pytest.Captur
     torch.save({"val_scores": Danger()}, tmp_path / "a.pt")
     np.save(tmp_path / "b.npy", np.array([Danger()]), allow_pickle=True)
     (tmp_path / "c.ckpt").write_text("no archive")
-    for name in ("a.pt", "b.npy", "c.ckpt"):
+    torch.save([torch.zeros(2), torch.zeros(3)], tmp_path / "d.pt")
+    for name in ("a.pt", "b.npy", "c.ckpt", "d.pt"):
         with pytest.raises(InputError, match=rf"{name}: no file of plain arrays or tensors"):
             read_arrays(tmp_path / name)
     assert "executed" not in capsys.readouterr().out
+    torch.save({"epoch": 3, "state_dict": {"fc.weight": torch.zeros(2)}}, tmp_path / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"no state_sizes, val_labels, val_scores; found \['epoch', 'state_dict'\]"):
+        import_scores([tmp_path / "checkpoint.pth"], tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: no state_sizes, val_labels, val_scores; found \[\]"):
         import_scores([tmp_path / "empty"], tmp_path / "run")

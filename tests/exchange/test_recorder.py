@@ -133,7 +133,13 @@ def test_what_is_recorded_is_imported(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("sizes", "state", "order"),
-    [([2, 2], 0, ORDER), ([2, 2], 3, ORDER), ([2, 2], 2, [1, 2, 3]), ([2, 2], 2, [0, 0, 1, 2])],
+    [
+        ([2, 2], 0, ORDER),
+        ([2, 2], 3, ORDER),
+        ([2, 2], 2, [1, 2, 3]),
+        ([2, 2], 2, [0, 0, 1, 2]),
+        ([2, 2], 2, [3, 2, 1, -1]),
+    ],
 )
 def test_what_is_no_state_is_refused(sizes: list[int], state: int, order: list[int]):
     with pytest.raises(InputError, match=rf"state {state}, class_order .*: don't fit states of \(2, 2\) classes"):
@@ -189,8 +195,17 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, state: int, batche
     ).items():
         recorder.add(part, *batch)
     with pytest.raises(InputError, match=message):
-        recorder.save(tmp_path / "state.npz")
+        recorder.save(tmp_path / "states" / "state.npz")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_done_to_a_batch_later_changes_nothing(tmp_path: Path):
+    """A framework masks its scores in place."""
+    scores = torch.eye(4)
+    recorder = il2m.StateRecorder([2, 2], 2)
+    recorder.add("val", scores, [0, 1, 2, 3])
+    scores[:, 0] = -torch.inf
+    assert read(recorder.save(tmp_path / "state.npz"))["val_scores"].tolist() == np.eye(4).tolist()
 
 
 def test_classes_to_come_may_be_masked(tmp_path: Path):

@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from il2m.cli.command import command
 from il2m.errors import name_first, printable
@@ -61,5 +63,9 @@ def _import_scores(args: argparse.Namespace) -> None:
     from il2m.exchange.importing import About, import_notes, import_scores
 
     about = vars(args) | {"distillation": {"on": True, "off": False}.get(args.distillation)}
-    run = import_scores(args.files, args.out, **{name: about[name] for name in About.__annotations__})
-    print(f"run: {run.folder}", *import_notes(run), sep="\n")
+    told = {name: about[name] for name in About.__annotations__}
+    with TemporaryDirectory() as nowhere:
+        run = import_scores(args.files, Path(nowhere, "run") if args.dry_run else args.out, args.state_sizes, **told)
+        for state in map(run.state, range(1, run.states.num_states + 1) if args.dry_run else ()):
+            print(f"{state.path.name}:", *(f"{name} {state.array(name).shape}" for name in state.array_names))
+        print("nothing was written" if args.dry_run else f"run: {run.folder}", *import_notes(run), sep="\n")

@@ -8,10 +8,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from il2m.data.dataset import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, nearest
-from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels
+from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels, files_of, read_arrays
 from il2m.memory.exemplars import of_past_classes
 from il2m.memory.statistics import reduce_scores, state_statistics
 from il2m.methods.rectify import count_undefined, undefined_in_words
@@ -22,6 +21,7 @@ from il2m.study.runs import Run
 from il2m.system.hashes import file_hash
 
 Arrays = dict[str, np.ndarray]  # by name
+_MASKED = -1000  # or less, for all images: what a head is padded with, or one task's is hidden by
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
 HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
 SHAPES = {  # array -> its axes: images of a kind, classes seen so far, features
@@ -39,23 +39,26 @@ NEEDS = {  # arrays -> what can't be computed without them
 }
 
 
-def import_scores(files: Sequence[str | Path], out: str | Path, **about: Unpack[About]) -> Run:
-    """Make a run folder of any method's scores: one ``.npz`` per state, in any order, into the folder ``out``.
-    Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in learning order, and
-    ``state_sizes``, the number of classes that each state brings, up to this state at least. If there:
+def import_scores(
+    files: Sequence[str | Path], out: str | Path, state_sizes: Sequence[int] = (), **about: Unpack[About]
+) -> Run:
+    """Make a run folder of any method's scores: one file per state, in any order, as read_arrays takes it, into the
+    folder ``out``. Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in
+    learning order, and, unless given here, ``state_sizes``, the number of classes that each state brings, up to this
+    state at least. Heads over all classes from the start are cut to those seen so far. If there:
     ``new_scores, new_labels`` of the new classes' training images and ``exemplar_scores, exemplar_labels`` (both are
     needed to rectify); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``,
     ``head_bias (C,)``. Exemplars of a state's new classes are left out, and the run's ``missing`` says so.
     about: see About; runs of one method, data set and K that give their seeds are repetitions of each other.
     Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then.
     """
-    states, by_state = _arrange([Path(file) for file in files])
+    states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)
     memory_size = told.get("memory_size", most_exemplars)
-    run = _create(Path(out), states, memory_size, by_state.values(), told, missing)
-    for state in run.missing_states:
-        arrays = of_past_classes(_checked_arrays(by_state[state], states, state), states, state)
+    run = _create(Path(out), states, memory_size, by_state.values(), told, said + missing)
+    for state, path in ((b, by_state[b]) for b in run.missing_states):
+        arrays = of_past_classes(checked_arrays(read_arrays(path), path, states, state), states, state)
         if "new_scores" in arrays:
             reduced = reduce_scores(arrays.pop("new_scores"), arrays["new_labels"])
             arrays |= {f"new_{name}": values for name, values in reduced.items()}
@@ -68,7 +71,7 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
     know: what can't be computed, what is left out, and what is doubtful."""
     lengths, cut, equal, notes = {}, [], [], []
     for state, path in by_state.items():
-        arrays = _checked_arrays(path, states, state)
+        arrays = checked_arrays(read_arrays(path), path, states, state)
         lengths[state] = {name: len(array) for name, array in arrays.items()}
         past = of_past_classes(arrays, states, state)
         if num_cut := len(arrays.get("exemplar_labels", ())) - len(past.get("exemplar_labels", ())):
@@ -143,53 +146,62 @@ def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]
     return given
 
 
-def _arrange(files: Sequence[Path]) -> tuple[States, dict[int, Path]]:
-    """The states that the files' ``state_sizes`` give, and which file is of which state."""
+def _arrange(files: Sequence[Path], state_sizes: Sequence[int]) -> tuple[States, dict[int, Path], list[str]]:
+    """The states, by the files' ``state_sizes`` or these; which file is of which; whether heads are cut, in words."""
     if not files:
         raise InputError("no files to import: give one .npz file per state.")
-    if absent := [str(file) for file in files if not file.is_file()]:
+    if absent := [str(file) for file in files if not file.exists()]:
         raise InputError(f"{len(absent)} files are missing: {', '.join(absent)}")
-    given = {file: _sizes_and_columns(file) for file in files}
-    longest = max((sizes for sizes, _ in given.values()), key=len)
+    given = {file: _sizes_and_columns(file, state_sizes) for file in files}
+    longest = max((sizes for sizes, *_ in given.values()), key=len)
     seen = {count: b for b, count in enumerate(accumulate(longest), 1)}
     by_state: dict[int, Path] = {}
-    for file in files:
-        sizes, columns = given[file]
+    for file, (sizes, columns, in_labels) in given.items():
         if sizes != longest[: len(sizes)]:
             raise InputError(f"{file}: state_sizes {list(sizes)} disagree with another file's {list(longest)}.")
-        state = seen.get(columns)
+        is_full = columns >= sum(longest) and [width for _, width, _ in given.values()].count(columns) > 1
+        state = seen.get(in_labels if is_full else columns)
         if state is None or state in by_state:
             why = "no state has as many classes" if state is None else f"{by_state[state]} is of the same state"
             where = f"{file}: val_scores has {columns} columns, but {why}; classes by state: {[*seen][:20]}"
-            what = "cut scores and head to the classes seen so far, as scores[:, :num_seen]"
+            what = "val_labels must have all classes seen so far, or cut scores and head, as scores[:, :num_seen]"
             raise InputError(f"{where}. Is the head over all classes from the start? Then {what}.")
         by_state[state] = file
     last = max(by_state)
     if lacking := [b for b in range(1, last + 1) if b not in by_state]:
         raise InputError(f"no file of state(s) {lacking}: give one .npz file per state, 1 to {last}.")
-    return States(longest[:last]), dict(sorted(by_state.items()))
+    full = [str(b) for b, file in sorted(by_state.items()) if given[file][1] > sum(longest[:b])]
+    said = [f"heads over more classes are cut to the classes seen so far (state {', '.join(full)})"] if full else []
+    return States(longest[:last]), dict(sorted(by_state.items())), said
 
 
-def _sizes_and_columns(file: Path) -> tuple[tuple[int, ...], int]:
-    """A file's ``state_sizes``, and how many classes its ``val_scores`` are of."""
-    arrays = read_npz(file, REQUIRED)
+def _sizes_and_columns(file: Path, state_sizes: Sequence[int]) -> tuple[tuple[int, ...], int, int]:
+    """A file's ``state_sizes``, or these if given; the columns of its ``val_scores``; and how many classes its
+    ``val_labels`` are of, 0 if these are not the first ones."""
+    arrays = read_arrays(file, REQUIRED) | ({"state_sizes": np.array(state_sizes)} if len(state_sizes) else {})
     if lacking := sorted({*REQUIRED} - {*arrays}):
-        raise InputError(f"{file}: no {', '.join(lacking)}; found {sorted(read_npz(file))}.")
+        raise InputError(f"{file}: no {', '.join(lacking)}; found {sorted(read_arrays(file))}.")
     sizes, shape = np.atleast_1d(arrays["state_sizes"]), arrays["val_scores"].shape
     if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer) or len(sizes) == 0 or sizes.min() < 1:
         raise InputError(f"{file}: state_sizes is {sizes.tolist()}; expected each state's number of classes.")
     if len(shape) != 2:
         raise InputError(f"{file}: val_scores has shape {shape}; expected (images, classes).")
-    return tuple(sizes.tolist()), shape[1]
+    classes = np.unique(arrays["val_labels"])
+    return tuple(sizes.tolist()), shape[1], len(classes) * np.array_equal(classes, np.arange(len(classes)))
 
 
-def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
-    """The arrays of one state: float32 and int64, their shapes and labels checked against each other."""
-    arrays = read_npz(path)
-    del arrays["state_sizes"]
+def checked_arrays(arrays: Mapping[str, np.ndarray], path: str | Path, states: States, state: int) -> Arrays:
+    """The arrays of one state: float32 and int64, their shapes and labels checked against each other. A head over all
+    classes from the start is cut to the classes seen. path: begins messages."""
+    arrays = {name: array for name, array in arrays.items() if name != "state_sizes"}
     if unknown := sorted({*arrays} - {*SHAPES}):
         known = [*SHAPES, "state_sizes"]
         raise InputError("\n".join(f"{path}: unknown array {name!r}: {nearest(name, known)}" for name in unknown))
+    width, num_seen = arrays["val_scores"].shape[-1], states.num_seen(state)
+    for name, array in arrays.items():
+        shape = dict(zip(SHAPES[name], array.shape, strict=False))
+        if width > num_seen and shape.get("classes") == width:
+            arrays = arrays | {name: array.take(range(num_seen), SHAPES[name].index("classes"))}
     arrays = {name: _converted(array, f"{path}: {name}") for name, array in arrays.items()}
     if len(arrays["val_labels"]) == 0:
         raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
@@ -206,6 +218,8 @@ def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
         expected = tuple(sizes[axis] for axis in SHAPES[name])
         if array.shape != expected:
             raise InputError(f"{path}: state {state}: {name} has shape {array.shape}; expected {expected}.")
+        if name.endswith("_scores") and len(array) and (top := array.max(axis=0)).min() <= _MASKED:
+            raise InputError(f"{path}: {name}: class {top.argmin()} never scores above {_MASKED}: masked? Undo that.")
     past = of_past_classes(arrays, states, state)  # labels of classes to come are still in it
     for part in (part for part in PARTS if part in sizes):
         name, kind = f"{part}_labels", "val" if part == "exemplar" and state == 1 else part
@@ -215,12 +229,12 @@ def _checked_arrays(path: Path, states: States, state: int) -> Arrays:
 
 def _converted(array: np.ndarray, where: str) -> np.ndarray:
     """Labels as int64, all else as float32. where: the array's file and name."""
-    is_whole = np.issubdtype(array.dtype, np.integer)
+    is_whole, is_real = (np.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating))
     if where.endswith("_labels"):
-        if array.ndim != 1 or not is_whole:
+        if array.ndim != 1 or not (is_whole or (is_real and np.isfinite(array).all() and (array % 1 == 0).all())):
             raise InputError(f"{where} is {array.dtype} of shape {array.shape}; expected whole numbers (n,).")
         return array.astype(np.int64)
-    if is_whole or np.issubdtype(array.dtype, np.floating):
+    if is_whole or is_real:
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
             array = array.astype(np.float32)
         if np.isfinite(array).all():
@@ -232,7 +246,7 @@ def _create(
     folder: Path, states: States, memory_size: int, files: Iterable[Path], told: dict[str, Any], missing: list[str]
 ) -> Run:
     """Raises InputError if the folder holds another run, or this one and other things were told of it."""
-    hashes = [file_hash(path) for path in files]
+    hashes = [file_hash(file) for path in files for file in files_of(path)]
     identity = {"state_sizes": list(states.sizes), "memory_size": memory_size, "imported": hashes}
     names = list(map(str, range(states.num_classes)))
     notes = {"dataset": "unknown", "source": "imported", "order_seed": None, "class_names": names, "missing": missing}

@@ -109,10 +109,10 @@ def test_exemplars_of_new_classes_are_left_out_and_told(tiny_study: TinyStudy, n
         import_scores(npz, tmp_path / "other")
 
 
-def test_heads_over_all_classes_are_named(npz: list[Path], tmp_path: Path):
+def test_heads_over_all_classes_that_labels_do_not_place_are_named(npz: list[Path], tmp_path: Path):
     for path in npz:
         change(path, val_scores=np.zeros((20, 6)), val_labels=np.zeros(20, dtype=int), val_features=None)
-    with pytest.raises(InputError, match=r"Is the head over all classes .* cut .* as scores\[:, :num_seen\]"):
+    with pytest.raises(InputError, match=r"Is the head over all classes .* or cut .* as scores\[:, :num_seen\]"):
         import_scores(npz, tmp_path / "run")
 
 
@@ -231,7 +231,8 @@ def test_what_cannot_be_computed_is_said(npz: list[Path], tmp_path: Path, capsys
         (3, {"val_labels": np.zeros(0, dtype=int), "val_scores": np.zeros((0, 6))}, "state 3: val_labels is empty"),
         (3, {"new_score": np.zeros((24, 6))}, r"method 3\.npz: unknown array 'new_score': did you mean 'new_scores'\?"),
         (2, {"val_labels": np.full(20, 4)}, r"val_labels: state 2: 20 labels are out of range.*expected 0\.\.3"),
-        (2, {"val_labels": np.zeros(20)}, "val_labels is float64"),
+        (2, {"val_labels": np.full(20, 0.5)}, "val_labels is float64 .* expected whole numbers"),
+        (2, {"val_labels": np.full(20, np.inf)}, "val_labels is float64 .* expected whole numbers"),
         (
             3,
             {"exemplar_labels": np.zeros(12, dtype=int)},

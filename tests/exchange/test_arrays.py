@@ -1,0 +1,180 @@
+"""Arrays in, answers out; and the files that others have."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TinyStudy
+
+import il2m
+from il2m.cli import main
+from il2m.errors import InputError
+from il2m.exchange import score_files
+from il2m.exchange.importing import import_scores
+from il2m.exchange.score_files import as_array, read_arrays
+
+
+def test_the_examples_in_docstrings():
+    assert doctest.testmod(score_files) == (0, 4)
+
+
+def test_a_state_evaluated_by_hand():
+    scores = [[9, 0, 0], [0, 9, 0], [0, 0, 9], [5, 6, 9]]
+    shares = il2m.evaluate(scores, [0, 0, 2, 1], [2, 1])
+    assert shares == {
+        "top1": 0.5,
+        "top5": 1.0,
+        "top1_past": 1 / 3,
+        "top1_new": 1.0,
+        "predicted_new": 0.5,
+        "true_new": 0.25,
+    }
+    assert il2m.evaluate(torch.tensor(scores).half(), torch.tensor([0.0, 0, 2, 1]), [2, 1]) == shares
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        (np.zeros((2, 4)), [0, 1], r"scores \(2, 4\) and labels \(2,\), .*: expected \(n, C\), C one of \[2, 3\]"),
+        (np.zeros((2, 3)), [0], r"labels \(1,\)"),
+        (np.zeros(3), [0], r"scores \(3,\)"),
+        (np.zeros((2, 3)), [0, 3], r"labels \(2,\), \[0 3\]: expected .* whole labels \(n,\) from 0 to C - 1"),
+        (np.zeros((2, 3)), [-1, 0.5], r"\[-1\.   0\.5\]: expected"),
+        (np.full((2, 3), np.nan), [0, 1], "not all numbers"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(scores: object, labels: list, message: str):
+    with pytest.raises(InputError, match=message):
+        il2m.evaluate(scores, labels, [2, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool])
+def test_tensors_become_arrays_of_the_same_numbers(dtype: torch.dtype):
+    tensor = torch.tensor([[0.5, 1, 0], [1, 0, 1]]).to(dtype)
+    assert as_array(tensor).tolist() == tensor.tolist()
+
+
+def rows_of(run: il2m.study.runs.Run, state: int) -> dict[str, np.ndarray]:
+    stored = run.state(state)
+    names = [f"{part}_{what}" for part in ("val", "exemplar")[:state] for what in ("scores", "labels")]
+    return {name: np.array(stored.array(name)) for name in names}
+
+
+@pytest.fixture
+def reference(tiny_study: TinyStudy, tmp_path: Path) -> list[dict]:
+    """What import makes of plain .npz files."""
+    files = []
+    for state in (1, 2, 3):
+        files.append(tmp_path / f"plain{state}.npz")
+        np.savez(files[-1], state_sizes=[2, 2, 2], **rows_of(tiny_study.off, state))
+    return accuracies(import_scores(files, tmp_path / "plain"))
+
+
+def accuracies(run: il2m.study.runs.Run) -> list[dict]:
+    return il2m.results_table(run)[["state", "method", "score_kind", "top1", "top5"]].to_dict("records")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt"])
+def test_a_file_of_tensors_by_name(tiny_study: TinyStudy, reference: list, tmp_path: Path, suffix: str):
+    files = []
+    for state in (1, 2, 3):
+        files.append(tmp_path / f"state{state}{suffix}")
+        rows = {name: torch.from_numpy(array) for name, array in rows_of(tiny_study.off, state).items()}
+        torch.save(rows | {"state_sizes": torch.tensor([2, 2, 2])}, files[-1])
+    assert accuracies(import_scores(files, tmp_path / "run")) == reference
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_a_folder_of_arrays(tiny_study: TinyStudy, reference: list, tmp_path: Path, suffix: str):
+    folders = []
+    for state in (1, 2, 3):
+        folders.append(tmp_path / f"state{state}")
+        folders[-1].mkdir()
+        for name, array in rows_of(tiny_study.off, state).items():
+            array = array.astype(np.float64) if name.endswith("_labels") else array  # labels that are whole
+            file = folders[-1] / f"{name}{suffix}"
+            np.save(file, array) if suffix == ".npy" else torch.save(torch.from_numpy(array), file)
+    run = import_scores(folders, tmp_path / "run", state_sizes=[2, 2, 2])
+    assert accuracies(run) == reference
+    with pytest.raises(InputError, match=r"state1: no state_sizes; found \['val_labels', 'val_scores'\]"):
+        import_scores(folders, tmp_path / "other")
+
+
+@pytest.mark.parametrize("padding", [0.0, -np.inf, -1e9, 50.0])
+def test_heads_over_all_classes_are_cut_and_it_is_said(
+    tiny_study: TinyStudy, reference: list, tmp_path: Path, padding: float
+):
+    files = []
+    for state in (1, 2, 3):
+        rows = rows_of(tiny_study.off, state)
+        for name in (name for name in rows if name.endswith("_scores")):
+            rows[name] = np.pad(rows[name], ((0, 0), (0, 7 - 2 * state)), constant_values=padding)
+        files.append(tmp_path / f"{state}.npz")
+        np.savez(files[-1], state_sizes=[2, 2, 2], **rows)
+    run = import_scores(files, tmp_path / "run")
+    assert accuracies(run) == reference
+    assert "heads over more classes are cut to the classes seen so far (state 1, 2, 3)" in run.config["missing"]
+
+
+def test_heads_whose_state_the_labels_do_not_tell_are_refused(tiny_study: TinyStudy, tmp_path: Path):
+    """Groups of classes, all of the last state's model: taken for states, they would make wrong numbers."""
+    rows = rows_of(tiny_study.off, 3)
+    for group in range(3):
+        chosen = rows["val_labels"] // 2 == group
+        np.savez(
+            tmp_path / f"{group}.npz",
+            state_sizes=[2, 2, 2],
+            val_scores=rows["val_scores"][chosen],
+            val_labels=rows["val_labels"][chosen],
+        )
+    with pytest.raises(InputError, match="val_labels must have all classes seen so far"):
+        import_scores([tmp_path / f"{group}.npz" for group in range(3)], tmp_path / "run")
+
+
+def test_a_dry_run_says_what_was_understood_and_writes_nothing(
+    tiny_study: TinyStudy, reference: list, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    files = [str(tmp_path / f"plain{state}.npz") for state in (1, 2, 3)]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["import-scores", *files, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "state_02: exemplar_labels (12,) exemplar_scores (12, 4) val_labels (20,) val_scores (20, 4)\n" in printed
+    assert "nothing was written" in printed
+    assert "no new_labels, new_scores (state 1, 2, 3): initial class means" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["import-scores", *files[:2], "--out", str(tmp_path / "run"), "--dry-run", "--state-sizes", "3,3"]) == 2
+
+
+class Danger:
+    def __reduce__(self) -> tuple:
+        return (print, ("executed",))
+
+
+def test_files_of_other_things_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    torch.save({"val_scores": Danger()}, tmp_path / "a.pt")
+    np.save(tmp_path / "b.npy", np.array([Danger()]), allow_pickle=True)
+    (tmp_path / "c.ckpt").write_text("no archive")
+    torch.save([torch.zeros(2), torch.zeros(3)], tmp_path / "d.pt")
+    for name in ("a.pt", "b.npy", "c.ckpt", "d.pt"):
+        with pytest.raises(InputError, match=rf"{name}: no file of plain arrays or tensors"):
+            read_arrays(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+    torch.save({"epoch": 3, "state_dict": {"fc.weight": torch.zeros(2)}}, tmp_path / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"no state_sizes, val_labels, val_scores; found \['epoch', 'state_dict'\]"):
+        import_scores([tmp_path / "checkpoint.pth"], tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: no state_sizes, val_labels, val_scores; found \[\]"):
+        import_scores([tmp_path / "empty"], tmp_path / "run")
+
+
+def test_arrays_of_npz_come_in_without_torch(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", val_scores=[[1.0]])
+    code = "from pathlib import Path; import sys; from il2m.exchange.score_files import read_arrays; "
+    code += f"read_arrays(Path({str(tmp_path / 'a.npz')!r})); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -56,15 +56,18 @@ def results_table(
             row = about | {"state": state, "num_classes": run.states.num_seen(state), "images_held": held}
             row |= {"method": method, "score_kind": kind} | _accuracies(scores, image_ranks, labels, num_past)
             hits[method, kind].append(image_ranks == 0)
-            matrix = metrics.accuracy_matrix(hits[method, kind], class_states)  # of the states so far
-            row["forgetting"] = metrics.forgetting(matrix)[-1]
-            row["backward_transfer"] = metrics.backward_transfer(matrix)[-1]
+            row |= {"forgetting": np.nan, "backward_transfer": np.nan}  # known once all states are
             row["undefined_past"] = count_undefined(frozen[kind].statistics, method) if method in FORMS else np.nan
             row["undefined"] = undefined
             if details:
                 row |= metrics.error_breakdown(metrics.predictions(scores), labels, num_past)
                 row |= metrics.rank_changes(plain, image_ranks)
             rows.append(row)
+    matrices = {key: metrics.accuracy_matrix(hits[key], class_states) for key in kinds}
+    for name in ("forgetting", "backward_transfer"):
+        by_state = {key: getattr(metrics, name)(matrix) for key, matrix in matrices.items()}
+        for row in rows:
+            row[name] = by_state[row["method"], row["score_kind"]][row["state"] - 1]
     table = pd.DataFrame(rows).astype(dict.fromkeys(concerning("distillation")[1:] if rows else (), float))
     table.attrs |= provenance_of(run, undefined)
     table.attrs["methods"] = {method: code for method, code in METHODS.codes.items() if method in methods}

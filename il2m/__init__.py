@@ -15,7 +15,6 @@ _ROOMS = {
     "il2m.learning.networks": ("register_network",),
     "il2m.study.find": ("find_runs", "open_run"),
     "il2m.study.stages": ("fine_tune", "train_base", "train_joint"),
-    "il2m.memory.statistics": ("ClassStatistics",),
     "il2m.methods.frozen": ("Frozen",),
     "il2m.methods.rectify": ("rectify",),
     "il2m.methods.registry": ("METHODS", "method", "method_scores"),
@@ -23,7 +22,6 @@ _ROOMS = {
     "il2m.results.comparison": ("compare_methods",),
     "il2m.explorer.explore": ("bias_explorer",),
     "il2m.exchange.importing": ("import_scores",),
-    "il2m.exchange.score_files": ("evaluate",),
     "il2m.exchange.recorder": ("StateRecorder",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

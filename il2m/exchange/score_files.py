@@ -11,7 +11,6 @@ Scores are read block after block, and only what the statistics and the accuraci
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from il2m.errors import InputError, name_first
 from il2m.memory.statistics import ClassStatistics, class_means, own_and_top, statistics_of_states
 from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
-from il2m.results.metrics import predictions, ranks, share_new, top_k
+from il2m.results.metrics import ranks, top_k
 from il2m.results.table import method_lines
 
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
@@ -67,28 +66,6 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     except Exception as error:  # a damaged file raises whatever numpy, zipfile or torch meet first
         what = f"no file of plain arrays or tensors ({type(error).__name__}); write it with numpy.save or torch.save"
         raise InputError(f"{path}: {what}.") from None
-
-
-def evaluate(scores: Any, labels: Any, state_sizes: Sequence[int]) -> dict[str, float]:
-    """Shares of images at one state, named as in the results table. scores: (n, C), C telling the state. labels: (n,)
-    in learning order. Both: what as_array takes. Raises InputError for what does not fit.
-
-    >>> import il2m, numpy as np
-    >>> scores, labels, sizes = np.array([[1.0, 3.0, 4.0, 0.0], [0.0, 1.0, 3.0, 1.0]]), np.array([1, 2]), [2, 2]
-    >>> memory = il2m.ClassStatistics(*map(np.array, ([4, 4, 5, 5], [2, 2, 5, 5], [6, 6], [1, 1, 2, 2])))
-    >>> [il2m.evaluate(s, labels, sizes)["top1"] for s in (scores, il2m.rectify(scores, memory))]
-    [0.5, 1.0]
-    """
-    scores, labels, seen = as_array(scores), as_array(labels), [0, *accumulate(state_sizes)]
-    fits = scores.ndim == 2 and scores.shape[1] in seen[1:] and labels.shape == scores.shape[:1]
-    if not fits or not {*labels.tolist()} <= {*range(scores.shape[1])}:
-        what = f"(n, C), C one of {seen[1:]}, and whole labels (n,) from 0 to C - 1"
-        raise InputError(f"scores {scores.shape} and labels {labels.shape}, {np.unique(labels)[:20]}: expected {what}.")
-    labels, num_past = labels.astype(np.int64), seen[seen.index(scores.shape[1]) - 1]
-    image_ranks, is_new = ranks(scores, labels), labels >= num_past
-    shares = {"top1": top_k(image_ranks, 1), "top5": top_k(image_ranks, 5)}
-    shares |= {"top1_past": top_k(image_ranks[~is_new], 1), "top1_new": top_k(image_ranks[is_new], 1)}
-    return shares | {"predicted_new": share_new(predictions(scores), num_past), "true_new": share_new(labels, num_past)}
 
 
 def check_labels(

@@ -1,8 +1,7 @@
-"""Arrays in, answers out; and the files that others have."""
+"""The files of arrays that others have."""
 
 from __future__ import annotations
 
-import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -15,43 +14,8 @@ from tiny import TinyStudy
 import il2m
 from il2m.cli import main
 from il2m.errors import InputError
-from il2m.exchange import score_files
 from il2m.exchange.importing import import_scores
 from il2m.exchange.score_files import as_array, read_arrays
-
-
-def test_the_examples_in_docstrings():
-    assert doctest.testmod(score_files) == (0, 4)
-
-
-def test_a_state_evaluated_by_hand():
-    scores = [[9, 0, 0], [0, 9, 0], [0, 0, 9], [5, 6, 9]]
-    shares = il2m.evaluate(scores, [0, 0, 2, 1], [2, 1])
-    assert shares == {
-        "top1": 0.5,
-        "top5": 1.0,
-        "top1_past": 1 / 3,
-        "top1_new": 1.0,
-        "predicted_new": 0.5,
-        "true_new": 0.25,
-    }
-    assert il2m.evaluate(torch.tensor(scores).half(), torch.tensor([0.0, 0, 2, 1]), [2, 1]) == shares
-
-
-@pytest.mark.parametrize(
-    ("scores", "labels", "message"),
-    [
-        (np.zeros((2, 4)), [0, 1], r"scores \(2, 4\) and labels \(2,\), .*: expected \(n, C\), C one of \[2, 3\]"),
-        (np.zeros((2, 3)), [0], r"labels \(1,\)"),
-        (np.zeros(3), [0], r"scores \(3,\)"),
-        (np.zeros((2, 3)), [0, 3], r"labels \(2,\), \[0 3\]: expected .* whole labels \(n,\) from 0 to C - 1"),
-        (np.zeros((2, 3)), [-1, 0.5], r"\[-1\.   0\.5\]: expected"),
-        (np.full((2, 3), np.nan), [0, 1], "not all numbers"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_refused(scores: object, labels: list, message: str):
-    with pytest.raises(InputError, match=message):
-        il2m.evaluate(scores, labels, [2, 1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool])

@@ -108,8 +108,7 @@ def _stage(name: str, has_all_of: type[Settings] = Settings) -> type[Settings]:
         rule = choice(NETWORKS) if accepts == "network" else read_rule(accepts)
         one = Parameter(() if default == [] else default, rule, **about)
         own.append((parameter, Any, field(default=one.default, metadata={"parameter": one})))
-    where = {"__module__": __name__}
-    return make_dataclass(name, own, bases=(has_all_of,), namespace=where, frozen=True, kw_only=True)
+    return make_dataclass(name, own, bases=(has_all_of,), namespace={"__module__": __name__}, frozen=True, kw_only=True)
 
 
 _AllStages = _stage("Settings")

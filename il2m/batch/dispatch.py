@@ -1,5 +1,5 @@
 """Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done.
-What that tells a log, and a person at a terminal."""
+What that tells meanwhile."""
 
 import contextlib
 import logging
@@ -8,12 +8,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 from dask.distributed import Client, Future, as_completed, wait
 from distributed import KilledWorker
-from tqdm import tqdm
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
@@ -25,11 +23,10 @@ from il2m.system.files import modified
 from il2m.system.locks import is_locked, locked, sweep
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
-_MOST_SHOWN = 8  # jobs under way that a person is shown
-_SECONDS_BETWEEN_LINES = 60  # of a log, on what is under way
-_TLS = """Name the certificates (PEM files) in dask's configuration, for example by the environment variables \
-DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and \
-DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."""
+_SECONDS_BETWEEN_LINES = {True: 10, False: 60}  # on what is under way, at a terminal and in a log
+_TLS = (
+    "Name the certificates in dask's configuration (DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT and __KEY)."
+)
 
 
 @contextlib.contextmanager
@@ -101,18 +98,18 @@ class _Dispatch:
     def run(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Submit the jobs, and tell of each when it ends. Returns failed job -> reason."""
         ending = as_completed(map(self._submit, jobs), raise_errors=False)
-        with Live(jobs, self._estimates) as live:
-            while not ending.is_empty():
-                for future in ending.next_batch(block=False):
-                    job = self._submitted[future.key]
-                    if end := self._end(future):
-                        self._outcomes[job.name] = end
-                        self._estimates.add(job.kind, end.seconds, end.work)
-                        live.ended(job, end.seconds, end.failure)
-                    else:  # once more
-                        ending.add(self._submit(job))
-                live.show(self._under_way)
-                time.sleep(0.25)
+        live = _Live(jobs, self._estimates)
+        while not ending.is_empty():
+            for future in ending.next_batch(block=False):
+                job = self._submitted[future.key]
+                if end := self._end(future):
+                    self._outcomes[job.name] = end
+                    self._estimates.add(job.kind, end.seconds, end.work)
+                    live.ended(job, end.seconds, end.failure)
+                else:  # once more
+                    ending.add(self._submit(job))
+            live.show(self._under_way)
+            time.sleep(0.25)
         return {name: end.failure for name, end in self._outcomes.items() if end.failure}
 
     def wait_for_those_under_way(self) -> None:
@@ -156,40 +153,26 @@ class _Dispatch:
         return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
 
 
-class Live(contextlib.ExitStack):
-    """Plain lines for a log; at a terminal also lines, rewritten in place, on each stage under way."""
+class _Live:
+    """Lines on each job that ends, and on what is under way."""
 
     def __init__(self, jobs: Iterable[Job], estimates: Estimates) -> None:
-        super().__init__()  # it closes the bars
         self._left = {job.name: job for job in jobs}
         self._total, self._failed, self._estimates = len(self._left), 0, estimates
-        self._bars: list[tqdm] = []
         self._shown = time.monotonic()
 
     def ended(self, job: Job, seconds: float, failure: str) -> None:
-        """A job has ended: a line that stays. failure: "" if it did not fail."""
+        """A job has ended. failure: "" if it did not fail."""
         self._left.pop(job.name)
         self._failed += bool(failure)
         how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(f"[{self._total - len(self._left)}/{self._total}] {printable(f'{title(job)}: {how}')}", flush=True)
+        print(f"[{self._total - len(self._left)}/{self._total}] {printable(f'{title(job)}: {how}')}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
-        """Say what is under way, and at how many jobs a time: to a person every second, to a log once a minute."""
-        now, is_person = time.monotonic(), sys.stdout.isatty()
-        if now - self._shown < (1 if is_person else _SECONDS_BETWEEN_LINES):
-            return
-        self._shown = now
-        jobs, slots = under_way()
-        lines = [self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]
-        if not is_person:
-            print("\n".join(lines), flush=True)
-            return
-        options = {"bar_format": "{desc}", "leave": False, "file": sys.stdout, "dynamic_ncols": True}
-        for n in range(len(self._bars), min(len(lines), 1 + _MOST_SHOWN)):
-            self._bars.append(self.enter_context(tqdm(position=n, **options)))
-        for bar, line in zip_longest(self._bars, lines[: 1 + _MOST_SHOWN], fillvalue=""):
-            bar.set_description_str(line)
+        """Say what is under way, and at how many jobs a time: to a person more often than to a log."""
+        if time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES[sys.stdout.isatty()]:
+            self._shown, (jobs, slots) = time.monotonic(), under_way()
+            print("\n".join([self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]), flush=True)
 
     def _summary(self, slots: int) -> str:
         seconds, unknown = self._estimates.total(self._left.values())

@@ -17,7 +17,7 @@ from il2m.batch.worker import PRELOAD, Workers
 from il2m.errors import InputError, count, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
-from il2m.system.machine import CHECKOUT, visible_gpus
+from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import resolved
 
 _MOST_SUMMARIES = 4  # runs whose accuracies are printed at the end; of more the report tells
@@ -44,7 +44,6 @@ def run_study(
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
     asked = grid, notebooks, out, workers.threads, plugins
     jobs = plan_jobs(*asked) if dry_run and not plugins else _planned_apart(asked, plugins, dry_run)
-    _check_devices(jobs, workers)
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
@@ -76,16 +75,6 @@ def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Jo
         raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
 
 
-def _check_devices(jobs: Sequence[Job], workers: Workers) -> None:
-    """Refuse what no job here could be trained on. Other machines' workers have devices that are not known here."""
-    if workers.scheduler or visible_gpus():
-        return
-    if any(job.parameters.get("device") == "cuda" for job in jobs):
-        raise InputError("device = 'cuda', but there is no GPU here: use 'auto' or 'cpu'.")
-    if any(job.parameters.get("precision") == "fp16" for job in jobs):
-        raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
-
-
 def _plan_text(
     grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, workers: Workers, *, each: bool
 ) -> str:
@@ -100,8 +89,8 @@ def _plan_text(
         counts = f"{total:7}{total - len(left):7}{len(left):7}"
         images = f"{sum(job.work for job in left):,.0f}" if notebook in (BASE, FINE_TUNING) else ""
         memory, disk = max([job.memory for job in left], default=0) / 1e9, sum(job.disk for job in left) / 1e6
-        costs = f"{images:>15}{memory:7.1f} GB{disk:9,.1f} MB   {_time_text(left, estimates)}"
-        lines.append(f"  {notebook:28}{counts}{costs * bool(left)}")
+        costs = f"{images:>15}{memory:7.1f} GB{disk:9,.1f} MB   {_time_text(left, estimates)}" if left else ""
+        lines.append(f"  {notebook:28}{counts}{costs}")
     to_do = {job.name for job in waiting}
     for job in jobs if each else ():
         lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{title(job)}")
@@ -117,7 +106,7 @@ def _plan_text(
 def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
     seconds, unknown = estimates.total(jobs)
     if unknown == len(jobs):
-        return "not known: none was done before" if jobs else ""
+        return "not known: none was done before"
     return f"about {duration(seconds)}" + (f" and {unknown} not known" if unknown else "")
 
 

@@ -1,7 +1,6 @@
 """``il2m ...``: arguments in, one library call, readable errors out.
 
-Each command is a function; commands.toml says what it is for, and its arguments. What is slow to import is imported
-inside.
+Each command is a function; commands.toml says what it is for, and its arguments.
 """
 
 import os
@@ -9,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from il2m.cli import study, transfer  # noqa: F401 - each declares its commands
+from il2m.cli import commands  # noqa: F401 - it declares them
 from il2m.cli.command import COMMANDS, PARSER
 from il2m.errors import InputError, nearest, printable
 

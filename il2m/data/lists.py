@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from il2m.authors.formats import TEXT, ImageList, read_image_list, read_text, repeated_images
-from il2m.authors.layout import ListLayout
+from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, read_text, repeated_images
 from il2m.data.dataset import Dataset, FileSource
 from il2m.data.image_files import ImageFiles, find_missing
 from il2m.data.states import States, places_by_class
@@ -101,8 +100,6 @@ def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     num_states = next(b for b in itertools.count(1) if not layout.new(b + 1, memories[0]).is_file())
     train_paths = [layout.new(b, memories[0]) for b in range(1, num_states + 1)]
     val_paths = [layout.separated_val(b) for b in range(1, num_states + 1)]
-    if find_missing(val_paths):
-        val_paths = [layout.accumulated_val(num_states)]
     if missing := find_missing([*train_paths, *val_paths]):
         raise InputError(name_first("lists are missing", missing))
     new = [read_image_list(path) for path in train_paths]

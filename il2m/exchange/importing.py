@@ -69,7 +69,7 @@ def import_scores(
 def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[str]]:
     """Check all files before anything is made of one. Returns the most exemplars of a state, and what a reader should
     know: what can't be computed, what is left out, and what is doubtful."""
-    lengths, cut, equal, notes = {}, [], [], []
+    lengths, cut, rows, notes = {}, [], [], []
     for state, path in by_state.items():
         arrays = checked_arrays(read_arrays(path), path, states, state)
         lengths[state] = {name: len(array) for name, array in arrays.items()}
@@ -78,7 +78,8 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
             cut.append(f"state {state}: {num_cut}")
         if state > 1 and {"new_labels", "exemplar_labels"} <= {*past}:
             counts = np.bincount(np.concatenate([past["new_labels"], past["exemplar_labels"]]))
-            equal += [str(state)] * bool(counts.min() == counts.max())
+            of_past, of_new = np.split(counts, [states.num_past(state)])
+            rows.append(f"state {state}: {of_past.mean():.4g} and {of_new.mean():.4g}")
     for names, consequence in NEEDS.items():
         lacking = [(state, name) for state, given in lengths.items() for name in names if name not in given]
         lacking = [(state, name) for state, name in lacking if state > 1 or not name.startswith("exemplar")]
@@ -87,10 +88,9 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
             notes.append(f"no {', '.join(absent)} (state {', '.join(where)}): {consequence}")
     if cut:
         notes.append(f"exemplars of new classes are left out ({', '.join(cut)}): current means are of past classes")
-    if equal:
-        what = "FT-th takes its prior from the rows given, and is FT there"
-        where = f"as many rows of each past as of each new class (state {', '.join(equal)})"
-        notes.append(f"{where}: {what}; if they are a sample of the training images, give all of these")
+    if rows:
+        where = f"FT-th takes its prior from the rows given of each past and each new class ({', '.join(rows)})"
+        notes.append(f"{where}: of a sample of the training images it is another")
     return max(length.get("exemplar_labels", 0) for length in lengths.values()), notes
 
 

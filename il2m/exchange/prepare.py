@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from il2m.authors.formats import TEXT, ImageList, read_image_list, repeated_images, write_image_list
-from il2m.authors.layout import ListLayout
+from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, repeated_images, write_image_list
 from il2m.data.image_files import ImageFiles, find_missing, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.states import States, make_class_order, make_states

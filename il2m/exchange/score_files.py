@@ -1,6 +1,6 @@
 """Files of scores: of arrays; and in the authors' layout, with their ``il2m.py``: its arguments in, its summary out.
 
-    <lists>/<dataset>/S~<S>/  (see authors.layout)
+    <lists>/<dataset>/S~<S>/  (see authors.formats)
     <first scores>/<dataset>/S~<S>/{train,val}/scores
     <scores>/<dataset>/S~<S>/K~<K>/train/batch<b>_{old,new}/scores
                                    val/batch<b>/scores
@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from il2m.authors.formats import ImageList, read_image_list, read_scores, repeated_images
-from il2m.authors.layout import ListLayout
+from il2m.authors.formats import ImageList, ListLayout, read_image_list, read_scores, repeated_images
 from il2m.data.dataset import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, name_first

@@ -16,8 +16,8 @@ from il2m.explorer.page import PARTS, STYLE, figures_html, save_links
 from il2m.explorer.views import VIEWS
 from il2m.results.collect import stored_results
 from il2m.study.find import labelled, open_run, twin_run
-from il2m.study.progress import is_headless, read_progress
-from il2m.study.runs import ANALYSED, Run
+from il2m.study.progress import is_headless
+from il2m.study.runs import Run
 
 MOST_RUNS = 4
 FACTORS = ("means", "confidence", "gate")
@@ -44,13 +44,6 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
     if not 1 <= len(opened) <= MOST_RUNS:
         raise InputError(f"{len(opened)} runs were given: the explorer shows 1 to {MOST_RUNS}.")
     for run in opened:
-        if run.kind not in ANALYSED:
-            raise InputError(f"{run.folder} is a {run.kind} run: give a fine-tuning run, or imported scores.")
-        if run.missing_states:
-            training = read_progress(run.folder)
-            how = f"is still being trained ({training['where']})" if training else "is not finished"
-            missing = f"states {run.missing_states} are missing. Come back when it has ended."
-            raise InputError(f"{run.folder} {how}: {missing}")
         mine, first = ({"states": each.states.sizes, "classes": each.class_names} for each in (run, opened[0]))
         for what in mine:
             if mine[what] != first[what]:
@@ -67,13 +60,9 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
 
 def _open(given: Run | str | Path) -> list[Run]:
     """The run given, or in a folder; or a study's default pair."""
-    if isinstance(given, Run) or (Path(given) / "config.json").exists():
-        return [given if isinstance(given, Run) else Run(given)]
-    try:
-        run = open_run(given)
-    except InputError as error:
-        raise InputError(f"{given} is not a run folder: it has no config.json. Nor is it a study's: {error}") from None
-    return [member for member in (run, twin_run(run)) if member]
+    is_run = isinstance(given, Run) or (Path(given) / "config.json").exists()
+    run = open_run(given.folder if isinstance(given, Run) else given)
+    return [run] if is_run else [member for member in (run, twin_run(run)) if member]
 
 
 def _in_short(values: Sequence[object]) -> str:

@@ -15,7 +15,7 @@ from il2m import __version__
 from il2m.errors import InputError
 from il2m.explorer.explore import open_outcomes
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, accuracies
-from il2m.explorer.views import EXPONENTS, VIEWS
+from il2m.explorer.views import CURVE_WORK, EXPONENTS, VIEWS
 from il2m.memory.statistics import class_means
 from il2m.methods.registry import METHODS
 from il2m.results.description import run_description
@@ -23,7 +23,6 @@ from il2m.study.runs import Run
 from il2m.system.files import write_atomically
 
 GATES, TOPS = (0, 1), (1, 5)
-_WORK = 4_000_000  # images times classes of one point of what if: a larger state gives a part of its images
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -87,7 +86,7 @@ def _own_means(outcomes: RunOutcomes, state: int, method: str) -> np.ndarray:
 
 def _what_if(outcomes: RunOutcomes, state: int) -> dict[str | int, Any]:
     """Accuracies by top-k and group at each means x confidence x gate; ``step``: of how many images one is used."""
-    step = -(-outcomes.work(state) // _WORK)
+    step = -(-outcomes.work(state) // CURVE_WORK)
     rows, points = slice(None, None, step), {top: [] for top in TOPS}
     labels, num_past = outcomes.labels(state)[rows], outcomes.run.states.num_past(state)
     for exponents in product(EXPONENTS, EXPONENTS, GATES):

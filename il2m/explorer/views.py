@@ -20,7 +20,7 @@ from il2m.results.metrics import error_breakdown, share_new, state_confusion
 from il2m.results.table import series
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
-_CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
+CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
 _NO_PAST = "all classes are new at state 1"
 _KEPT, _SHOWN = 7, 4  # exemplars, and images of each kind on a page
 
@@ -196,7 +196,7 @@ def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
 
 def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[Mapping[str, Sequence[float]], float]:
     """Accuracy by group over EXPONENTS of ``factor``, the other as chosen; and the share of images used."""
-    state, kind, top, step = choice.state, choice.score_kind, choice.top, -(-outcomes.work(choice.state) // _CURVE_WORK)
+    state, kind, top, step = choice.state, choice.score_kind, choice.top, -(-outcomes.work(choice.state) // CURVE_WORK)
     points = [replace(choice.exponents, **{factor: exponent}) for exponent in EXPONENTS]
     key = (state, kind, top, *points)  # a slider of one factor leaves the curves over that factor as they are
     if key not in outcomes.curves:

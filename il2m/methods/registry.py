@@ -81,8 +81,7 @@ class Method:
         except Exception as error:  # whatever the user's own code raises
             hint = " (a method may not change what it is given)" if "read-only" in str(error) else ""
             raise InputError(f"{where} fails: {type(error).__name__}: {error}{hint}") from error
-        is_array = isinstance(scores, np.ndarray) and np.issubdtype(scores.dtype, np.number)
-        if not is_array or np.iscomplexobj(scores):
+        if not isinstance(scores, np.ndarray) or scores.dtype.kind not in "fiu":
             raise InputError(f"{where} returned {type(scores).__name__}; expected a numpy array of scores (n, C).")
         expected = state.scores.shape
         if scores.shape != expected:

@@ -68,7 +68,7 @@ def plot_over_seeds(
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
-    mean on a line, its interval upright.
+    mean on a line, its interval as a band.
     values: method -> (value of the setting -> fractions, one of each seed). intervals: the same -> (low, high)."""
     ax = set_up(ax, xlabel=xlabel, ylabel="mean top-1 over states 2..S", percent="y", plain="x")
     settings = sorted({setting for by_setting in values.values() for setting in by_setting})
@@ -76,11 +76,11 @@ def plot_over_seeds(
         places = np.array([settings.index(setting) for setting in by_setting]) + 0.07 * (i - (len(values) - 1) / 2)
         means = [np.mean(seeds) for seeds in by_setting.values()]
         (line,) = ax.plot(places, means, "-", color=colours.get(method), linewidth=2, label=method)
-        colour = line.get_color()
-        for place, mean, (setting, seeds) in zip(places, means, by_setting.items(), strict=True):
-            ax.plot(np.full(len(seeds), place), seeds, "o", color=colour, alpha=0.45, markersize=4)
-            ax.plot([place, place], intervals[method][setting], color=colour, linewidth=2)
-            ax.plot(place, mean, "_", color=colour, markersize=12, markeredgewidth=2)
+        band = np.array([intervals[method][setting] for setting in by_setting]).T
+        ax.fill_between(places, *band, color=line.get_color(), alpha=0.15, linewidth=0)
+        ax.vlines(places, *band, color=line.get_color(), linewidth=1)  # a single value has no band
+        for place, seeds in zip(places, by_setting.values(), strict=True):
+            ax.plot(np.full(len(seeds), place), seeds, "o", color=line.get_color(), alpha=0.45, markersize=4)
     ax.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
     ax.set_xlim(-0.5, len(settings) - 0.5)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(values), columnspacing=1, handlelength=1.4)

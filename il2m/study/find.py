@@ -7,6 +7,7 @@ from typing import Any
 
 from il2m.errors import InputError, printable
 from il2m.parameters import NETWORKS, concerning
+from il2m.study.progress import read_progress
 from il2m.study.runs import ANALYSED, KINDS, Run
 from il2m.system.files import SET_ASIDE
 from il2m.system.hashes import short_hash
@@ -64,6 +65,8 @@ def open_run(folder: str | Path, run: str = "") -> Run:
     opened = Run(_one_of(folder, run, "run") if run else folder)
     if opened.kind not in ANALYSED or opened.missing_states:
         problem = f"not finished (states {opened.missing_states} are missing: run fine-tuning again, it goes on there)"
+        if progress := read_progress(opened.folder):
+            problem = f"still being trained ({progress['where']}): come back when it has ended"
         if opened.kind not in ANALYSED:
             problem = f"a {KINDS[opened.kind].removesuffix(' training')}, not a fine-tuning run"
         raise InputError(f"{opened.folder} is {problem}.")

@@ -37,12 +37,12 @@ def test_a_log_has_a_line_for_each_job_and_now_and_then_what_is_under_way(
 ):
     estimates = Estimates(tmp_path / "none", {})
     estimates.add("a", 60, 100)  # less a second to start, and again with it
-    with dispatch.Live(jobs, estimates) as told:
-        told.ended(jobs[0], 60, "")
-        told.show(lambda: (jobs[1:], 2))  # too soon for another line
-        monkeypatch.setattr(dispatch, "_SECONDS_BETWEEN_LINES", 0)
-        told.show(lambda: (jobs[1:], 2))
-        told.show(lambda: ([], 0))
+    told = dispatch._Live(jobs, estimates)
+    told.ended(jobs[0], 60, "")
+    told.show(lambda: (jobs[1:], 2))  # too soon for another line
+    monkeypatch.setattr(dispatch, "_SECONDS_BETWEEN_LINES", {False: 0})
+    told.show(lambda: (jobs[1:], 2))
+    told.show(lambda: ([], 0))
     assert capsys.readouterr().out.splitlines() == [
         "[1/3] 02_fine_tuning-fine_tuning-0: 60 s",
         "1 of 3 jobs done, about 60 s left",  # two jobs of a minute, side by side
@@ -58,11 +58,11 @@ def test_a_job_is_told_by_what_differs(jobs: list[Job], tmp_path: Path, capsys: 
     differs = "K=100, order_seed=1, distillation=false (small) (both)"
     assert status.title(job) == f"02_fine_tuning-fine_tuning-1  {differs}"
     assert status.stage_text(job) == f"{status.title(job)}  fine-tuning, state 2/5, epoch 3/20, loss 1.234, 3 min left"
-    dispatch.Live([job], Estimates(tmp_path / "none", {})).ended(job, 60, "")
+    dispatch._Live([job], Estimates(tmp_path / "none", {})).ended(job, 60, "")
     assert capsys.readouterr().out == f"[1/1] {status.title(job)}: 60 s\n"
 
 
 def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):
     estimates = Estimates(tmp_path / "none", {})
     assert estimates.total(jobs) == (0, 3)
-    assert dispatch.Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"
+    assert dispatch._Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"

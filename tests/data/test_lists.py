@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from il2m.authors.formats import read_image_list, write_image_list
-from il2m.authors.layout import ListLayout
+from il2m.authors.formats import ListLayout, read_image_list, write_image_list
 from il2m.cli import main
 from il2m.data.image_files import ImageFiles, images_mean_std
 from il2m.data.lists import given_exemplars, load_folder

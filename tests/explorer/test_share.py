@@ -90,7 +90,7 @@ def test_what_if_lies_on_its_grid(page: Path, tiny_study: TinyStudy):
 def test_a_large_state_gives_a_part_of_its_images(
     tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("il2m.explorer.share._WORK", 60)  # 30 images of 6 classes at state 3
+    monkeypatch.setattr("il2m.explorer.share.CURVE_WORK", 60)  # 30 images of 6 classes at state 3
     found = page_data(share([tiny_study.off], tmp_path / "page.html"))["runs"][0]["what if"][1]
     assert found["step"] == 3
     outcomes, own = RunOutcomes(tiny_study.off), list(product(EXPONENTS, EXPONENTS, GATES)).index((1, 1, 1))
@@ -152,7 +152,7 @@ def test_what_can_not_be_shared_is_refused(tiny_study: TinyStudy, tmp_path: Path
     (tmp_path / "mine.html").write_text("<p>my own</p>")
     for command, message in (
         ([str(unfinished / tiny_study.off.name)], r"not finished \(states \[3\] are missing"),
-        ([off, str(unfinished / tiny_study.off.name)], r"is not finished: states \[3\] are missing"),
+        ([off, str(unfinished / tiny_study.off.name)], r"is not finished \(states \[3\] are missing"),
         ([off, str(other / tiny_study.on.name)], "can't be compared: their classes differ"),
         ([str(tiny_study.base.folder)], "is a base, not a fine-tuning run"),
         ([off, "--out", str(tmp_path)], "is a folder: name a file in it, for example .*explorer.html"),

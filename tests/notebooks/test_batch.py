@@ -16,7 +16,6 @@ from il2m.batch import run as batch
 from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
-from il2m.errors import InputError
 from il2m.notebook.execute import execute_notebook, is_warm
 from il2m.report.overview import jobs_table
 from il2m.system.hashes import write_sealed
@@ -279,22 +278,6 @@ def test_with_a_twin_that_keeps_failing_the_good_one_is_done_once(notebooks: Pat
     waiting = records.jobs_to_do(jobs, records.read_records(tmp_path / "out"), notebooks)
     assert list(run_all(waiting, notebooks)) == ["fails-bad"]
     assert jobs[1].output.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize(
-    ("parameters", "expected"),
-    [({"device": "cuda"}, "device = 'cuda', but there is no GPU here"), ({"precision": "fp16"}, "fp16' needs a GPU")],
-)
-def test_devices_that_are_not_there_are_refused_before_the_first_job(
-    parameters: dict, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(batch, "visible_gpus", lambda: ())
-    job = Job("works", "x", {"out_dir": str(tmp_path), **parameters})
-    with pytest.raises(InputError, match=expected):
-        batch._check_devices([job], Workers(1))
-    batch._check_devices([job], Workers(scheduler="tcp://elsewhere:8786"))
-    monkeypatch.setattr(batch, "visible_gpus", lambda: ("0",))
-    batch._check_devices([job], Workers(1))
 
 
 def test_damaged_plans_and_records_are_as_none(notebooks: Path, tmp_path: Path):

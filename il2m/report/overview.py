@@ -231,11 +231,11 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of findings for a person: each finding named once, estimate and interval in points."""
-    points = "points (95 % interval)" if table["low"].notna().any() else "points"
+    points = "points (95 % interval)" if table.get("low", table["finding"]).notna().any() else "points"
     words = table.assign(**{points: [WORDS.points(row) for row in table.itertuples()]})
     words = words.rename(columns={"p_value": "p", "num_units": "class orders"}).reset_index(drop=True)
-    words = words[["finding", "setting", points, "p", "class orders", "verdict", "note"]]
-    words = words.dropna(axis="columns", how="all")
+    words = words.reindex(columns=["finding", "setting", points, "p", "class orders", "verdict", "note"])
+    words = words.dropna(axis="columns", how="all") if len(words) else words  # there may be no pairs of runs
     return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), ""))
 
 

@@ -177,6 +177,8 @@ def test_findings_are_counted_by_verdict():
     low, high = (float(word) for word in hurts["difference, points"].split(" to "))
     assert -3.5 < low <= high < -2.5
     words = overview.findings_in_words(found)
+    assert overview.findings_in_words(found.iloc[:0]).empty
+    assert overview.findings_in_words(pd.DataFrame(columns=["finding"])).empty, "as of a study without pairs"
     assert list(words["finding"]).count("IL2M gains over fine-tuning") == 1  # named once, over its settings
     assert len(words) == len(found) == 8
     interval = words["points (95 % interval)"].str.fullmatch(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)")

@@ -73,7 +73,8 @@ def assert_whole_and_quiet(notebook: nbformat.NotebookNode) -> None:
         if cell.cell_type == "code":
             assert cell.execution_count is not None
             assert not [output for output in cell.outputs if output.get("name") == "stderr"]
-    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [data for data in shown if "image/svg+xml" in data or "<svg" in data.get("text/html", "")]
     assert len(pictures) >= 7 + len(VIEWS)
 
 

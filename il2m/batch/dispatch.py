@@ -24,9 +24,8 @@ from il2m.system.locks import is_locked, locked, sweep
 
 _PATIENCE = 20  # seconds for a scheduler to answer, and for jobs to stop
 _SECONDS_BETWEEN_LINES = {True: 10, False: 60}  # on what is under way, at a terminal and in a log
-_TLS = (
-    "Name the certificates in dask's configuration (DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT and __KEY)."
-)
+_TLS = "Name the certificates (PEM files) in dask's configuration, for example by the environment variables "
+_TLS += ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
 
 
 @contextlib.contextmanager

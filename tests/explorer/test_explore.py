@@ -378,7 +378,7 @@ def test_a_control_changes_figure_and_numbers(explorer: BiasExplorer):
         ("view", "accuracy"),
         ("top", 5),
         ("view", "one class"),
-        ("class_name", "class 3"),
+        ("class_name", explorer.all_outcomes[0].titles[1]),
     ):
         before = explorer.figure.value
         getattr(controls, name).value = value

@@ -27,6 +27,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import MARKS, PATIENCE, Axe, sync_api
 from tiny import PROJECT, TinyStudy
 
 from il2m.explorer.controls import STORY
@@ -35,18 +36,6 @@ from il2m.explorer.views import VIEWS
 from il2m.notebook.catalogue import find_notebooks
 from il2m.report.build import build_report
 
-IN_CI = os.environ.get("CI") == "true"
-if IN_CI:
-    import playwright.sync_api as sync_api
-    from axe_playwright_python.sync_playwright import Axe
-else:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
-    axe = "axe_playwright_python.sync_playwright"
-    Axe = pytest.importorskip(axe, reason="axe-playwright-python is not installed", exc_type=ImportError).Axe
-BROWSERS = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-CHROMIUM = next(filter(None, BROWSERS), "")
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE = 120_000  # ms that a condition may take on a busy machine
 NAME = "03_dual_memory_analysis"
 THEMES, WIDTHS = ("JupyterLab Light", "JupyterLab Dark"), (420, 800, 1100, 1440)
 USABLE = """() => [...document.querySelectorAll(
@@ -63,10 +52,7 @@ RUN_ALL = """async () => {
     app.commands.execute('notebook:run-all-cells');
 }"""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +125,6 @@ def _wait_for_server(server: Lab, process: subprocess.Popen, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    assert CHROMIUM, "no chromium: apt-get install chromium"
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 @dataclass

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import MARKS, Axe, sync_api
 
 from il2m.report.build import build_report
 
-IN_CI = os.environ.get("CI") == "true"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("report"),
-    pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield launched
-        launched.close()
+pytestmark = [*MARKS, pytest.mark.xdist_group("report")]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +32,7 @@ def test_pages_are_accessible_and_their_figures_follow_the_theme(
         context = browser.new_context(color_scheme=theme, bypass_csp=True)  # axe is a script, and pages run none
         page = context.new_page()
         page.goto(path.as_uri())
-        found = axe.Axe().run(page).response["violations"]
+        found = Axe().run(page).response["violations"]
         assert [
             (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
         ] == []

@@ -3,13 +3,13 @@ shows, nothing is asked of a network, and whoever can't see or use a mouse can u
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
+from browsing import MARKS, PATIENCE, Axe, sync_api
 from tiny import TinyStudy
 
 from il2m.explorer.outcomes import Exponents, RunOutcomes
@@ -17,33 +17,11 @@ from il2m.explorer.share import share
 from il2m.explorer.views import VIEWS, Choice
 from il2m.system.hashes import read_sealed, write_sealed
 
-IN_CI = os.environ.get("CI") == "true"
-if IN_CI:
-    import playwright.sync_api as sync_api
-    from axe_playwright_python.sync_playwright import Axe
-else:
-    reason = "playwright and axe are not installed"
-    sync_api = pytest.importorskip("playwright.sync_api", reason=reason, exc_type=ImportError)
-    Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason, exc_type=ImportError).Axe
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE = 120_000  # ms that a condition may take on a busy machine
 NAMES = ["</script><script>window.broken = 1</script>", "<img src=x onerror='window.broken = 1'>", "{{ 7 * 7 }}"]
 NAMES += ['O\'Brien & "sons"', "<b>five</b>", "six"]
 WIDTHS, THEMES = (420, 1100), ("light", "dark")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from il2m.study.find import find_runs
 from il2m.system.machine import library_hash
 
 FOR_CHOOSING = (0, 1, 2)
-MUST_AGREE = ("analysis", "result_version", "torch")
+MUST_AGREE = ("analysis", "result_version", "torch", "gpu")
 _NEW, _KEPT = {"head": "new"}, {"head": "extended"}
 _OFF, _ON = {"distillation": False}, {"distillation": True}
 
@@ -80,6 +80,7 @@ def keep(study: Path, folder: Path, memory_size: int | None) -> None:
             "result_version": sorted({run.identity["result_version"] for run in of_order}),
             "torch": sorted({info["made_with"]["torch"] for info in states}),
             "cpu": sorted({info["made_with"]["cpu"] for info in states}),
+            "gpu": sorted({info["made_with"]["gpu"] for info in states} - {None}),
             "states": {name: made for name, made in attrs["states"].items() if name in runs},
         }
         rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False, compression="zstd")
@@ -99,8 +100,8 @@ def join(folder: Path) -> pd.DataFrame:
     first_path, first = next(iter(tables.items()))
     for path, table in tables.items():
         for name in MUST_AGREE:
-            if table.attrs[name] != first.attrs[name]:
-                what = f"{path}: {name} is {table.attrs[name]}, but {first.attrs[name]} in {first_path.name}"
+            if table.attrs.get(name, []) != first.attrs.get(name, []):
+                what = f"{path}: {name} is {table.attrs.get(name)}, but {first.attrs.get(name)} in {first_path.name}"
                 raise SystemExit(f"{what}: keep all orders anew with one version.")
         if differing := {*table["setting"]} ^ {*first["setting"]}:
             raise SystemExit(f"{path}: its settings are not those of {first_path.name}: {differing}.")

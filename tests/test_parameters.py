@@ -73,7 +73,7 @@ def test_a_parameter_of_another_notebook_is_unknown_here():
         ("schedule", "cosine", "one of step, plateau"),
         ("exemplar_selection", "best", "one of random, herding"),
         ("device", "gpu", "one of auto, cpu, cuda"),
-        ("precision", 16, "one of float32, bf16, fp16"),
+        ("precision", 16, "one of float32, tf32, bf16, fp16"),
         ("undefined", "drop", "one of keep, as-published, raise"),
         ("score_kind", "logits", "one of raw, softmax"),
         ("dataset", 3, "a text"),

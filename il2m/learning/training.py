@@ -18,6 +18,7 @@ from il2m.data.batches import ImageBatches
 from il2m.errors import InputError
 from il2m.learning.checkpoints import read_checkpoint, weights_hash, write_checkpoint
 from il2m.learning.networks import Classifier
+from il2m.learning.replay import ReplayedStep
 from il2m.parameters import Training
 
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints: what an interruption loses, but for the epoch under way
@@ -78,7 +79,9 @@ def train(
     training.model.train()
     model.backbone.train(any(each.requires_grad for each in model.backbone.parameters()))  # frozen: its statistics too
     while len(training.history) < epochs:
-        epoch = training.run_epoch(batches)
+        # the same bits from equal seeds on a GPU too, which rounds float32 to TF32 in convolutions only if asked to
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=settings.precision == "tf32"):
+            epoch = training.run_epoch(batches)
         # after the last epoch the whole training would be lost: the model is scored before it is stored
         since = started if epoch.epoch == epochs else stored
         if checkpoint and time.monotonic() - since >= CHECKPOINT_SECONDS:
@@ -96,11 +99,14 @@ class _Training:
         self.settings, self.history = settings, []
         # accelerate keeps one device and precision per process and refuses another; each training call has its own
         AcceleratorState._reset_state(reset_partial_state=True)
-        precision = "no" if settings.precision == "float32" else settings.precision
+        precision = "no" if settings.precision in ("float32", "tf32") else settings.precision
         self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=precision)
-        if precision == "fp16" and self.accelerator.device.type == "cpu":  # it would quietly train in float32
-            raise InputError("precision = 'fp16' needs a GPU: use 'bf16' or 'float32'.")
-        model.to(memory_format=torch.channels_last)
+        on_gpu = self.accelerator.device.type != "cpu"
+        if settings.precision in ("fp16", "tf32") and not on_gpu:  # it would quietly train in float32
+            raise InputError(f"precision = {settings.precision!r} needs a GPU: use 'bf16' or 'float32'.")
+        # a GPU's tensor cores take channels last, as CPUs do; its kernels for whole float32 are faster without
+        self.layout = torch.contiguous_format if on_gpu and settings.precision == "float32" else torch.channels_last
+        model.to(memory_format=self.layout)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
         learned = [each for each in model.parameters() if each.requires_grad]
         self.optimizer = sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
@@ -111,8 +117,10 @@ class _Training:
         else:
             milestones = [max(1, math.floor(share * asked["epochs"])) for share in (0.6, 0.85)]
             self.scheduler = MultiStepLR(sgd, milestones, gamma=0.1)
-        self.teacher = teacher and teacher.to(self.accelerator.device, memory_format=torch.channels_last).eval()
+        self.teacher = teacher and teacher.to(self.accelerator.device, memory_format=self.layout).eval()
         self.generator = torch.Generator(self.accelerator.device).manual_seed(asked["seed"])  # of the batches
+        waits = self.scaler.is_enabled() or settings.summed_batches > 1  # for values, or for other batches
+        self._replayed = ReplayedStep(self._step) if on_gpu and not waits else None
         self._parts = {name: vars(self)[name] for name in ("model", "optimizer", "scheduler", "scaler")}
 
     def run_epoch(self, batches: ImageBatches) -> Epoch:
@@ -122,15 +130,12 @@ class _Training:
         total_loss = num_images = 0  # the loss becomes a tensor on the device, so that no step waits for it
         epoch = batches.augmented(settings.batch_size, self.generator, max_shift=settings.max_shift, flip=settings.flip)
         for place, (images, labels) in enumerate(epoch):
-            if place % settings.summed_batches == 0:
-                self.optimizer.zero_grad()  # here, or the process asks for memory anew at each step
-            loss = self._loss(images, labels)
-            self.scaler.scale(loss).backward()
-            total_loss += loss.detach() * len(labels)
             num_images += len(labels)
-            if (place + 1) % settings.summed_batches == 0 or num_images == len(batches):
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
+            if self._replayed:
+                loss = self._replayed(images, labels, rate)
+            else:
+                loss = self._step(images, labels, place, num_images == len(batches))
+            total_loss += loss * len(labels)
         mean_loss = float(total_loss) / num_images
         if not math.isfinite(mean_loss):
             what = f"the loss of epoch {number} is {mean_loss} at learning rate {rate:g}"
@@ -151,7 +156,20 @@ class _Training:
             what = f"the loss of the last epoch is {loss:.4g}, more than twice the {guessing:.4g} of guessing"
             warnings.warn(f"{what}: this network has not learned. Lower learning_rate, or train longer.", stacklevel=3)
 
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, place: int = 0, is_last: bool = True) -> torch.Tensor:
+        """Gradients of one mini-batch, the epoch's ``place``-th, and a step if it ends a sum of them. Its mean loss."""
+        summed = self.settings.summed_batches
+        if place % summed == 0:
+            self.optimizer.zero_grad()  # here, or the process asks for memory anew at each step
+        loss = self._loss(images, labels)
+        self.scaler.scale(loss).backward()
+        if (place + 1) % summed == 0 or is_last:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss.detach()
+
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        images = images.contiguous(memory_format=self.layout)
         with self.accelerator.autocast():
             scores = self.model(images)
             loss = F.cross_entropy(scores, labels)

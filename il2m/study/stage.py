@@ -34,7 +34,8 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
         torch.set_num_threads(settings.num_threads)
-        torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on a GPU too: PyTorch would round convolutions
+        # images are scored in float32, and to the same bits: else PyTorch rounds convolutions on a GPU
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
             leftovers = (".state_*", "state_*.tmp", f"{PROGRESS_FILE}*.tmp")
             sweep(run.folder / RUN_LOCK, [path for pattern in leftovers for path in run.folder.glob(pattern)])

@@ -257,11 +257,12 @@ def test_bf16_on_a_cpu_and_float32_after_it_in_one_process(batches):
     assert bf16.eval()(images).dtype == torch.float32, "scores are computed in float32"
 
 
-def test_fp16_needs_a_gpu(few):
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_what_needs_a_gpu(few, precision):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(InputError, match="precision = 'fp16' needs a GPU"):
-        train_with(new_model(), few, precision="fp16", **SETTINGS)
+    with pytest.raises(InputError, match=f"precision = '{precision}' needs a GPU"):
+        train_with(new_model(), few, precision=precision, **SETTINGS)
 
 
 class Waits(TorchDispatchMode):

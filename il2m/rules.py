@@ -1,13 +1,16 @@
 """What a value may be: types and ranges, in code and in words."""
 
+import math
 import numbers
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from il2m.errors import InputError, nearest
 
+_MOST = 10**9  # whole numbers: what no honest study comes near, refused before anything of that size is made
 _LONGEST = 1_000_000  # list of numbers, and the highest of them: there are no more classes
 
 
@@ -32,28 +35,18 @@ class Rule:
         return f"{name} = {repr(value)[:200]}: expected {self.expected}" + f"; {meant}" * meant.startswith("did")
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def integer(low: int, high: float = 10**9, *, or_none: bool = False) -> Rule:
-    """high: what no honest study comes near, refused before anything of that size is made."""
-    words = f"a whole number of at least {low}" + (f" and at most {high:,}" if high < float("inf") else "")
-    words += ", or None" if or_none else ""
-    accepts = lambda v: (or_none and v is None) or (_is_integer(v) and low <= v <= high)  # noqa: E731
-    return Rule(accepts, words, convert=lambda v: None if v is None else int(v))
-
-
-def number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Rule:
-    words = f"a number {'above' if above else 'of at least'} {low:g}"
-    words += f" and {'below' if below else 'at most'} {high:g}" if high < float("inf") else ""
+def number(low: float, high: float = 0, *, above: bool = False, below: bool = False, whole: bool = False) -> Rule:
+    """A number from ``low`` to ``high`` (0: not given). above, below: without that end. whole: an integer."""
+    high = high or (_MOST if whole else math.inf)
+    words = f"a {'whole ' * whole}number {'above' if above else 'of at least'} {low:g}"
+    words += f" and {'below' if below else 'at most'} {high:,}" if high < math.inf else ""
 
     def accepts(v: Any) -> bool:
-        if not isinstance(v, numbers.Real) or isinstance(v, bool):
+        if not isinstance(v, numbers.Integral if whole else numbers.Real) or isinstance(v, bool):
             return False
-        return (v > low if above else v >= low) and (v < high if below or high == float("inf") else v <= high)
+        return (v > low if above else v >= low) and (v < high if below or high == math.inf else v <= high)
 
-    return Rule(accepts, words, convert=float)
+    return Rule(accepts, words, convert=int if whole else float)
 
 
 def choice(names: Collection[str]) -> Rule:
@@ -68,15 +61,15 @@ def check_choice(name: str, value: Any, names: Collection[str]) -> None:
 
 def integers(low: int) -> Rule:
     words = f"a list of whole numbers of at least {low} (up to {_LONGEST:,}; empty: not given)"
-
-    def accepts(v: Any) -> bool:
-        short = isinstance(v, (list, tuple)) and len(v) <= _LONGEST
-        return short and all(_is_integer(x) and low <= x <= _LONGEST for x in v)
-
-    return Rule(accepts, words, convert=lambda v: [int(x) for x in v])
+    one = number(low, _LONGEST, whole=True).accepts
+    accepts = lambda v: isinstance(v, list | tuple) and len(v) <= _LONGEST and all(map(one, v))  # noqa: E731
+    return Rule(accepts, words, convert=lambda v: [*map(int, v)])
 
 
-SEED, SEED_OR_NONE = (integer(0, float("inf"), or_none=or_none) for or_none in (False, True))
+SEED = number(0, math.inf, whole=True)
+SEED_OR_NONE = Rule(
+    lambda v: v is None or SEED.accepts(v), f"{SEED.words}, or None", convert=lambda v: None if v is None else int(v)
+)
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
 PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)
@@ -86,7 +79,6 @@ def read_rule(accepts: str | dict[str, Any]) -> Rule:
     """What parameters.toml says that a parameter accepts: a name, or a kind of value with its range."""
     if isinstance(accepts, str):
         return {"seed": SEED, "seed or none": SEED_OR_NONE, "text": TEXT, "path": PATH, "switch": SWITCH}[accepts]
-    (kind, arguments), *ends = accepts.items()
-    if kind == "choice":
-        return choice(arguments)
-    return {"integer": integer, "integers": integers, "number": number}[kind](*arguments, **dict(ends))
+    (kind, limits), *ends = accepts.items()
+    kinds = {"integer": partial(number, whole=True), "integers": integers, "number": number}
+    return choice(limits) if kind == "choice" else kinds[kind](*limits, **dict(ends))

@@ -17,24 +17,8 @@ from il2m.rules import Rule, choice, read_rule
 
 # name -> hash of its source, "" for what is built in; those that are registered are added
 NETWORKS = dict.fromkeys(("small", "resnet8", "resnet20", "resnet32", "resnet18"), "")
-
-CONCERNS = {  # whom a parameter concerns -> does it shape what is learned, as it stands?
-    "training": True,
-    "first memory": True,
-    "distillation": True,  # runs that differ in nothing else are twins
-    "image files": True,
-    "images in memory": True,
-    "training seed": True,  # runs that differ in nothing but it and the class order are replicates
-    "class order": False,  # the order that comes of it does
-    "states": False,  # the sizes that come of them do
-    "normalisation": False,  # the mean and standard deviation that come of it do
-    "image orientation": False,  # that images were turned does
-    "warnings": False,
-    "joint training": False,
-    "places": False,
-    "machine": False,
-    "analysis": False,
-}
+_DECLARED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+CONCERNS = _DECLARED["concerns"]  # whom a parameter concerns -> does it shape what is learned, as it stands?
 
 
 @dataclass(frozen=True)
@@ -95,9 +79,6 @@ class Settings:
             if value == known[name].neutral or facts[needed] != needed_value:
                 del shaping[name]
         return shaping
-
-
-_DECLARED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 
 
 def _stage(name: str, has_all_of: type[Settings] = Settings) -> type[Settings]:

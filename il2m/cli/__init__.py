@@ -1,6 +1,6 @@
 """``il2m ...``: arguments in, one library call, readable errors out.
 
-Each command is a function; commands.toml says what it is for, and its arguments.
+commands.toml says what each command is for, and its arguments.
 """
 
 import os
@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from il2m.cli import commands  # noqa: F401 - it declares them
 from il2m.cli.command import COMMANDS, PARSER
 from il2m.errors import InputError, nearest, printable
 
@@ -18,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS.choices:
         PARSER.error(f"no command {arguments[0]!r}: {nearest(arguments[0], COMMANDS.choices)}")
-    args = PARSER.parse_args(arguments)
+    COMMANDS.choices["run"].set_defaults(command=["il2m", *arguments])  # kept with the plan
+    given = vars(PARSER.parse_args(arguments))
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
-    args.words = ["il2m", *arguments]
     try:
-        return args.command(args) or 0
+        return given.pop("function")(**given) or 0
     except InputError as error:
         print(f"il2m: {printable(error)}", file=sys.stderr)
         return 2

@@ -1,8 +1,7 @@
-"""The explorer's controls, and the tour, which sets them step by step. What each view uses and the
-words are in story.yaml."""
+"""The explorer's controls, and the tour, which sets them step by step. What each is, what each view uses and the words
+are in story.yaml."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,25 +21,17 @@ def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
     """The controls that change what is shown, by name; each has a ``value``, at first that of the last state of
     fine-tuning, where the bias is."""
     last, titles = all_outcomes[0].num_states, all_outcomes[0].titles
-    wide, hint = {"style": {"description_width": "initial"}}, "name or number"
     left_out = {method for outcomes in all_outcomes for method in outcomes.left_out}
     methods = [(METHODS[name].label, name) for name in all_outcomes[0].methods if name not in left_out]
-    buttons = partial(widgets.ToggleButtons, style={"button_width": "auto", "description_width": "initial"})
-    exponent = partial(widgets.FloatSlider, value=1.0, min=0.0, max=2.0, step=0.05, **wide)
-    return SimpleNamespace(
-        view=buttons(options=list(STORY["views"]), description="View"),
-        state=widgets.IntSlider(value=last, min=1, max=last, description="State", **wide),
-        method=widgets.Dropdown(options=methods, value="FT", description="Method", **wide),
-        run=buttons(options=[SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)], description="Run"),
-        score_kind=buttons(options=["raw", "softmax"], description="Scores"),
-        top=buttons(options={"top-1": 1, "top-5": 5}, description="Accuracy"),
-        by_origin=buttons(options={"together": False, "by state": True}, description="Past classes"),
-        class_name=widgets.Combobox(value=titles[0], options=titles, description="Class", placeholder=hint, **wide),
-        page=widgets.BoundedIntText(value=1, min=1, max=1, description="Page of images", **wide),
-        means=exponent(description="Class means, exponent"),
-        confidence=exponent(description="Confidence, exponent"),
-        gate=exponent(description="Gate", max=1.0),
-    )
+    of_runs = {
+        "view": {"options": list(STORY["views"])},
+        "state": {"value": last, "max": last},
+        "method": {"options": methods},
+        "run": {"options": [SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)]},
+        "class_name": {"value": titles[0], "options": titles},
+    }
+    controls = {name: about | of_runs.get(name, {}) for name, about in STORY["controls"].items()}
+    return SimpleNamespace(**{name: getattr(widgets, has.pop("widget"))(**has) for name, has in controls.items()})
 
 
 def controls_of(view: str, method: str, methods: Sequence[str]) -> set[str]:

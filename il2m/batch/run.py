@@ -10,9 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from il2m.batch import records
-from il2m.batch.grids import Grid, read_grid, read_overrides
+from il2m.batch.grids import read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
-from il2m.batch.status import Estimates, duration, title
+from il2m.batch.status import Estimates, duration, say
 from il2m.batch.worker import PRELOAD, Workers
 from il2m.errors import InputError, count, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
@@ -47,7 +47,9 @@ def run_study(
     known = records.read_records(out)
     waiting = records.jobs_to_do(jobs, known, notebooks)
     estimates = Estimates(out, known)
-    print(printable(_plan_text(grid, jobs, waiting, estimates, workers, each=dry_run)), flush=True)
+    about = {"notebooks": NOTEBOOKS, "training": (BASE, FINE_TUNING), "workers": workers, "estimates": estimates}
+    about |= {"grid": grid, "jobs": jobs, "waiting": waiting, "to_do": {job.name for job in waiting}, "each": dry_run}
+    print(printable(say("plan", **about)), flush=True)
     if dry_run:
         return out, {}
     records.write_plan(out, grid, sorted([*only, *overrides, *map(resolved, plugins)]), jobs, command)
@@ -73,41 +75,6 @@ def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Jo
     except BrokenProcessPool:
         suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"
         raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
-
-
-def _plan_text(
-    grid: Grid, jobs: list[Job], waiting: list[Job], estimates: Estimates, workers: Workers, *, each: bool
-) -> str:
-    """The plan for a person, by notebook; if ``each``, also one line per job."""
-    lines = [
-        f"{grid.name}: {len(jobs)} jobs, {len(jobs) - len(waiting)} of them already done, in {jobs[0].out_dir}",
-        f"  {'':28}{'jobs':>7}{'done':>7}{'to do':>7}{'images':>15}{'memory':>10}{'disk':>12}   one after another",
-    ]
-    for notebook in NOTEBOOKS:
-        total = sum(job.notebook == notebook for job in jobs)
-        left = [job for job in waiting if job.notebook == notebook]
-        counts = f"{total:7}{total - len(left):7}{len(left):7}"
-        images = f"{sum(job.work for job in left):,.0f}" if notebook in (BASE, FINE_TUNING) else ""
-        memory, disk = max([job.memory for job in left], default=0) / 1e9, sum(job.disk for job in left) / 1e6
-        costs = f"{images:>15}{memory:7.1f} GB{disk:9,.1f} MB   {_time_text(left, estimates)}" if left else ""
-        lines.append(f"  {notebook:28}{counts}{costs}")
-    to_do = {job.name for job in waiting}
-    for job in jobs if each else ():
-        lines.append(f"  {'to do' if job.name in to_do else 'done ':7}{title(job)}")
-    if not waiting:
-        return "\n".join([*lines, "nothing to do: all of it is done"])
-    seconds, unknown = estimates.total(waiting)
-    together = f", about {duration(estimates.side_by_side(waiting, workers.slots))}" if seconds else ""
-    here = f"up to {count(workers.slots, 'job')} side by side{together}"
-    more = f" and {count(unknown, 'job')} of a kind never done here" if unknown and seconds else ""
-    return "\n".join([*lines, (f"the workers of {workers.scheduler}" if workers.scheduler else here) + more])
-
-
-def _time_text(jobs: Sequence[Job], estimates: Estimates) -> str:
-    seconds, unknown = estimates.total(jobs)
-    if unknown == len(jobs):
-        return "not known: none was done before"
-    return f"about {duration(seconds)}" + (f" and {unknown} not known" if unknown else "")
 
 
 def _print_results(jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> None:

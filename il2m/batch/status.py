@@ -2,14 +2,15 @@
 
 import shlex
 import statistics
-from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader
+
 from il2m.batch.jobs import Job
 from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, job_rows, read_plans, read_record, swept_text
-from il2m.errors import InputError, name_first
+from il2m.errors import InputError, count, name_first
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
 from il2m.system.files import modified
@@ -55,6 +56,15 @@ class Estimates:
         return max(self.total(jobs)[0] / slots, *ends.values())
 
 
+def say(what: str, **about: Any) -> str:
+    """A text for a person, of templates/<what>.txt.j2."""
+    texts = Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")))
+    texts.filters["shell"] = shlex.join
+    return texts.get_template(f"{what}.txt.j2").render(
+        about, count=count, duration=duration, title=title, first=name_first
+    )
+
+
 def duration(seconds: float) -> str:
     """For a person: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
     if seconds < 90:
@@ -83,22 +93,8 @@ def status_text(out_dir: Path) -> str:
     if not plans:
         raise InputError(f"{out_dir}: no grid was run into this folder (il2m run GRID --out {out_dir}).")
     rows = job_rows(out_dir, plans)
-    grids = dict.fromkeys(plan["grid"] for plan in plans)
-    lines = [f"{out_dir}: {', '.join(grids)}", f"  {'':28}" + "".join(f"{status:>9}" for status in STATUSES)]
-    counts = Counter((row["notebook"], row["status"]) for row in rows)
-    for name in sorted({notebook for notebook, _ in counts}):
-        lines.append(f"  {name:28}" + "".join(f"{counts[name, status]:9}" for status in STATUSES))
     job_of = {job.name: job for plan in plans for job in plan["jobs"]}
-    lines += [f"running: {stage_text(job_of[row['job']])}" for row in rows if row["status"] == RUNNING]
+    running = [stage_text(job_of[row["job"]]) for row in rows if row["status"] == RUNNING]
     reasons = [f"{row['status']}: {row['job']}: {row['reason']}" for row in rows if row["reason"]]
-    if reasons:
-        lines.append(name_first("are not done, and say why", reasons))
-    if any(row["status"] == FAILED for row in rows):
-        lines.append(f"each failed notebook, with its traceback: {out_dir / 'notebooks'}/*.failed.html")
-    not_done = {row["job"] for row in rows if row["status"] != DONE}
-    for plan in plans:
-        if not_done & {job.name for job in plan["jobs"]}:
-            lines.append(f"to go on with {plan['grid']}: {shlex.join(plan['command'])}  (in {plan['folder']})")
-    if other_code := sum(row["other_code"] for row in rows):
-        lines.append(f"done by other code: {other_code}; il2m run executes their notebooks again (stages are kept)")
-    return "\n".join(lines)
+    about = {"not_done": {row["job"] for row in rows if row["status"] != DONE}, "failed": FAILED, "statuses": STATUSES}
+    return say("status", folder=out_dir, plans=plans, rows=rows, running=running, reasons=reasons, **about)

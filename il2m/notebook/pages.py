@@ -47,10 +47,12 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
 
 
 def page_is_current(page: Path, notebook: Path) -> bool:
-    """Whether a page is as it was made and linked, of this notebook as it is now. Raises OSError if one can't be read,
-    and ValueError if the page is no text."""
-    text = page.read_text().rpartition(_SEAL)[0] if page.is_file() else ""
-    return bool(_LINKS.search(text)) and page.read_text() == f"{text}{_seal(text, notebook)}"
+    """Whether a page is as it was made and linked, of this notebook as it is now; False where one can't be read."""
+    try:
+        text, _, seal = page.read_text().rpartition(_SEAL)
+        return bool(_LINKS.search(text)) and f"{_SEAL}{seal}" == _seal(text, notebook)
+    except (OSError, ValueError):
+        return False
 
 
 def link_page(page: Path, notebook: Path, /, **values: Any) -> None:

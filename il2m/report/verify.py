@@ -1,6 +1,5 @@
 """A study's folder read whole, file by file: what in it is damaged, exchanged, stale, orphaned or unknown."""
 
-import contextlib
 import hashlib
 import re
 import shlex
@@ -143,17 +142,13 @@ def _of_collected(path: Path, runs: Iterable[Run]) -> Iterator[Finding]:
 
 def _of_pages(folder: Path) -> Iterator[Finding]:
     for page in sorted(folder.glob("notebooks/*.html")):
-        notebook, current = page.with_suffix(".ipynb"), False
-        with contextlib.suppress(OSError, ValueError):
-            current = notebook.exists() and page_is_current(page, notebook)
+        notebook = page.with_suffix(".ipynb")
         if not notebook.exists():
             yield Finding(page, ORPHANED, "its notebook is gone")
-        elif not current:
+        elif not page_is_current(page, notebook):
             yield Finding(page, STALE, "it is not as it was made, or of another notebook than lies here")
-    report, current = folder / "notebooks" / f"{REPORT}.ipynb", False
-    with contextlib.suppress(OSError, ValueError):
-        current = page_is_current(folder / PAGE, report) and report_is_current(folder)
-    if (folder / PAGE).exists() and not current:
+    report = folder / "notebooks" / f"{REPORT}.ipynb"
+    if (folder / PAGE).exists() and not (page_is_current(folder / PAGE, report) and report_is_current(folder)):
         why = f"it, {report.name}, {RECORD} or what it shows has changed since, or it was made by other code"
         yield Finding(folder / PAGE, STALE, why)
 

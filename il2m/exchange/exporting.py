@@ -38,12 +38,10 @@ def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
             if part == "val":
                 is_new = np.isin(labels, states.new_classes(state))
                 write_image_list(files.list_layout.separated_val(state), images[is_new], labels[is_new])
-            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored.array(f"{part}_scores")))
+            scores = None if part == "new" else stored.array(f"{part}_scores")
+            blocks = _new_scores(stored) if scores is None else np.split(scores, range(_ROWS, len(scores), _ROWS))
+            write_scores(scores_path, blocks)
     return files
-
-
-def _blocks(scores: np.ndarray) -> Iterator[np.ndarray]:
-    return (scores[start : start + _ROWS] for start in range(0, len(scores), _ROWS))
 
 
 def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:

@@ -110,16 +110,13 @@ class AuthorsFiles:
     def pairs(self, state: int) -> dict[str, tuple[Path, Path]]:
         """The list and the score file of each of PARTS; the first state has no exemplars."""
         layout, split = self.list_layout, Path(self.dataset, f"S~{self.states.num_states}")
-        new, val = layout.new(state, self.memory_size), layout.accumulated_val(state)
-        if state == 1:
-            scores = self.first_scores / split
-            return {"new": (new, scores / "train/scores"), "val": (val, scores / "val/scores")}
-        scores, old = self.scores / split / f"K~{self.memory_size}", layout.old(state, self.memory_size)
-        return {
-            "new": (new, scores / f"train/batch{state}_new/scores"),
-            "exemplar": (old, scores / f"train/batch{state}_old/scores"),
-            "val": (val, scores / f"val/batch{state}/scores"),
-        }
+        new, old = layout.new(state, self.memory_size), layout.old(state, self.memory_size)
+        lists = {"new": new, "exemplar": old, "val": layout.accumulated_val(state)}
+        folder, places = self.first_scores / split, {"new": "train", "val": "val"}
+        if state > 1:
+            folder, b = self.scores / split / f"K~{self.memory_size}", f"batch{state}"
+            places = {"new": f"train/{b}_new", "exemplar": f"train/{b}_old", "val": f"val/{b}"}
+        return {part: (lists[part], folder / place / "scores") for part, place in places.items()}
 
     @property
     def paths(self) -> list[Path]:

@@ -97,10 +97,7 @@ class BiasExplorer(widgets.VBox):
         self.tour, self.step = tour_of(self.controls), -1  # of the tour; -1 before it begins
         self.shown: dict[str, Shown] = {}
         self._label, self._moving = 0, False  # the last class that could be told; while the tour sets controls
-        self.back = widgets.Button(description="Back", tooltip="to the tour's step before", disabled=True)
-        self.next = widgets.Button(description="Next", tooltip="to the tour's next step")
-        self.reset = widgets.Button(description="IL2M's own choice", tooltip="set exponents and gate to 1")
-        self.save = widgets.Button(description="Save this view", tooltip="make links that save figure and numbers")
+        self.back, self.next, self.reset, self.save = (widgets.Button(**about) for about in STORY["buttons"].values())
         self.story, self.about, self.figure, self.numbers, self.status, self.links = (widgets.HTML() for _ in range(6))
         self.play = widgets.Play(min=1, max=self.controls.state.max, value=self.controls.state.value, interval=1500)
         super().__init__(self._arranged())
@@ -114,18 +111,9 @@ class BiasExplorer(widgets.VBox):
         self.refresh()
 
     def _arranged(self) -> list[widgets.Widget]:
-        controls = self.controls
-        widgets.jslink((self.play, "value"), (controls.state, "value"))
-        rows = (
-            [self.back, self.next, self.story],
-            [controls.view],
-            [self.play, controls.state, controls.method, controls.run],
-            [controls.score_kind, controls.top, controls.by_origin, controls.class_name, controls.page],
-            [controls.means, controls.confidence, controls.gate, self.reset],
-        )
-        lines = [widgets.HBox(row) for row in rows]
-        for line in lines:
-            line.add_class("il2m-row")
+        widgets.jslink((self.play, "value"), (self.controls.state, "value"))
+        named = vars(self) | vars(self.controls)
+        lines = [widgets.HBox([named[name] for name in row]).add_class("il2m-row") for row in STORY["rows"]]
         runs = reversed(self.all_outcomes)  # so that the first run's reason stands
         left_out = {method: f"{each.label}: {why}" for each in runs for method, why in each.left_out.items()}
         saving, note = widgets.HBox([self.save, self.links]), widgets.HTML(PARTS.left_out(left_out))

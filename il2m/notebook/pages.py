@@ -1,6 +1,7 @@
 """Executed notebooks as pages that need no network."""
 
 import html
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,6 @@ from il2m.system.hashes import file_hash, short_hash
 _SEAL = "<!-- il2m: "
 _LINKS = re.compile(r"(?<=<!-- links -->).*?(?=<!-- /links -->)", re.DOTALL)
 _TEMPLATES = Path(__file__).parent / "templates"
-# of what a notebook's output holds in several forms, the first of these is shown: nothing that needs a script
-_SHOWN = ["image/svg+xml", "text/html", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
 
 
 def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> None:
@@ -27,15 +26,11 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     from traitlets.config import Config
 
     headings: list[dict[str, Any]] = []  # of the page, as its markdown is converted
-    exporter = HTMLExporter(
-        template_name="basic",
-        template_file="page.html.j2",
+    exporter = HTMLExporter(  # of an output's several forms it shows the first of display_data_priority: no scripts
+        config=Config(json.loads((_TEMPLATES / "exporter.json").read_text())),
         extra_template_paths=[str(_TEMPLATES)],
-        config=Config({"NbConvertBase": {"display_data_priority": _SHOWN}}),
         filters={"markdown2html": partial(_markdown_as_html, headings=headings)},
         exclude_input=hide_code,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
     )
     exporter.environment.globals["headings"] = headings
     styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))

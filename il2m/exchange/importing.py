@@ -1,6 +1,7 @@
 """Scores in: those of any method, or lists and scores in the authors' layout, become a run folder that notebooks 03 and
 04 open. What can't be computed of it, as it was not given, stands in its ``config.json`` under ``missing``."""
 
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -24,19 +25,8 @@ Arrays = dict[str, np.ndarray]  # by name
 _MASKED = -1000  # or less, for all images: what a head is padded with, or one task's is hidden by
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
 HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
-SHAPES = {  # array -> its axes: images of a kind, classes seen so far, features
-    **{f"{part}_labels": (part,) for part in PARTS},
-    **{f"{part}_scores": (part, "classes") for part in PARTS},
-    **{f"{part}_features": (part, "features") for part in PARTS},
-    "head_weight": ("classes", "features"),
-    "head_bias": ("classes",),
-}
-NEEDS = {  # arrays -> what can't be computed without them
-    ("new_scores", "new_labels"): "initial class means and confidences are unknown: no rectification",
-    ("exemplar_scores", "exemplar_labels"): "current class means are unknown: no rectification",
-    ("val_features", "new_features", "exemplar_features"): "methods that need features are left out",
-    tuple(HEAD): "methods that need the head's weights are left out",
-}
+_ARRAYS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+SHAPES: dict[str, list[str]] = _ARRAYS["shapes"]  # array -> its axes: images of a part, classes seen so far, features
 
 
 def import_scores(
@@ -80,7 +70,7 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
             counts = np.bincount(np.concatenate([past["new_labels"], past["exemplar_labels"]]))
             of_past, of_new = np.split(counts, [states.num_past(state)])
             rows.append(f"state {state}: {of_past.mean():.4g} and {of_new.mean():.4g}")
-    for names, consequence in NEEDS.items():
+    for consequence, names in _ARRAYS["without"].items():
         lacking = [(state, name) for state, given in lengths.items() for name in names if name not in given]
         lacking = [(state, name) for state, name in lacking if state > 1 or not name.startswith("exemplar")]
         if lacking:

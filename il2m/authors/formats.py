@@ -121,8 +121,7 @@ def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
             file.read(len(codecs.BOM_UTF8))
         while block := file.read(_BLOCK_BYTES):
             block += file.readline()
-            scores = _parse_plain(block, num_classes)
-            if scores is None:
+            if (scores := _parse_plain(block, num_classes)) is None:
                 scores = _parse_line_by_line(block, num_classes, path, number)
             if len(scores):
                 is_empty = False
@@ -158,8 +157,7 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
     """The slow way, which also knows other blanks and signs, and which line is at fault."""
     rows = []
     for number, line in enumerate(block.split(b"\n"), start=first_line):
-        words = line.split()
-        if not words:
+        if not (words := line.split()):
             continue
         where = f"{path}, line {number}"
         if not (line.isascii() and b" ".join(words).decode("ascii").isprintable()):

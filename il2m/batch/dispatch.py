@@ -130,8 +130,7 @@ class _Dispatch:
         job = self._submitted[future.key]
         if future.cancelled():
             raise InputError("the dask scheduler is gone, its jobs are stopped; the same command goes on from there.")
-        error = future.exception()
-        if error is None:
+        if (error := future.exception()) is None:
             return future.result()
         reason = repr(error)
         if isinstance(error, KilledWorker):

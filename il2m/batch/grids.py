@@ -190,8 +190,7 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
     settings: list[tuple[dict[str, Any], str]] = []
     for name, combination in (grid.combinations or {"": {}}).items():
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
-        total = len(settings) + math.prod(map(len, swept.values()))
-        if total > _MOST_SETTINGS:
+        if (total := len(settings) + math.prod(map(len, swept.values()))) > _MOST_SETTINGS:
             raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
         products = itertools.product(*swept.values())
         settings += [(dict(zip(swept, values, strict=True)), name) for values in products]

@@ -89,8 +89,7 @@ def stage_text(job: Job) -> str:
 
 def status_text(out_dir: Path) -> str:
     """Jobs by stage and status, what is under way, and what failed. Raises InputError where no grid was run."""
-    plans = read_plans(out_dir)
-    if not plans:
+    if not (plans := read_plans(out_dir)):
         raise InputError(f"{out_dir}: no grid was run into this folder (il2m run GRID --out {out_dir}).")
     rows = job_rows(out_dir, plans)
     job_of = {job.name: job for plan in plans for job in plan["jobs"]}

@@ -128,9 +128,8 @@ def _new_classes(new: list[ImageList]) -> tuple[int, ...]:
 
 def check_classes(images: ImageList, num_classes: int, problem: str) -> None:
     """Raise InputError, ``problem`` and the classes at fault, unless just the classes 0..num_classes-1 have images."""
-    differing = np.setxor1d(images.labels, np.arange(num_classes))
-    if len(differing):
-        raise InputError(f"{problem} see class(es) {differing[:10].tolist()}.")
+    if differing := np.setxor1d(images.labels, np.arange(num_classes)).tolist():
+        raise InputError(f"{problem} see class(es) {differing[:10]}.")
 
 
 def memory_sizes(folder: Path) -> list[int]:
@@ -141,8 +140,7 @@ def memory_sizes(folder: Path) -> list[int]:
 
 def listed_images(folder: Path, root: str | Path) -> np.ndarray:
     """The paths in all lists of a folder, (n,) numpy strings, each once; relative ones start at ``root``."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CLASS_NAMES)
-    if not files:
+    if not (files := sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CLASS_NAMES)):
         raise InputError(f"no lists in {folder}: expected <lists>/<dataset>/S~<S>.")
     return np.unique(np.concatenate([read_image_list(file).paths(root) for file in files]))
 

@@ -93,9 +93,8 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     val_labels = _checked_labels(arrays["y_test"], len(val_images), f"{source}: y_test")
     num_classes = 1 + int(max(train_labels.max(), val_labels.max()))
     for key, labels, what in (("y_train", train_labels, "training"), ("y_test", val_labels, "validation")):
-        absent = np.setdiff1d(np.arange(num_classes), labels)
-        if len(absent):
-            problem = f"{key} has no image of class(es) {absent[:10].tolist()}: every class needs {what} images"
+        if absent := np.setdiff1d(np.arange(num_classes), labels).tolist():
+            problem = f"{key} has no image of class(es) {absent[:10]}: every class needs {what} images"
             raise InputError(f"{source}: labels must be 0..{num_classes - 1} without gaps, but {problem}.")
     names = (str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
     names = tuple(name.encode(errors="backslashreplace").decode() for name in names)  # halves of characters, in words
@@ -128,8 +127,7 @@ def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarra
         raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image.")
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1.")
-    wrong = array[(array < 0) | (array >= num_images)]
-    if len(wrong):
+    if len(wrong := array[(array < 0) | (array >= num_images)]):
         what = f"the label {wrong[0]} among those of {num_images} images"
         raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps.")
     return array.astype(np.int64)

@@ -72,8 +72,7 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
             rows.append(f"state {state}: {of_past.mean():.4g} and {of_new.mean():.4g}")
     for consequence, names in _ARRAYS["without"].items():
         lacking = [(state, name) for state, given in lengths.items() for name in names if name not in given]
-        lacking = [(state, name) for state, name in lacking if state > 1 or not name.startswith("exemplar")]
-        if lacking:
+        if lacking := [(state, name) for state, name in lacking if state > 1 or not name.startswith("exemplar")]:
             absent, where = sorted({name for _, name in lacking}), dict.fromkeys(str(state) for state, _ in lacking)
             notes.append(f"no {', '.join(absent)} (state {', '.join(where)}): {consequence}")
     if cut:

@@ -37,8 +37,7 @@ def find_grid(text: str) -> Path:
 def copy_notebooks(folder: Path) -> list[Path]:
     """Copy the notebooks into ``folder``; returns the copies. Raises InputError if it would overwrite other ones."""
     copies = {folder / path.name: path.read_bytes() for path in sorted(find_notebooks().glob("*.ipynb"))}
-    changed = [path.name for path, content in copies.items() if path.exists() and path.read_bytes() != content]
-    if changed:
+    if changed := [path.name for path, content in copies.items() if path.exists() and path.read_bytes() != content]:
         raise InputError(f"{folder} holds others as {', '.join(changed)}: move these, or name another folder.")
     for path, content in copies.items():
         write_atomically(path, content)

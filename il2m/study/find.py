@@ -140,8 +140,7 @@ def open_base(out_dir: Path, base: str) -> Run:
         if run.kind != "base":
             raise InputError(f"{run.folder} is not a base but a {run.kind} run.")
     else:
-        bases = [path.parents[1] for path in sorted(out_dir.glob("base-*/state_01/state.json"))]
-        if not bases:
+        if not (bases := [path.parents[1] for path in sorted(out_dir.glob("base-*/state_01/state.json"))]):
             raise InputError(f"no finished base in {out_dir.absolute()}: run base training first.")
         run = max(map(Run, bases), key=lambda base: (base.state(1).made, base.config.get("made", "")))
     if run.missing_states:

@@ -104,8 +104,7 @@ def _as_it_was(plan: Plan, run: Run) -> Plan:
     """The plan under the run's own identity. Raises InputError if it is another that its settings and images give."""
     given = {name: run.identity[name] for name in ("normalisation",) if name in run.identity}  # not by mean_std's name
     then, now = effective(run.identity), effective(plan.identity | given)
-    differing = [name for name in then | now if short_hash(then.get(name)) != short_hash(now.get(name))]
-    if differing:
+    if differing := [name for name in then | now if short_hash(then.get(name)) != short_hash(now.get(name))]:
         told = (f"{name} = {str(now.get(name))[:50]}, not {str(then.get(name))[:50]}" for name in differing)
         raise InputError(f"its settings and images now give another run than {run.name}: {'; '.join(told)}.")
     return replace(plan, identity=run.identity, notes=plan.notes | {"order_seed": run.config["order_seed"]})

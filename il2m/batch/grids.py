@@ -52,9 +52,8 @@ class Grid:
 
     def overridden(self, overrides: Mapping[str, Any]) -> Self:
         """The same grid with these parameters said otherwise, in its combinations as well."""
-        combinations = {
-            name: {p: v for p, v in values.items() if p not in overrides} for name, values in self.combinations.items()
-        }
+        named = self.combinations.items()
+        combinations = {name: {p: v for p, v in values.items() if p not in overrides} for name, values in named}
         return replace(self, parameters={**self.parameters, **overrides}, combinations=combinations)
 
 
@@ -113,13 +112,10 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
     parent = read_grid(path.parent / content["extends"], (*below, path.resolve())) if "extends" in content else Grid("")
-    combinations = {**parent.combinations, **content["combinations"]}
-    return Grid(
-        name=path.stem,
-        description=content.get("description", parent.description),
-        parameters={**parent.parameters, **content["parameters"]},
-        combinations={name: values for name, values in combinations.items() if values is not None},
-    )
+    combinations = parent.combinations | content["combinations"]
+    combinations = {name: values for name, values in combinations.items() if values is not None}
+    description, parameters = content.get("description", parent.description), parent.parameters | content["parameters"]
+    return Grid(path.stem, description, parameters, combinations)
 
 
 def _checked(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:

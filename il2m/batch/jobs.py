@@ -20,12 +20,8 @@ from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import load_plugin, resolved
 
 _MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
-_CHOSEN_HERE = {
-    "out_dir": "use --out",
-    "base": "each run gets its own",
-    "run": "each run is analysed",
-    "num_threads": "use --threads",
-}
+_CHOSEN_HERE = {"out_dir": "use --out", "base": "each run gets its own", "run": "each run is analysed"}
+_CHOSEN_HERE |= {"num_threads": "use --threads"}
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,8 @@ def say(what: str, **about: Any) -> str:
     """A text for a person, of templates/<what>.txt.j2."""
     texts = Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")))
     texts.filters["shell"] = shlex.join
-    return texts.get_template(f"{what}.txt.j2").render(
-        about, count=count, duration=duration, title=title, first=name_first
-    )
+    texts.globals |= {"count": count, "duration": duration, "title": title, "first": name_first}
+    return texts.get_template(f"{what}.txt.j2").render(about)
 
 
 def duration(seconds: float) -> str:

@@ -47,10 +47,9 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
         mine, first = ({"states": each.states.sizes, "classes": each.class_names} for each in (run, opened[0]))
         for what in mine:
             if mine[what] != first[what]:
-                raise InputError(
-                    f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ "
-                    f"({_in_short(mine[what])} and {_in_short(first[what])}). Explore them one by one."
-                )
+                both = f"{run.folder} and {opened[0].folder} can't be compared: their {what} differ"
+                theirs = f"{_in_short(mine[what])} and {_in_short(first[what])}"
+                raise InputError(f"{both} ({theirs}). Explore them one by one.")
         table, _ = stored_results(run)
         if table is not None and (policy := table.attrs["undefined"]) != "keep":
             shown = "the explorer shows undefined = keep (a class whose ratio is undefined is left alone)"

@@ -165,11 +165,9 @@ def what_if(outcomes: RunOutcomes, choice: Choice) -> Shown:
     state, kind = choice.state, choice.score_kind
     if why := outcomes.left_out.get("IL2M"):
         raise InputError(f"IL2M can't be computed: {why}.")
-    ranks = {
-        "fine-tuning": outcomes.outcome(state, "FT", kind).ranks,
-        "IL2M's own choice": outcomes.outcome(state, "IL2M", kind).ranks,
-        "your choice": outcomes.what_if(state, choice.exponents, kind),
-    }
+    plain, rectified = (outcomes.outcome(state, method, kind).ranks for method in ("FT", "IL2M"))
+    yours = outcomes.what_if(state, choice.exponents, kind)
+    ranks = {"fine-tuning": plain, "IL2M's own choice": rectified, "your choice": yours}
     labels, num_past = outcomes.labels(state), outcomes.run.states.num_past(state)
     numbers = pd.DataFrame({name: accuracies(r, labels, num_past, choice.top) for name, r in ranks.items()}).T
     given, (reference, own, chosen) = choice.exponents, (f"{share:.1%}" for share in numbers["all"])

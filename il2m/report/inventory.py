@@ -22,11 +22,9 @@ _MOST_ROWS = 60  # beyond them a page is not read any more
 
 def plans_table(study: Study) -> pd.DataFrame:
     """One row per grid that was run into the folder."""
-    return pd.DataFrame(
-        {"grid": plan["grid"], "asks for": plan["description"], "made": plan["made"], "jobs": len(plan["jobs"])}
-        | {"command": shlex.join(plan["command"])}
-        for plan in study.plans
-    )
+    table = pd.DataFrame(study.plans, columns=["grid", "description", "made", "jobs", "command"])
+    table = table.assign(jobs=table["jobs"].map(len), command=table["command"].map(shlex.join))
+    return table.rename(columns={"description": "asks for"})
 
 
 def stages_table(study: Study) -> pd.DataFrame:

@@ -137,10 +137,9 @@ class Run:
             raise InputError(f"{self.folder}: {problem}")
         base = Run(folder)
         if base.identity != self.identity["base"]:
-            raise InputError(
-                f"{self.folder}/config.json was edited: {folder} is not the base that this run was trained from. Undo "
-                "the edit, or delete the folder and run fine-tuning again."
-            )
+            what = f"{folder} is not the base that this run was trained from"
+            remedy = "Undo the edit, or delete the folder and run fine-tuning again."
+            raise InputError(f"{self.folder}/config.json was edited: {what}. {remedy}")
         return base
 
     def has_state(self, state: int) -> bool:
@@ -157,10 +156,8 @@ class Run:
         if state == 1 and self.base is not self:
             return self.base.state(1)
         if not self.has_state(state):
-            raise InputError(
-                f"{self.folder}: state {state} is not finished; run {KINDS.get(self.kind, 'its import')} again, it "
-                "goes on from what is there."
-            )
+            again = f"run {KINDS.get(self.kind, 'its import')} again, it goes on from what is there"
+            raise InputError(f"{self.folder}: state {state} is not finished; {again}.")
         if state not in self._opened:
             of_run = self.config["hash"], state, self._previous(state)
             self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)

@@ -221,18 +221,10 @@ class ListLayout:
 
     folder: Path
 
-    def separated_val(self, state: int) -> Path:
-        """The validation images of the classes that ``state`` brings."""
-        return self.folder / ("batch1/val.lst" if state == 1 else f"separated/val/batch{state}")
+    def val(self, state: int, which: str) -> Path:
+        """Validation images of the classes that ``state`` brings (``separated``), or of all seen (``accumulated``)."""
+        return self.folder / ("batch1/val.lst" if state == 1 else f"{which}/val/batch{state}")
 
-    def accumulated_val(self, state: int) -> Path:
-        """The validation images of all classes seen at ``state``."""
-        return self.folder / ("batch1/val.lst" if state == 1 else f"accumulated/val/batch{state}")
-
-    def new(self, state: int, memory_size: int) -> Path:
-        """The training images of the classes that ``state`` brings."""
-        return self.folder / ("batch1/train.lst" if state == 1 else f"unbalanced/train/K~{memory_size}/{state}_new")
-
-    def old(self, state: int, memory_size: int) -> Path:
-        """The exemplars at ``state``."""
-        return self.folder / f"unbalanced/train/K~{memory_size}/{state}_old"
+    def train(self, state: int, memory_size: int, which: str) -> Path:
+        """Training images: of the classes that ``state`` brings (``new``), or the exemplars there (``old``)."""
+        return self.folder / ("batch1/train.lst" if state == 1 else f"unbalanced/train/K~{memory_size}/{state}_{which}")

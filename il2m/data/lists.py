@@ -97,9 +97,9 @@ def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
         what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
         expected = "lists in the authors' layout, <lists>/<dataset>/S~<S>. `il2m lists` makes them"
         raise InputError(f"{folder.absolute()}: {what}; expected {expected}.")
-    num_states = next(b for b in itertools.count(1) if not layout.new(b + 1, memories[0]).is_file())
-    train_paths = [layout.new(b, memories[0]) for b in range(1, num_states + 1)]
-    val_paths = [layout.separated_val(b) for b in range(1, num_states + 1)]
+    num_states = next(b for b in itertools.count(1) if not layout.train(b + 1, memories[0], "new").is_file())
+    train_paths = [layout.train(b, memories[0], "new") for b in range(1, num_states + 1)]
+    val_paths = [layout.val(b, "separated") for b in range(1, num_states + 1)]
     if missing := find_missing([*train_paths, *val_paths]):
         raise InputError(name_first("lists are missing", missing))
     new = [read_image_list(path) for path in train_paths]
@@ -175,7 +175,7 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
     without exemplars, and where the lists of new images differ from those of another K."""
     layout = ListLayout(data.files.lists)
     known = memory_sizes(layout.folder)
-    wanted = {state: layout.old(state, memory_size) for state in range(2, states.num_states + 1)}
+    wanted = {state: layout.train(state, memory_size, "old") for state in range(2, states.num_states + 1)}
     if missing := find_missing(wanted.values()):
         hint = f"There are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
         what = f"lists of exemplars are missing for memory_size = {memory_size}"
@@ -184,7 +184,7 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
     exemplars = {}
     for state, path in wanted.items():
         if memory_size != known[0]:  # whose lists of new images were loaded
-            one, other = (read_image_list(layout.new(state, size)) for size in (memory_size, known[0]))
+            one, other = (read_image_list(layout.train(state, size, "new")) for size in (memory_size, known[0]))
             if not np.array_equal(np.sort(one.images), np.sort(other.images)):
                 different = f"{one.source} lists other images than {other.source}"
                 raise InputError(f"{different}: keep them in folders of their own.")

@@ -37,7 +37,7 @@ def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
             write_image_list(list_path, images, labels)
             if part == "val":
                 is_new = np.isin(labels, states.new_classes(state))
-                write_image_list(files.list_layout.separated_val(state), images[is_new], labels[is_new])
+                write_image_list(files.list_layout.val(state, "separated"), images[is_new], labels[is_new])
             scores = None if part == "new" else stored.array(f"{part}_scores")
             blocks = _new_scores(stored) if scores is None else np.split(scores, range(_ROWS, len(scores), _ROWS))
             write_scores(scores_path, blocks)

@@ -88,14 +88,14 @@ def _write_lists(
     for state in range(1, states.num_states + 1):
         new, num_past = states.new_classes(state), states.num_past(state)
         lists = {
-            layout.separated_val(state): val[np.isin(val.labels, new)],
-            layout.accumulated_val(state): val[val.labels < states.num_seen(state)],
-            layout.new(state, memory.memory_size): train[np.isin(train.labels, new)],
+            layout.val(state, "separated"): val[np.isin(val.labels, new)],
+            layout.val(state, "accumulated"): val[val.labels < states.num_seen(state)],
+            layout.train(state, memory.memory_size, "new"): train[np.isin(train.labels, new)],
         }
         if state > 1:
             kept = kept_per_class(memory, num_past)
             exemplars = np.concatenate([ranking[label][:kept] for label in range(num_past)])
-            lists[layout.old(state, memory.memory_size)] = train[exemplars]
+            lists[layout.train(state, memory.memory_size, "old")] = train[exemplars]
         for path, part in lists.items():
             write_image_list(path, part.images, part.labels)
 

@@ -110,8 +110,8 @@ class AuthorsFiles:
     def pairs(self, state: int) -> dict[str, tuple[Path, Path]]:
         """The list and the score file of each of PARTS; the first state has no exemplars."""
         layout, split = self.list_layout, Path(self.dataset, f"S~{self.states.num_states}")
-        new, old = layout.new(state, self.memory_size), layout.old(state, self.memory_size)
-        lists = {"new": new, "exemplar": old, "val": layout.accumulated_val(state)}
+        new, old = layout.train(state, self.memory_size, "new"), layout.train(state, self.memory_size, "old")
+        lists = {"new": new, "exemplar": old, "val": layout.val(state, "accumulated")}
         folder, places = self.first_scores / split, {"new": "train", "val": "val"}
         if state > 1:
             folder, b = self.scores / split / f"K~{self.memory_size}", f"batch{state}"

@@ -66,14 +66,14 @@ def test_lists_of_a_folder(tree: Path, lists: Path):
     assert names != CLASSES  # the class order is a shuffle
     layout = ListLayout(lists)
     for state in (1, 2, 3):
-        new, val = read_image_list(layout.new(state, 8)), read_image_list(layout.accumulated_val(state))
+        new, val = read_image_list(layout.train(state, 8, "new")), read_image_list(layout.val(state, "accumulated"))
         assert set(new.labels) == {2 * state - 2, 2 * state - 1}
         assert len(new) == 2 * TRAIN
         assert len(val) == 2 * VAL * state
-        assert set(read_image_list(layout.separated_val(state)).images) <= set(val.images)
+        assert set(read_image_list(layout.val(state, "separated")).images) <= set(val.images)
         for image, label in zip(new.images, new.labels, strict=True):
             assert Path(image).parent == tree / "train" / names[label]
-    kept = {k: [read_image_list(layout.old(b, k)) for b in (2, 3)] for k in (8, 4)}
+    kept = {k: [read_image_list(layout.train(b, k, "old")) for b in (2, 3)] for k in (8, 4)}
     assert [np.bincount(old.labels).tolist() for old in kept[8]] == [[4, 4], [2, 2, 2, 2]]
     assert [np.bincount(old.labels).tolist() for old in kept[4]] == [[2, 2], [1, 1, 1, 1]]
     assert set(kept[8][1].images[:4]) <= set(kept[8][0].images)  # what is kept later is a part of what was kept
@@ -143,25 +143,25 @@ def test_what_is_wrong_with_lists_is_named(lists: Path, copied_lists: Path, tmp_
         return load_dataset(f"lists:{copied_lists}", tmp_path)
 
     layout = ListLayout(copied_lists)
-    train = read_image_list(layout.new(1, 4))
-    write_image_list(layout.new(1, 4), [f"gone/{i}.png" for i in range(len(train))], train.labels)
+    train = read_image_list(layout.train(1, 4, "new"))
+    write_image_list(layout.train(1, 4, "new"), [f"gone/{i}.png" for i in range(len(train))], train.labels)
     with pytest.raises(InputError, match="16 images are missing on disk") as error:
         load()
     assert str(tmp_path / "gone/9.png") in str(error.value)
     assert "gone/10.png" not in str(error.value)
     assert "... and 6 more" in str(error.value)
-    write_image_list(layout.new(1, 4), [train.images[0], *train.images[:-1]], train.labels)
+    write_image_list(layout.train(1, 4, "new"), [train.images[0], *train.images[:-1]], train.labels)
     with pytest.warns(UserWarning, match="1 images occur more than once"):
         load()
-    write_image_list(layout.new(1, 4), train.images, train.labels + 1)
+    write_image_list(layout.train(1, 4, "new"), train.images, train.labels + 1)
     with pytest.raises(InputError, match="the labels of its 2 classes run from 1 to 2; expected 0 to 1"):
         load()
-    write_image_list(layout.new(1, 4), train.images, train.labels)
-    val = read_image_list(layout.separated_val(2))
-    write_image_list(layout.separated_val(2), val.images, val.labels * 0)
+    write_image_list(layout.train(1, 4, "new"), train.images, train.labels)
+    val = read_image_list(layout.val(2, "separated"))
+    write_image_list(layout.val(2, "separated"), val.images, val.labels * 0)
     with pytest.raises(InputError, match=r"other classes than the training lists' 0\.\.5: see class\(es\) \[2, 3\]"):
         load()
-    layout.new(1, 4).unlink()
+    layout.train(1, 4, "new").unlink()
     with pytest.raises(InputError, match=r"1 lists are missing:\n  .*train\.lst"):
         load()
     shutil.rmtree(copied_lists / "unbalanced")
@@ -174,19 +174,19 @@ def test_what_is_wrong_with_given_exemplars_is_named(copied_lists: Path, tmp_pat
     assert len(given_exemplars(data, 8, states)[3]) == 8
     with pytest.raises(InputError, match=r"exemplars are missing for memory_size = 6(.|\n)*lists for memory_size 4, 8"):
         given_exemplars(data, 6, states)
-    old = read_image_list(layout.old(3, 8))
-    write_image_list(layout.old(3, 8), ["x y.png", *old.images[1:]], old.labels)
+    old = read_image_list(layout.train(3, 8, "old"))
+    write_image_list(layout.train(3, 8, "old"), ["x y.png", *old.images[1:]], old.labels)
     with pytest.raises(InputError, match=r"3_old are not training images of their class:\n  x y.png 0"):
         given_exemplars(data, 8, states)
-    write_image_list(layout.old(3, 8), old.images, old.labels[::-1])
+    write_image_list(layout.train(3, 8, "old"), old.images, old.labels[::-1])
     with pytest.raises(InputError, match=r"8 images of .* are not training images of their class"):
         given_exemplars(data, 8, states)
-    write_image_list(layout.old(3, 8), old.images[old.labels != 2], old.labels[old.labels != 2])
+    write_image_list(layout.train(3, 8, "old"), old.images[old.labels != 2], old.labels[old.labels != 2])
     with pytest.raises(InputError, match=r"expected exemplars of the past classes 0\.\.3 and no others; see .*\[2\]"):
         given_exemplars(data, 8, states)
-    write_image_list(layout.old(3, 8), old.images, old.labels)
-    new = read_image_list(layout.new(2, 8))
-    write_image_list(layout.new(2, 8), new.images[1:], new.labels[1:])
+    write_image_list(layout.train(3, 8, "old"), old.images, old.labels)
+    new = read_image_list(layout.train(2, 8, "new"))
+    write_image_list(layout.train(2, 8, "new"), new.images[1:], new.labels[1:])
     with pytest.raises(InputError, match="lists other images than"):
         given_exemplars(data, 8, states)
 
@@ -224,7 +224,7 @@ def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: 
     run = fine_tune(**training, memory_size=8, epochs=1, score_all_past=False)
     layout, paths = ListLayout(lists), load_dataset(f"lists:{lists}", tree).train_images.paths
     for state in (2, 3):
-        for part, listed in (("exemplar", layout.old(state, 8)), ("new", layout.new(state, 8))):
+        for part, listed in (("exemplar", layout.train(state, 8, "old")), ("new", layout.train(state, 8, "new"))):
             used = paths[run.state(state).array(f"{part}_indices")].tolist()
             assert used == [str(tree / image) for image in read_image_list(listed).images]
     assert run.identity["exemplar_selection"] == "lists"

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import TinyStudy
 
-from il2m.batch.costs import PAGES, memory_and_disk
-from il2m.batch.jobs import Job
+from il2m.batch.jobs import PAGES, Job, memory_and_disk
 from il2m.batch.status import Estimates
 from il2m.cli import main
 from il2m.notebook.catalogue import BASE, FINE_TUNING

@@ -26,8 +26,7 @@ class Parameter:
     """One parameter of a stage. unit: ``""`` for none. concerns: a key of CONCERNS.
     only_with: (name, value) of another parameter of the stage, or ("image_files", True or False): without it this one
     has no effect. neutral: a value at which it has none. What has no effect is left out of the hash. column: whether
-    the results table has a column of it.
-    """
+    the results table has a column of it."""
 
     default: Any
     rule: Rule

@@ -106,8 +106,7 @@ def _read_yaml(text: bytes, where: str) -> Any:
 
 def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
     """A grid file together with those it extends. Raises InputError if one of them is not a grid.
-    below: the files that extend this one, by way of each other.
-    """
+    below: the files that extend this one, by way of each other."""
     content = _checked(path, below)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
@@ -178,8 +177,7 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
 def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Every setting of a grid: what the grid gives, and the name of its combination ("": none).
     defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
-    Raises InputError for all unknown names and bad values at once, and for too many settings.
-    """
+    Raises InputError for all unknown names and bad values at once, and for too many settings."""
     if problems := dict.fromkeys(itertools.islice(_problems(grid, defaults), _MOST_PROBLEMS)):
         raise InputError("\n".join(problems))
     lists = {name: value for name, value in defaults.items() if len(values_to_sweep(name, value)) > 1}

@@ -79,8 +79,7 @@ def plan_jobs(
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
     Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
     plugins: loaded here first, and then by each job.
-    Raises InputError for all unknown names and bad values at once, and for stages that can't work.
-    """
+    Raises InputError for all unknown names and bad values at once, and for stages that can't work."""
     plugins = tuple(map(resolved, plugins))
     for plugin in plugins:
         load_plugin(plugin)

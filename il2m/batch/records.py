@@ -181,8 +181,7 @@ def job_rows(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) ->
     """One row per job that was planned in a study's folder; plans: as read_plans reads them, if they are read already.
     A row has ``job, notebook, run, grid, combination, swept`` (texts), ``status`` (of STATUSES; ``blocked``: it needs
     one that failed), ``seconds``, ``reason`` (why it failed or is blocked), ``file`` (the executed notebook, or that of
-    the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here).
-    """
+    the failure, relative to out_dir; "" if there is none) and ``other_code`` (it is done, but not by the code here)."""
     jobs: dict[str, Job] = {}
     grids: dict[str, dict[str, None]] = {}  # of each job, each once
     for plan in read_plans(out_dir) if plans is None else plans:

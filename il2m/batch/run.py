@@ -37,8 +37,7 @@ def run_study(
     """Execute a grid's study, print its plan, its progress and a summary; returns its folder, and failed job -> reason.
     What was done before, and is there, is kept. All is checked before the first job starts; raises InputError.
     only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
-    system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan.
-    """
+    system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan."""
     started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))

@@ -63,8 +63,7 @@ def why_not_here(marker: Path, job: Job, code: str) -> str:
 def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}) -> JobEnd:
     """Execute one job's notebook, unless another process did so in the meantime. Never raises.
     code: records.code_hash, as it must be here. lease: a file in the study's folder; the job ends when it is gone.
-    earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run.
-    """
+    earlier: how the jobs that this one waited for have ended; if one that it reads failed, it is not run."""
     host = socket.gethostname()
     failed = [name for name, end in earlier.items() if end.failure]
     if needed := [name for name in job.after if name in failed]:

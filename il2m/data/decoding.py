@@ -29,8 +29,7 @@ def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 5
     Grey values of 16 bits are scaled to 8, what is transparent shows a white ground, colour profiles and damaged EXIF
     data are passed over. exif_rotation: turn it as EXIF data say (Pillow always turns TIFF). megapixels: it may have.
     Raises InputError for other formats, more pixels, or pixels whose range nobody knows; OSError or another of
-    Pillow's errors for an image that can't be decoded whole.
-    """
+    Pillow's errors for an image that can't be decoded whole."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about EXIF, transparency and very large images
         if Image.MAX_IMAGE_PIXELS:  # Pillow's own limit, which can't be told before it is met

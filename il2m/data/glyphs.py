@@ -27,8 +27,7 @@ def render_glyphs(
     num_classes: int = 50, train_per_class: int = 150, val_per_class: int = 50, seed: int = 2019
 ) -> dict[str, np.ndarray]:
     """Render the dataset: ``x_train (n, 28, 28) uint8, y_train (n,), x_test, y_test, class_names (C,)``.
-    Which letters are taken, and all that varies between images, follow from ``seed``.
-    """
+    Which letters are taken, and all that varies between images, follow from ``seed``."""
     rng = np.random.default_rng(seed)
     letters = _distinct_letters(num_classes, rng)
     arrays = {"class_names": np.array(letters)}
@@ -83,8 +82,7 @@ def _shape(letter: str, face: str) -> np.ndarray:
 
 def _photograph(drawings: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Drawings (n, 56, 56) -> images (n, 28, 28) uint8: each warped, blurred, perhaps inverted, and noisy.
-    Equal bits on whatever processor: sums of few terms in a stated order, and no function whose last bit varies.
-    """
+    Equal bits on whatever processor: sums of few terms in a stated order, and no function whose last bit varies."""
     n = len(drawings)
 
     def uniform(low: float, high: float) -> np.ndarray:

@@ -29,8 +29,7 @@ class ImageFiles:
     """Images that stay in their files; ``files[indices]`` chooses some, as from an array.
     paths: (n,) numpy strings. image_size: of the square images that come out, in pixels.
     num_workers: processes that decode; 0 decodes in this one. exif_rotation, megapixels: see decoding.decode.
-    digests: (n,) int64, hashes of the files' contents as they have to be; None: not compared.
-    """
+    digests: (n,) int64, hashes of the files' contents as they have to be; None: not compared."""
 
     paths: np.ndarray
     image_size: int = 224
@@ -157,8 +156,7 @@ def read_all(files: ImageFiles) -> tuple[list[str], np.ndarray]:
 def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Dataset:
     """The dataset, to be compared from now on with what its files hold; other datasets than of files as they are.
     Every image is decoded once, before any training, and what was found is noted in ``folder``, so that the next base
-    of the study goes on at once. Warns of odd_contents. Raises InputError that names the images that can't be read.
-    """
+    of the study goes on at once. Warns of odd_contents. Raises InputError that names the images that can't be read."""
     if data.files is None:
         return data
     note, parts = folder / f"readable-{data.fingerprint}", (data.train_images, data.val_images)

@@ -30,8 +30,7 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     """Load ``glyphs``, ``cifar10``, ``cifar100``, the path of an ``.npz`` file, or image files: ``folder:PATH`` (one
     folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
     data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
-    paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data.
-    """
+    paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data."""
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
         from il2m.data.lists import load_folder, load_lists  # imports torch
@@ -81,8 +80,7 @@ def absolute_source(dataset: str, start: Path) -> str:
 def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = "arrays") -> Dataset:
     """Check ``x_train, y_train, x_test, y_test[, class_names]`` and make them a Dataset.
     x: (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8. y: (n,) whole numbers 0..C-1, each class with both training and
-    validation images. Raises InputError that names the array and what is wrong with it.
-    """
+    validation images. Raises InputError that names the array and what is wrong with it."""
     if missing := [key for key in REQUIRED if key not in arrays]:
         raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. Expected {', '.join(REQUIRED)}.")
     train_images, val_images = (_checked_images(arrays[key], f"{source}: {key}") for key in ("x_train", "x_test"))
@@ -136,8 +134,7 @@ def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarra
 def _cached_glyphs(data_dir: Path) -> Dataset:
     """The rendered glyphs, from the cache if it holds what was written, else rendered anew and cached.
     The cache has their fingerprint, and says what rendered them. Warns of a cache that is not used, and, when they are
-    rendered, of others than the published ones.
-    """
+    rendered, of others than the published ones."""
     path = data_dir / f"glyphs-v{VERSION}.npz"
     if path.is_file():
         with contextlib.suppress(InputError):

@@ -40,8 +40,7 @@ def import_scores(
     needed to rectify); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``,
     ``head_bias (C,)``. Exemplars of a state's new classes are left out, and the run's ``missing`` says so.
     about: see About; runs of one method, data set and K that give their seeds are repetitions of each other.
-    Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then.
-    """
+    Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then."""
     states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)

@@ -29,8 +29,7 @@ def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> 
     None is returned.
     runs: open runs, or their folders; a study's folder stands for its newest run without distillation and its twin.
     data_dir: where the runs' images are, as in the notebooks.
-    Raises InputError for folders that hold no finished run, and for runs of different classes or states.
-    """
+    Raises InputError for folders that hold no finished run, and for runs of different classes or states."""
     all_outcomes = open_outcomes(runs, data_dir)
     if not is_headless():
         return BiasExplorer(all_outcomes)

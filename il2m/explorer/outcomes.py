@@ -44,8 +44,7 @@ class Outcome(NamedTuple):
 class Exponents:
     """How far each part of Eq. 1 goes: 0 is off, 1 is IL2M's own choice.
     means, confidence: exponents of the two factors. gate: for images predicted as a past class both exponents are
-    multiplied by ``1 - gate``, so that 1 leaves them alone as the paper does and 0 treats them like the others.
-    """
+    multiplied by ``1 - gate``, so that 1 leaves them alone as the paper does and 0 treats them like the others."""
 
     means: float = 1.0
     confidence: float = 1.0

@@ -49,8 +49,7 @@ def make_figures(shown: Mapping[str, Shown], *, titled: bool = True) -> list[Fig
 def draw_figures(shown: Mapping[str, Shown], kind: str, *, titled: bool = True, **settings: object) -> list[bytes]:
     """Those figures as files, ``svg`` or ``png``, with other ``settings`` of savefig.
     Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that a
-    kernel holds, which would take several times as long as the figure itself.
-    """
+    kernel holds, which would take several times as long as the figure itself."""
     enabled = gc.isenabled()
     gc.disable()
     try:

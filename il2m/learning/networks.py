@@ -82,8 +82,7 @@ _BUILDERS: dict[str, Builder] = {
 def register_network(name: str, builder: Builder) -> Builder:
     """Make ``network = name`` a network of the study. Raises InputError for a name that is taken, or a builder whose
     source can't be told: its hash is part of the hash of what it learned.
-    builder: number of channels -> a module that turns images (n, c, h, w) into features (n, d) of a fixed width.
-    """
+    builder: number of channels -> a module that turns images (n, c, h, w) into features (n, d) of a fixed width."""
     NETWORKS[name] = registered_source("network", name, builder, NETWORKS)
     _BUILDERS[name] = builder
     return builder

@@ -19,8 +19,7 @@ QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> w
 class ClassStatistics:
     """What Eq. 1 needs to know at the current state N, for C classes seen so far.
     initial_means: (C,) mu_P(C_i). current_means: (C,) mu_N(C_i); for new classes the initial mean.
-    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) the state P in which each class was new, from 1.
-    """
+    confidences: (N,) mu(M_b) of states 1..N. state_of_class: (C,) the state P in which each class was new, from 1."""
 
     initial_means: np.ndarray
     current_means: np.ndarray

@@ -37,8 +37,7 @@ for _name, _form in FORMS.items():
 @method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
 def prior_thresholding(state: Frozen) -> np.ndarray:
     """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given).
-    After softmax this divides the probabilities by the prior, relative to equal ones.
-    """
+    After softmax this divides the probabilities by the prior, relative to equal ones."""
     prior = state.counts / state.counts.mean()
     return state.scores - np.log(prior).astype(state.scores.dtype)
 
@@ -56,8 +55,7 @@ def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) 
 def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Minus the distance of each l2-normalised feature to each class's direction, (n, C) (iCaRL, Alg. 1).
     features: (n, d). directions: (C, d), of unit length: with all images of each class this is the nearest class mean,
-    with exemplars the nearest exemplar mean. Distances are not raw scores: no softmax makes probabilities of them.
-    """
+    with exemplars the nearest exemplar mean. Distances are not raw scores: no softmax makes probabilities of them."""
     scores = unit_features(features) @ directions.T.astype(features.dtype)
     scores *= 2
     scores -= 2  # minus the squared distance of two unit vectors
@@ -75,8 +73,7 @@ def _mean_cost(size: Size) -> tuple[int, int]:
 def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
     New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that they
-    would leave behind.
-    """
+    would leave behind."""
     settings, features, labels = state.settings, state.new.features, state.new.labels
     if state.num_past:
         kept = [(state.exemplars.features, state.exemplars.labels)]
@@ -99,8 +96,7 @@ def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
 @method("WA", "Zhao et al., CVPR 2020", HEAD, lambda size: (0, size.linear), "#17BECF")
 def weight_alignment(state: Frozen) -> np.ndarray:
     """New classes' weight vectors scaled to the mean norm of past ones.
-    Biases stay. The paper's weight clipping during training is not part of it.
-    """
+    Biases stay. The paper's weight clipping during training is not part of it."""
     features, (weight, bias), num_past = state.features, state.head, state.num_past
     norms, aligned = np.linalg.norm(weight, axis=1), weight.copy()
     if num_past:
@@ -115,8 +111,7 @@ def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) 
     ``sum |b| / norm(b)`` of the current head to the initial one. (The published script differs: it looks the factor up
     by ``argsort(-w)[dimension]``, which is not a rank, and normalises each bias by itself, so that its bias ratio is
     that of the two heads' numbers of classes.)
-    initial: the head at the end of the past state, over all classes it knew. current: the current state's head.
-    """
+    initial: the head at the end of the past state, over all classes it knew. current: the current state's head."""
     weight, bias = initial.weight[own], initial.bias[own]
     before, now = (-np.sort(-np.abs(each), axis=1).mean(axis=0) for each in (weight, current.weight[num_past:]))
     ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)  # by rank
@@ -223,7 +218,6 @@ def nearest_class_mean(state: Frozen) -> np.ndarray:
 @method("task-aware-oracle", needs="val_labels", colour="#A6A6A6", dash=":", cost=lambda size: (0, size.linear))
 def task_aware(state: Frozen) -> np.ndarray:
     """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach.
-    Its top-1 is the task-aware accuracy of a task-incremental scenario (van de Ven and Tolias, 2019).
-    """
+    Its top-1 is the task-aware accuracy of a task-incremental scenario (van de Ven and Tolias, 2019)."""
     competes = state.state_of_class == state.state_of_class[state.val_labels][:, None]
     return np.where(competes, state.scores, -np.inf).astype(state.scores.dtype, copy=False)

@@ -145,8 +145,7 @@ def method(
     defined on. distances: its scores are no logits, so that no probabilities can be had of them.
     The function must see each image by itself, change nothing that it is given, and give numbers (-inf takes a class
     out of play): what does not is refused when it is used, by name and state. State 1 has no past classes, and so no
-    exemplars to ask for. Raises InputError for a name that is taken, or needs that are unknown.
-    """
+    exemplars to ask for. Raises InputError for a name that is taken, or needs that are unknown."""
     needed = None if needs is None else (needs,) if isinstance(needs, str) else tuple(needs)
     for need in needed or ():
         if need not in NEEDS:
@@ -203,8 +202,7 @@ def costs_table(run: Run) -> pd.DataFrame:
     """Costs at the run's last state, one row per method: counted from its classes and features, not timed.
     ``floats_stored``: numbers that must be kept from state to state or for scoring, beyond the model in use and the
     exemplar images; ``operations``: multiplications per image from the features on (the linear head is one of C x d);
-    both NaN where the method does not say; ``needs``: what else. Empty if no weights are stored to count from.
-    """
+    both NaN where the method does not say; ``needs``: what else. Empty if no weights are stored to count from."""
     columns = ["method", "floats_stored", "operations", "needs"]
     last, rows = Frozen.of_run(run, run.states.num_states), []
     if last.lacks("head"):

@@ -70,8 +70,7 @@ def execute_notebook(
     Only one process at a time may execute into the same output.
     plugins: loaded first, see system.plugins; one that can't be is the failure. preload: see process_context.
     environment: more variables for the job's processes. log: a file for what they print beside the notebook's output.
-    stop: asked several times a second. Raises Stopped once it is true; the processes are gone then.
-    """
+    stop: asked several times a second. Raises Stopped once it is true; the processes are gone then."""
     output.parent.mkdir(parents=True, exist_ok=True)
     copy = output.with_name(f".{output.name}")
     page = {"title": title or output.stem, "hide_code": hide_code}

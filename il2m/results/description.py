@@ -29,8 +29,7 @@ def run_description(run: Run) -> dict[str, object]:
     training never does): runs of one setting that distil alike are repetitions of each other. ``recipe``: a hash of
     what of that has no column of its own, see run_recipe. ``memory_rounding``: of K / past classes; ``""`` where
     something else decides. ``class_order``: a hash of the order, be it drawn or given; None if it is unknown.
-    ``temperature`` and the like are None for runs that don't distil.
-    """
+    ``temperature`` and the like are None for runs that don't distil."""
     settings = run.identity
     order = run.base.identity.get("class_order") or run.config.get("class_order")  # the latter of imported scores
     if order and str(run.config.get("source")).startswith("lists:"):  # these name their classes in learning order:

@@ -44,8 +44,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     """Check base training's settings against each other and the data. Raises InputError before any work is done; warns
     of files that are not used, and of odd_contents of images in memory.
     parameters: over ``settings``. images: the data set, where it is loaded already (``il2m run`` plans many bases of
-    one). Lists in the authors' layout bring their own states and class order.
-    """
+    one). Lists in the authors' layout bring their own states and class order."""
     settings = BaseTraining.given(settings, parameters)
     if images is None:
         options = {"image_size": settings.image_size, "num_workers": settings.num_workers}

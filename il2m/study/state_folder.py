@@ -23,8 +23,7 @@ class StateFolder:
     """One finished state of a run: its arrays (memory-mapped), second memory and model.
     run, state, previous: the hash of the run whose state this has to be, its number, and the state whose weights and
     memories it has to have gone on from; ``""``: whichever it says. States that were stored before version 0.2 don't
-    say: one is taken for what its place says, unless ``previous`` was stored since.
-    """
+    say: one is taken for what its place says, unless ``previous`` was stored since."""
 
     def __init__(self, path: Path, run: str = "", state: int = 0, previous: Self | None = None) -> None:
         self.path, self._run, self._state, self._previous = path, run, state, previous
@@ -135,8 +134,7 @@ def write_state(
 ) -> None:
     """Write one finished state: arrays as .npy, weights (torch's tensors, or arrays) as safetensors, and state.json;
     all or nothing.
-    Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them.
-    """
+    Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them."""
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise InputError(f"state {state}: {name} holds NaN or infinite values; lower learning_rate.")

@@ -16,8 +16,7 @@ SET_ASIDE = "set_aside-"  # what the names of files and folders begin with that 
 @contextmanager
 def replacing(path: str | Path, mode: str, *, durable: bool = False) -> Iterator[IO]:
     """A file that takes the place of ``path``, folders included, once it is wholly written.
-    durable: wait until the disk has it, so that this is true after a power cut too.
-    """
+    durable: wait until the disk has it, so that this is true after a power cut too."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"dir": path.parent, "prefix": path.name, "suffix": ".tmp", "delete": False}

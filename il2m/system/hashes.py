@@ -67,8 +67,7 @@ def registered_source(kind: str, name: str, code: Callable[..., Any], known: Map
     """Hash of what the function or class registered under ``name`` does: of the file it stands in, or of its own lines
     if that is a notebook's cell (what they call in other cells is not seen).
     known: name -> source hash, ``""`` for what is built in. A cell may be run again: what it registers takes the place
-    of what it registered before. Raises InputError for a name that can't be one or is taken, or without a source.
-    """
+    of what it registered before. Raises InputError for a name that can't be one or is taken, or without a source."""
     if not isinstance(name, str) or not name or not name.isprintable() or name != name.strip():
         raise InputError(f"{kind} {name!r}: expected a printable name without blanks at its ends.")
     in_a_cell = code.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")

@@ -28,8 +28,7 @@ class Stopped(Exception):
 def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is made with its parents; wait while another process or thread has it.
     waiting_for: what the other is at, as in "waiting: another process is training base-0123456789", which is said once.
-    stop: asked while waiting. Raises Stopped once it is true, and RuntimeError if this thread has the lock.
-    """
+    stop: asked while waiting. Raises Stopped once it is true, and RuntimeError if this thread has the lock."""
     lock = FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
     try:
         with contextlib.suppress(Timeout):

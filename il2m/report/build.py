@@ -85,12 +85,12 @@ def _made_from(folder: Path) -> dict[str, Any]:
 
 
 def report_is_current(folder: Path) -> bool:
-    """Whether the report of a study's folder is as it was made, and would be made the same way now."""
-    try:
-        made = read_sealed(folder / RECORD)
-        return made == {**_made_from(folder), **_made(folder)}
-    except (OSError, ValueError):
-        return False
+    """Whether the report of a study's folder is as it was made, of the notebook beside it, and would be made the same
+    way now."""
+    with contextlib.suppress(OSError, ValueError):
+        of_notebook = page_is_current(folder / PAGE, folder / "notebooks" / f"{REPORT}.ipynb")
+        return of_notebook and read_sealed(folder / RECORD) == {**_made_from(folder), **_made(folder)}
+    return False
 
 
 def refresh_report(out_dir: Path, plugins: Sequence[str] = ()) -> Path:

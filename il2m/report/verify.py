@@ -147,9 +147,8 @@ def _of_pages(folder: Path) -> Iterator[Finding]:
             yield Finding(page, ORPHANED, "its notebook is gone")
         elif not page_is_current(page, notebook):
             yield Finding(page, STALE, "it is not as it was made, or of another notebook than lies here")
-    report = folder / "notebooks" / f"{REPORT}.ipynb"
-    if (folder / PAGE).exists() and not (page_is_current(folder / PAGE, report) and report_is_current(folder)):
-        why = f"it, {report.name}, {RECORD} or what it shows has changed since, or it was made by other code"
+    if (folder / PAGE).exists() and not report_is_current(folder):
+        why = f"it, {REPORT}.ipynb, {RECORD} or what it shows has changed since, or it was made by other code"
         yield Finding(folder / PAGE, STALE, why)
 
 
@@ -178,7 +177,7 @@ def repair_command(folder: Path) -> str:
         plans = records.read_plans(folder)
     again = [f"(cd {shlex.quote(plan['folder'])} && {shlex.join(plan['command'])})" for plan in plans]
     again = again or [f"il2m report {shlex.quote(str(folder))}"]
-    return " && ".join([f"il2m verify {shlex.quote(str(folder))} --repair", *again])
+    return f"il2m verify {shlex.quote(str(folder))} --repair; {' && '.join(again)}"  # it exits 1: it found some
 
 
 def adopt(folder: Path) -> int:

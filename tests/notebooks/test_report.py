@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from tiny import TinyStudy
+from tiny import PROJECT, TinyStudy
 
 from il2m import plots
 from il2m.batch.grids import Grid
@@ -27,6 +27,7 @@ from il2m.notebook.catalogue import BASE, find_notebooks
 from il2m.notebook.execute import execute_notebook
 from il2m.notebook.pages import page_is_current, write_page
 from il2m.report.build import build_report, refresh_report
+from il2m.report.verify import STALE, repair_command, verify_study
 from il2m.results.collect import collect_results
 from il2m.results.comparison import mean_results
 from il2m.study.runs import Run
@@ -297,6 +298,12 @@ def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, caps
     (out / "explorer.html").write_text(explorer[:-100])
     refresh_report(out)
     assert (out / "explorer.html").read_text() != explorer[:-100], "damaged, and made again"
+    notebook, index = out / "notebooks" / "05_report.ipynb", out / "index.html"
+    for damage in (notebook.unlink, lambda: notebook.write_text(notebook.read_text() + " ")):
+        damage()
+        assert [(each.path, each.kind) for each in verify_study(out) if each.path == index] == [(index, STALE)]
+        refresh_report(out)  # as the last thing that il2m run does
+        assert index not in [each.path for each in verify_study(out)], "of a notebook that is there"
     means = mean_results(collect_results(out)).query("score_kind == 'raw'").set_index("method")
     for method in ("FT", "IL2M"):
         assert f"{means.loc[method, 'top1']:.1%}" in page.text
@@ -304,6 +311,19 @@ def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, caps
     assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def test_the_printed_repair_of_a_report_without_its_notebook_mends_it(tiny_study: TinyStudy, tmp_path: Path):
+    out = Path(shutil.copytree(tiny_study.out_dir, tmp_path / "my study"))
+    build_report(out)
+    (out / "notebooks" / "05_report.ipynb").unlink()
+    assert (out / "index.html") in [each.path for each in verify_study(out)]
+    il2m = tmp_path / "il2m"
+    il2m.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m il2m.cli "$@"\n')
+    il2m.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    subprocess.run(repair_command(out), shell=True, env=environment, check=True)
+    assert verify_study(out) == []
 
 
 def test_no_process_of_a_report_or_a_status_looks_for_torch(tiny_study: TinyStudy, tmp_path: Path):

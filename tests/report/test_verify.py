@@ -116,7 +116,7 @@ def test_the_repair(study, tiny_study, capsys):
     flip(run.folder / "state_02" / "val_scores.npy")
     assert main(["verify", str(study)]) == 1
     again = f"(cd {Path.cwd()} && il2m run tiny --out {study})"
-    assert f"to repair: il2m verify {study} --repair && {again}" in capsys.readouterr().out
+    assert f"to repair: il2m verify {study} --repair; {again}" in capsys.readouterr().out
     main(["verify", str(study), "--repair"])
     assert (run.folder / "set_aside-state_02").is_dir()
     assert found(study)[f"{run.name}/state_03"] == STALE, "until the state before it is there again"

@@ -437,8 +437,7 @@ def repaired(study: Study, copy: Path, path: Path) -> Reading | Fault:
     """The command that verify prints; verify finds nothing then, but what no plan asks for: the run that was killed,
     and scores that only their files can bring back."""
     line = next((line for line in _verified(copy) if line.startswith("to repair: ")), "to repair: true")
-    # verify --repair exits with 1, as it has found something
-    shell = line.removeprefix("to repair: ").replace("--repair &&", "--repair;")
+    shell = line.removeprefix("to repair: ")
     shell = f'il2m() {{ {sys.executable} -m il2m.cli "$@"; }}; {shell}'
     reading = _after(copy, path, ["bash", "-c", shell])
     others = r"progress\.json|\.tmp|\.checkpoint|imported_"

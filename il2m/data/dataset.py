@@ -34,7 +34,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
 @dataclass(frozen=True)
 class FileSource:
     """Where a dataset of image files comes from. root: where relative paths start. lists, state_sizes: if lists name
-    the images, the folder they lie in, and how many classes each state brings. unused: a sentence on unused files."""
+    the images, the folder they lie in, and how many classes each state brings. unused: sentences on files left out."""
 
     root: Path
     lists: Path | None = None
@@ -48,8 +48,7 @@ class Dataset:
     train_images, val_images: (n, height, width, channels) uint8, channels 1 or 3; or image_files.ImageFiles.
     train_labels, val_labels: (n,) int64 in 0..C-1.
     fingerprint: hash of all of it, so that a run can tell whether it meets the same data again.
-    files: set if the images are ImageFiles.
-    """
+    files: set if the images are ImageFiles."""
 
     name: str
     train_images: np.ndarray

@@ -25,8 +25,7 @@ def load_folder(folder: Path, **options: int) -> Dataset:
     """Image files in one folder per class, in ``train/`` and ``val/`` (or ``validation/``, ``test/``), or directly.
     Directly, a fifth of each class, drawn with a fixed seed, is for validation. Classes are the folders' names, sorted.
     options: image_size and num_workers of ImageFiles. Raises InputError where there are no class folders, an empty one,
-    or other classes in one part than in the other.
-    """
+    or other classes in one part than in the other."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder.absolute()}: expected one folder of images per class.")
     val_folder = next((folder / name for name in VAL_FOLDERS if (folder / name).is_dir()), None)
@@ -62,17 +61,23 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
 
 
 def _unused(folder: Path, used: set[str]) -> tuple[str, ...]:
-    """A sentence on the files in ``folder`` that are not used, hidden ones aside; none if all are."""
-    unused, by_suffix = [], {}
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        unused += (os.path.relpath(os.path.join(place, name), folder) for name in sorted(files) if name[0] != ".")
-    unused = [path for path in unused if path not in used]
+    """A sentence on the files in ``folder`` that are not used, hidden ones aside, and one on linked folders that are
+    not read: links that no used file lies in are not followed, as they may lead anywhere."""
+    unused, links, by_suffix = [], [], {}
+    read = {each for place in {*map(os.path.dirname, used)} for each in (place, os.path.dirname(place))}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        paths = {name: os.path.relpath(os.path.join(place, name), folder) for name in sorted([*folders, *files])}
+        closed = [name for name in folders if os.path.islink(os.path.join(place, name)) and paths[name] not in read]
+        links += (paths[name] for name in sorted(closed) if name[0] != ".")
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in closed)
+        unused += (paths[name] for name in sorted(files) if name[0] != "." and paths[name] not in used)
     for path in unused:
         by_suffix.setdefault(Path(path).suffix.lower() or "no suffix", []).append(path)
     kinds = ", ".join(f"{len(paths)} {suffix} (first {paths[0]})" for suffix, paths in sorted(by_suffix.items())[:10])
     rule = f"used are images ({', '.join(EXTENSIONS)}) directly in class folders, of train/ and val/ if there"
-    return (f"{folder}: {len(unused)} files are not used: {kinds}; {rule}.",) if unused else ()
+    told = [f"{folder}: {len(unused)} files are not used: {kinds}; {rule}."] * bool(unused)
+    told += [name_first(f"linked folders in {folder} are not read, nor is what they hold counted", links)] * bool(links)
+    return tuple(told)
 
 
 def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
@@ -90,8 +95,7 @@ def _split(images: ImageList, names: list[str]) -> tuple[ImageList, ImageList]:
 def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
     data_dir: where relative image paths start. options: as of load_folder. Raises InputError for missing lists, labels
-    that don't go on from state to state, and images missing on disk.
-    """
+    that don't go on from state to state, and images missing on disk."""
     layout, memories = ListLayout(folder), memory_sizes(folder)
     if not memories:
         what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"

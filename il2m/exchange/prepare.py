@@ -37,8 +37,7 @@ def make_lists(
     them).
     memory_rounding: of K / past classes, ``ceil`` (the authors') or ``floor``.
     root: where relative paths of plain lists start.
-    relative_to: the root that paths are written relative to; by default they are absolute.
-    """
+    relative_to: the root that paths are written relative to; by default they are absolute."""
     safe_name(name, "name =")
     *parts, class_names = _read_sources(sources, root)
     states = make_states(len(class_names), num_states, state_sizes)
@@ -119,6 +118,5 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
         raise InputError("\n".join(name_first(problem, paths) for problem, paths in problems.items() if paths))
     notes = [name_first("images occur more than once", repeated)] if repeated else []
     if data:
-        notes += data.files.unused
-        notes += data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)]))
+        notes += [*data.files.unused, *data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)]))]
     return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])

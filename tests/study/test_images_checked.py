@@ -84,6 +84,30 @@ def test_files_that_are_passed_over_are_counted_by_the_check_and_by_the_run(tree
     assert "20 images, all of them can be read" in printed
 
 
+def test_linked_folders_are_read_as_classes_and_told_of_where_they_are_not(tree, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tree / "train" / "0", elsewhere / "deep")
+    shutil.move(tree / "train" / "1", elsewhere / "one")
+    (tree / "train" / "1").symlink_to(elsewhere / "one")
+    (elsewhere / "one" / "b.jfif").touch()
+    sentence = f"{tree}: 1 files are not used: 1 .jfif (first train/1/b.jfif); used are images"
+    (told,) = warned(base_plan, tree)
+    assert told.startswith(sentence), "a class folder that is a link is read, and what is not used in it counted"
+    (tree / "train" / "0" / "more").symlink_to(elsewhere / "deep")
+    (tree / "train" / "1" / "round").symlink_to(tree)
+    (tree / "test").symlink_to(elsewhere)
+    (tree / ".hidden").symlink_to(elsewhere)
+    files, links = warned(base_plan, tree)
+    assert files.startswith(sentence)
+    heading = f"3 linked folders in {tree} are not read, nor is what they hold counted:"
+    assert links.splitlines() == [heading, "  test", "  train/0/more", "  train/1/round"]
+    capsys.readouterr()
+    assert main(["check", f"folder:{tree}", "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert links in printed
+    assert "20 images, all of them can be read" in printed
+
+
 def test_validation_images_that_are_training_images_and_classes_of_one_image_are_told(tree, capsys):
     Image.open(tree / "train" / "2" / "train0.bmp").save(tree / "val" / "2" / "other name, other format.png")
     for i in (1, 2):

@@ -53,9 +53,10 @@ def choice(names: Collection[str]) -> Rule:
     return Rule(lambda v: isinstance(v, str) and v in names, names)
 
 
-def check_choice(name: str, value: Any, names: Collection[str]) -> None:
-    """Raise InputError unless ``value``, given as ``name``, is one of these."""
-    if problem := choice(names).problem(name, value):
+def check_choice(name: str, value: Any, accepted: Collection[str] | Rule) -> None:
+    """Raise InputError unless ``value``, given as ``name``, is one of these, or as the rule says."""
+    rule = accepted if isinstance(accepted, Rule) else choice(accepted)
+    if problem := rule.problem(name, value):
         raise InputError(problem)
 
 

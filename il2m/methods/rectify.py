@@ -13,7 +13,7 @@ import numpy as np
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 from il2m.parameters import check_parameters
-from il2m.rules import check_choice
+from il2m.rules import Rule, check_choice
 
 FORMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())  # of Eq. 1
 STEADIER = {name: form["parts"] for name, form in FORMS.items() if "steadier" in form}
@@ -22,6 +22,7 @@ PARTS: dict[str, dict[str, Any]] = {  # name -> which parts of Eq. 1 are on; fin
     **{name: form["parts"] for name, form in FORMS.items() if name not in STEADIER},
 }
 POOLINGS = ("class", "state", "past")
+_SWITCH = Rule(lambda v: v in (True, False), "True or False")
 
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
 
@@ -48,10 +49,13 @@ def rectification_factors(
     A ratio is undefined where a mean it is made of is missing or not positive: raw scores can be negative, and a ratio
     of such means would push a past class the wrong way or by a wild amount. ``undefined`` says what then happens:
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
-    that isn't finite still leaves it alone), ``raise`` raises InputError.
-    """
+    that isn't finite still leaves it alone), ``raise`` raises InputError."""
     check_parameters({"undefined": undefined})
     check_choice("pooling", pooling, POOLINGS)
+    for name, value in {"use_means": use_means, "use_confidence": use_confidence}.items():
+        check_choice(name, value, _SWITCH)
+    if clip and not (np.shape(clip) == (2,) and np.asarray(clip).dtype.kind in "fiu" and clip[0] <= clip[1]):
+        raise InputError(f"clip = {clip!r}: expected the least and the largest factor of a past class, or None.")
     past, own_confidences = statistics.is_past, statistics.confidences[statistics.state_of_class - 1]
     means = [statistics.initial_means, statistics.current_means]
     if pooling != "class":
@@ -77,6 +81,7 @@ def rectification_factors(
 
 def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
     """For how many past classes a method of FORMS has an undefined ratio."""
+    check_choice("method", method, FORMS)
     parts = {name: value for name, value in FORMS[method]["parts"].items() if name != "gate"}
     return int(rectification_factors(statistics, **parts).undefined.sum())
 
@@ -99,13 +104,16 @@ def undefined_in_words(
 
 def rectify(scores: np.ndarray, statistics: ClassStatistics, *, gate: bool = True, **factors: Any) -> np.ndarray:
     """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind (float64 for whole numbers).
-    scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``.
+    scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``; an array, or lists of numbers.
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
-    factors: ``use_means, use_confidence, undefined, pooling, clip`` of rectification_factors.
-    """
+    factors: ``use_means, use_confidence, undefined, pooling, clip`` of rectification_factors."""
+    check_parameters(factors, rectification_factors.__kwdefaults__)
+    check_choice("gate", gate, _SWITCH)
     factors = rectification_factors(statistics, **factors).values
-    if scores.ndim != 2 or scores.shape[1] != len(factors):
-        raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
+    scores = np.asanyarray(scores)
+    if scores.ndim != 2 or scores.shape[1] != len(factors) or scores.dtype.kind not in "fiu":
+        what = f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes"
+        raise InputError(f"{what}: expected numbers, (n, {len(factors)}); these are {scores.dtype}.")
     num_past = int(statistics.is_past.sum())
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)  # else the factors would be cut to whole numbers

@@ -15,7 +15,9 @@ _ROWS = 256  # ranked at a time: small enough to stay in the processor's cache
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes come before the true one, (n,) int64: 0 means top-1. Of equal scores the lower label is first.
-    scores: (n, C) of any kind. labels: (n,). Raises InputError on scores that are not numbers."""
+    scores: (n, C) of any kind. labels: (n,). Raises InputError for labels of others and for NaN."""
+    if labels.shape != scores.shape[:1] or (len(labels) and not 0 <= labels.min() <= labels.max() < scores.shape[1]):
+        raise InputError(f"labels don't fit scores {scores.shape}: expected one of 0..{scores.shape[1] - 1} per image.")
     result, classes = np.empty(len(scores), dtype=np.int64), np.arange(scores.shape[1])
     for start in range(0, len(scores), _ROWS):
         block, own_label = scores[start : start + _ROWS], labels[start : start + _ROWS, None]

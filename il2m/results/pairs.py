@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.stats import permutation_test, t, ttest_1samp
 
+from il2m.rules import check_choice
+
 LEVEL = 0.05
 Points = tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]  # differences (units,); their means' intervals
 VERDICTS = ("reproduced", "not reproduced", "undecided")
@@ -58,7 +60,8 @@ STATISTICS = [field.name for field in fields(PairedDifference)]
 
 def paired_difference(units: Sequence[float], num_pairs: int = 0, unit: str = "order") -> PairedDifference:
     """Statistics of the mean of ``units`` (n,), n >= 1: a difference of each independent unit. num_pairs: what they are
-    means of, if not as many. The sign-flip test flips in all 2^n ways (9,999 random ones if there are more)."""
+    means of, if not as many. unit: a key of UNITS. The sign-flip test flips in all 2^n ways (9,999 of them if more)."""
+    check_choice("unit", unit, UNITS)
     units = np.sort(np.asarray(units, dtype=np.float64))  # the order of rows has no say
     p_value = sign_flip_p = math.nan
     if len(units) > 1:

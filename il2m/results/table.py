@@ -37,8 +37,7 @@ def results_table(
     state 1).
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
     details: more columns: kinds of errors (metrics.error_breakdown), and what became of fine-tuning's ranks
-    (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered.
-    """
+    (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered."""
     about = run_description(run)
     methods = [method for method in methods if not missing_for(run, method)]
     kinds = [(method, kind) for kind in SCORE_KINDS for method in methods if kind in METHODS[method].score_kinds]
@@ -98,8 +97,7 @@ def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefin
     """The prediction bias, one row per state (index ``state``), of a method's validation scores.
     ``past_score``, ``new_score``: mean score of the true class over images of past and of new classes (the paper's
     Fig. 1; NaN without past classes); ``confidence``: mu(M_b); ``predicted_new``, ``true_new``: shares of images; and
-    the four shares of metrics.error_breakdown.
-    """
+    the four shares of metrics.error_breakdown."""
     rows = []
     for state in range(1, run.states.num_states + 1):
         scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
@@ -124,9 +122,12 @@ def confusion_by_state(run: Run, state: int, *, method: str = "FT", score_kind: 
 
 
 def series(table: pd.DataFrame, method: str, column: str = "top1", score_kind: str = "raw") -> list[float]:
-    """A method's values by state, (S,), from the rows of one run."""
-    check_choice("method", method, set(table["method"]))
+    """A method's values by state, (S,), from the rows of one run. column: of numbers."""
+    check_choice("method", method, [*table["method"].unique()])
+    check_choice("column", column, [*table.select_dtypes("number")])
     check_parameters({"score_kind": score_kind})
+    if table["run"].nunique() > 1:
+        raise InputError(f"rows of {table['run'].nunique()} runs: choose those of one, table[table['run'] == ...].")
     rows = table[(table["method"] == method) & (table["score_kind"] == score_kind)]
     return rows.sort_values("state")[column].tolist()
 

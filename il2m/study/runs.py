@@ -24,6 +24,7 @@ from il2m.data.states import States
 from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.parameters import check_parameters
+from il2m.rules import check_choice, integer
 from il2m.study.state_folder import StateFolder, state_path, write_state
 from il2m.system.hashes import read_sealed, short_hash, write_sealed
 
@@ -153,6 +154,7 @@ class Run:
 
     def state(self, state: int) -> StateFolder:
         """One finished state, checked. Raises InputError if it isn't there."""
+        check_choice("state", state, integer(1, self.states.num_states))
         if state == 1 and self.base is not self:
             return self.base.state(1)
         if not self.has_state(state):
@@ -205,6 +207,7 @@ class Run:
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""
         check_parameters({"score_kind": score_kind})
+        self.state(state)  # also of a state that there is not
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
         return statistics_of_states(memories, self.states.of_class[: self.states.num_seen(state)])
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from il2m.data.states import States
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
-from il2m.methods.rectify import PARTS, STEADIER, rectification_factors, rectify
+from il2m.methods.rectify import PARTS, STEADIER, count_undefined, rectification_factors, rectify
 
 SWITCHES = [{"gate": g, "use_means": m, "use_confidence": c} for g in (0, 1) for m in (0, 1) for c in (0, 1)]
 POSITIVE = st.floats(0.125, 8)
@@ -313,3 +313,40 @@ def test_scores_of_other_classes_than_the_statistics(shape):
 def test_whole_number_scores_are_not_cut_to_whole_numbers():
     scores, statistics = by_hand()
     np.testing.assert_allclose(rectify(scores.astype(int), statistics), rectify(scores, statistics))
+
+
+def test_lists_are_scores_as_arrays_are():
+    scores, statistics = by_hand()
+    np.testing.assert_array_equal(rectify(scores.tolist(), statistics), rectify(scores, statistics))
+
+
+@pytest.mark.parametrize(
+    "scores", [[["1", "2", "3", "4"]], None, [[None] * 4], np.ones((2, 4), dtype=complex), np.ones((2, 4), dtype=bool)]
+)
+def test_scores_that_are_no_numbers_are_refused(scores):
+    with pytest.raises(InputError, match=r"do not fit statistics of 4 classes: expected numbers, \(n, 4\); these are "):
+        rectify(scores, by_hand()[1])
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"use_mean": False}, r"unknown parameter 'use_mean': did you mean 'use_means'\?"),
+        ({"use_means": "no"}, r"use_means = 'no': expected True or False"),
+        ({"use_confidence": None}, r"use_confidence = None: expected True or False"),
+        ({"gate": "off"}, r"gate = 'off': expected True or False"),
+        ({"pooling": "states"}, r"pooling = 'states': expected one of .*; did you mean 'state'\?"),
+        ({"clip": (3, 1)}, r"clip = \(3, 1\): expected the least and the largest factor"),
+        ({"clip": 3}, r"clip = 3: expected the least and the largest factor"),
+        ({"clip": ("a", "b")}, r"clip = \('a', 'b'\): expected the least and the largest factor"),
+    ],
+)
+def test_choices_of_a_rectification_are_checked(choice, message):
+    scores, statistics = by_hand()
+    with pytest.raises(InputError, match=message):
+        rectify(scores, statistics, **choice)
+
+
+def test_undefined_ratios_are_counted_of_methods_that_have_some():
+    with pytest.raises(InputError, match=r"method = 'IL2m': expected one of IL2M, .*; did you mean 'IL2M'\?"):
+        count_undefined(by_hand()[1], "IL2m")

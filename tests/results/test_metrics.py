@@ -152,3 +152,10 @@ def test_state_confusion_as_loops(case):
         for j in range(state_of_class.max()):
             share = sum(state_of_class[p] == j + 1 for p in rows) / len(rows) if rows else 0
             assert confusion[i, j] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, -1], [0, 1, 2, 4], [0, 1, 2], [0, 1, 2, 3, 3], [[0], [1], [2], [3]]])
+def test_labels_of_other_classes_or_images_are_refused(labels):
+    """-1 would be the last class, and of more labels than images some would be passed over."""
+    with pytest.raises(InputError, match=r"labels don't fit scores \(4, 4\): expected one of 0\.\.3 per image"):
+        ranks(SCORES, np.array(labels))

@@ -290,9 +290,41 @@ def test_a_score_kind_that_is_none_is_told_as_such(call, tiny_study: TinyStudy):
 
 def test_a_series_of_what_the_table_has_not(tiny_study: TinyStudy):
     table = results_table(tiny_study.off)
-    for choice, meant in ({"method": "IL2m"}, "IL2M"), ({"method": "FT", "score_kind": "soft"}, "softmax"):
+    for choice, meant in (
+        ({"method": "IL2m"}, "IL2M"),
+        ({"method": "FT", "score_kind": "soft"}, "softmax"),
+        ({"method": "FT", "column": "top3"}, "top5"),
+        ({"method": "FT", "column": "top_5"}, "top5"),
+    ):
         with pytest.raises(InputError, match=f"did you mean '{meant}'"):
             series(table, **choice)
+    for column in ("score_kind", ["top1"], None):
+        with pytest.raises(InputError, match=r"column = .*: expected one of .*top1, top5"):
+            series(table, "FT", column)
+
+
+def test_a_series_or_a_summary_is_of_one_run(tiny_study: TinyStudy):
+    both = pd.concat(map(results_table, (tiny_study.off, tiny_study.on)))
+    for call in (lambda: series(both, "FT"), lambda: summary(both)):
+        with pytest.raises(InputError, match=r"rows of 2 runs: choose those of one"):
+            call()
+
+
+@pytest.mark.parametrize("state", ["2", 2.0, None, True, 0, -1, 4, [2]])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run, state: confusion_by_state(run, state),
+        lambda run, state: method_scores(run, state, "FT"),
+        lambda run, state: Frozen.of_run(run, state),
+        lambda run, state: run.state(state),
+        lambda run, state: run.statistics(state),
+    ],
+)
+def test_a_state_that_is_none_is_refused(call, state, tiny_study: TinyStudy):
+    call(tiny_study.off, np.int64(3))
+    with pytest.raises(InputError, match=r"state = .*: expected a whole number of at least 1 and at most 3$"):
+        call(tiny_study.off, state)
 
 
 # which runs are replicates, and which twins

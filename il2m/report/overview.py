@@ -34,14 +34,15 @@ _WORDS |= {name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTI
 _UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": 0}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
 Split = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels
+_COUNTED = "past classes undefined"  # the column of comparison.COUNTS in words
 _MOST_GROUPS = 8  # beyond them a page is not read any more
 
 
 @dataclass(frozen=True)
 class Study:
     """What lies in a study's folder: ``plans`` and ``jobs`` as records reads them (none where notebooks were run by
-    hand), all ``runs``, ``results`` of the finished ones (None if there are none), ``recipes``: hash -> words, and
-    ``damaged``: what could not be read."""
+    hand), all ``runs``, ``results`` of the finished ones (None if there are none; ``past`` beside ``undefined_past``:
+    of how many classes), ``recipes``: hash -> words, and ``damaged``: what could not be read."""
 
     folder: Path
     plans: list[dict[str, Any]]
@@ -63,6 +64,8 @@ def open_study(out_dir: str | Path) -> Study:
         if finished:
             with contextlib.suppress(InputError):  # all are damaged: it has warned of each
                 results = collect_results(folder)
+                seen = results.sort_values("state").groupby(["run", "method", "score_kind"])["num_classes"]
+                results["past"] = seen.shift().where(results["undefined_past"].notna())
         plans = read_plans(folder)
     damaged = list(dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning))
     return Study(folder, plans, jobs_table(folder, plans), runs, results, recipe_names(finished), damaged)
@@ -232,9 +235,9 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 def findings_in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of findings for a person: each finding named once, estimate and interval in points."""
     points = "points (95 % interval)" if table.get("low", table["finding"]).notna().any() else "points"
-    words = table.assign(**{points: [WORDS.points(row) for row in table.itertuples()]})
+    words = _with_counts(table).assign(**{points: [WORDS.points(row) for row in table.itertuples()]})
     words = words.rename(columns={"p_value": "p", "num_units": "class orders"}).reset_index(drop=True)
-    words = words.reindex(columns=["finding", "setting", points, "p", "class orders", "verdict", "note"])
+    words = words.reindex(columns=["finding", "setting", points, "p", "class orders", _COUNTED, "verdict", "note"])
     words = words.dropna(axis="columns", how="all") if len(words) else words  # there may be no pairs of runs
     return words.assign(finding=words["finding"].mask(words["finding"].duplicated(), ""))
 
@@ -247,7 +250,14 @@ def systems(study: Study) -> pd.DataFrame:
     table.insert(0, "setting", [in_words(row, study.recipes) for row in table.to_dict("records")])
     table = table.sort_values(["recipe", "num_states", "memory_size"], kind="stable", ignore_index=True)
     said = [*_APART, *["left_out"] * (not table["left_out"].any())]
-    return table.drop(columns=said, errors="ignore").dropna(axis="columns", how="all")
+    return _with_counts(table).drop(columns=said, errors="ignore").dropna(axis="columns", how="all")
+
+
+def _with_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with comparison.COUNTS in words."""
+    rows = table.reindex(columns=comparison.COUNTS).itertuples(index=False)
+    words = [f"{bad:.0f} of {past:.0f}" if past > 0 else None for bad, past in rows]
+    return table.drop(columns=comparison.COUNTS, errors="ignore").assign(**{_COUNTED: words})
 
 
 def distillation_effects(rows: pd.DataFrame, method: str) -> Points:

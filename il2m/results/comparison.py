@@ -16,14 +16,16 @@ import pandas as pd
 
 from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
+from il2m.methods.registry import METHODS
 from il2m.parameters import check_parameters, concerning
 from il2m.results.metrics import aggregated_gap, survey_gap
-from il2m.results.pairs import STATISTICS, UNITS, PairedDifference, Points, holm, mean_interval, paired_difference
+from il2m.results.pairs import STATISTICS, PairedDifference, Points, holm, mean_interval, paired_difference
 from il2m.rules import check_choice
 
 SEEDS = ["order_seed", "train_seed"]
 PAIRED = ["class_order", "train_seed"]  # equal within a pair: an order counts as itself, be it drawn or given
 DISTILLATION = concerning("distillation")  # whether and how
+COUNTS = ["undefined_past", "past"]  # how many past classes' ratios are undefined, of how many
 SETTINGS = ["dataset", "num_states", "setting", "head", "memory_size", "memory_rounding", "exemplar_selection"]
 SETTINGS += ["held_out", "balanced_epochs", *DISTILLATION]  # what else tells runs apart
 
@@ -33,13 +35,15 @@ FINDINGS: dict[str, dict[str, Any]] = _TABLES["findings"]  # the paper's: ``a``,
 
 
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
-    """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds.
+    """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds; summed
+    over them COUNTS, as far as they are there (NaN else, and of methods without ratios).
     results: rows of results.parquet. Runs of one state have none."""
-    results = results.assign(class_order=class_orders(results))
+    counts = {name: results.get(name, np.nan) for name in COUNTS}
+    results = results.assign(class_order=class_orders(results), **counts)
     keys = ["run", *_settings(results), *SEEDS, "class_order", "method", "score_kind"]
     keys += ["recipe"] * ("recipe" in results.columns)
     groups = results[results["state"] > 1].groupby(keys, sort=False, dropna=False)
-    return groups[["top1", "top5"]].mean().reset_index()
+    return groups[["top1", "top5"]].mean().join(groups[COUNTS].sum(min_count=1)).reset_index()
 
 
 def class_orders(results: pd.DataFrame) -> pd.Series:
@@ -69,6 +73,7 @@ def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[
     """Mean top-1 over states 2..S (raw scores), method -> value of ``by``, rising -> by class order; and the intervals
     of their means, in the same order."""
     means = mean_results(results).query("score_kind == 'raw'")
+    check_choice("by", by, [*means])
     grouped = {method: means[means["method"] == method].groupby(by) for method in methods}
     values = {name: {key: by_order(runs, "top1") for key, runs in rows} for name, rows in grouped.items() if len(rows)}
     intervals = {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
@@ -103,24 +108,35 @@ def differences(
     ``b``, ``difference``. Settings that neither side names must be equal within a pair. Where one side alone distils, a
     pair has its temperature and the like: a run that doesn't is the partner of each that does, in whatever way.
     a, b: values of ``method`` and of settings that choose the rows of each side. column: ``top1`` or ``top5``.
-    Raises InputError where a side has several runs of the same seeds: no one can say which make a pair."""
+    ``undefined_past, past``: those of mean_results, of both sides. Raises InputError for other names, an unknown
+    method, and where a side has several runs of the same seeds: no one can say which make a pair."""
     check_parameters({"score_kind": score_kind})
     check_choice("column", column, ("top1", "top5"))
     means = mean_results(results).query("score_kind == @score_kind")
+    _check_side("a", a, means), _check_side("b", b, means)
     shared = [name for name in _settings(results) if name not in {*a, *b}] + PAIRED
     how = [name for name in DISTILLATION if name in shared and a.get("distillation") != b.get("distillation")]
     shared, sides = [name for name in shared if name not in how], []
     for name, choice in (("a", a), ("b", b)):
         chosen = np.logical_and.reduce([means[key] == value for key, value in choice.items()])
         keys = shared + how * bool(choice.get("distillation"))
-        side = means.loc[chosen, [*keys, "run", column]].rename(columns={column: name})
+        side = means.loc[chosen, [*keys, "run", column, *COUNTS]].rename(columns={column: name})
         if side.duplicated(keys).any():
             runs = next(group["run"].tolist() for _, group in side.groupby(keys, dropna=False) if len(group) > 1)
             problem = f"several runs have the same seeds and settings ({', '.join(runs)}), so they can't be paired"
             raise InputError(f"{problem}: compare the runs of one grid at a time.")
         sides.append(side.drop(columns="run"))
-    pairs = sides[0].merge(sides[1], on=shared)
-    return pairs.assign(difference=pairs["a"] - pairs["b"])
+    pairs = sides[0].merge(sides[1], on=shared, suffixes=("", "_b"))
+    counts = {name: pairs[name].add(pairs.pop(f"{name}_b"), fill_value=0) for name in COUNTS}
+    return pairs.assign(difference=pairs["a"] - pairs["b"], **counts)
+
+
+def _check_side(side: str, choice: Mapping[str, Any], means: pd.DataFrame) -> None:
+    """Raise InputError unless a side of differences is chosen by one value each of what tells rows apart."""
+    if not (isinstance(choice, Mapping) and choice and all(map(pd.api.types.is_scalar, choice.values()))):
+        raise InputError(f"{side} = {choice!r}: expected a value by name, as in {{'method': 'IL2M'}}.")
+    check_parameters(choice, {*means} - {"top1", "top5", "score_kind", *COUNTS}, rules={})
+    check_choice("method", choice.get("method", "FT"), sorted({*METHODS, *means["method"]}))
 
 
 def compare_methods(
@@ -149,20 +165,20 @@ def compare_methods(
 
 def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     """The paper's findings against this study: one row per finding and setting that has pairs for it. Columns:
-    ``finding``, the settings but distillation, those of PairedDifference, ``verdict`` and ``note``. They were named
-    before, and are tested one by one. unit: see compare_methods."""
+    ``finding``, the settings but distillation, those of PairedDifference, ``verdict``, ``note`` and, summed over pairs,
+    COUNTS. They were named before, and are tested one by one. unit: see compare_methods."""
     rows, settings = [], [name for name in _settings(results) if name != "distillation"]
     for finding, claim in FINDINGS.items():
-        for row, _, difference in _paired(differences(results, claim["a"], claim["b"]), settings, unit):
-            rows.append(row | {"finding": finding, "verdict": difference.verdict(claim["sign"])})
-    return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note"])
+        for row, group, difference in _paired(differences(results, claim["a"], claim["b"]), settings, unit):
+            row |= {"finding": finding, "verdict": difference.verdict(claim["sign"])}
+            rows.append(row | group[COUNTS].sum(min_count=1).to_dict())
+    return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note", *COUNTS])
 
 
 def _paired(
     pairs: pd.DataFrame, settings: list[str], unit: str
 ) -> Iterator[tuple[dict, pd.DataFrame, PairedDifference]]:
     """Of each setting: the columns that the tables share, its rows of ``pairs``, and their statistics."""
-    check_choice("unit", unit, UNITS)
     for key, group in pairs.groupby(settings, sort=False, dropna=False):
         units = by_order(group, "difference") if unit == "order" else group["difference"]
         difference = paired_difference(units, len(group), unit)
@@ -197,7 +213,7 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     in method alone; figures of the original papers had others. Columns: these (as far as ``results`` has them),
     ``system``, what it is made of, how it distils; over states 2..S and the seeds that all systems there have, mean
     ``top1``, ``top5``, ``gap`` and ``survey_gap`` (of runs with a joint training) and ``num_runs``; and ``left_out``,
-    how many other runs there are."""
+    how many other runs there are; and, summed over the runs, COUNTS."""
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap", "survey_gap"]], on=["run", "method"], how="left")
     apart = ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding")
@@ -217,8 +233,8 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         common = group[group["common"]]
         means = (common[name].mean() for name in ("top1", "top5", "gap", "survey_gap"))
-        rows.append((*key, *means, len(common), len(group) - len(common)))
-    return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "survey_gap", "num_runs", "left_out"])
+        rows.append((*key, *means, len(common), len(group) - len(common), *common[COUNTS].sum(min_count=1)))
+    return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "survey_gap", "num_runs", "left_out", *COUNTS])
 
 
 def _settings(results: pd.DataFrame) -> list[str]:

@@ -324,6 +324,28 @@ def test_what_nobody_told_of_imported_scores_is_unknown(tiny_study: TinyStudy, t
     assert set(overview.findings(study)["num_pairs"]) == {2}
 
 
+def test_undefined_ratios_stand_beside_findings_and_systems(tiny_study: TinyStudy, tmp_path: Path):
+    study = overview.open_study(tiny_study.out_dir)
+    run = study.results.query("score_kind == 'raw' and method == 'IL2M' and not distillation")
+    past = {1: 0, 2: 2, 3: 4}
+    assert run.set_index("state")["past"].fillna(0).to_dict() == past
+    bad = {off: int(rows["undefined_past"].sum()) for off, rows in run.groupby("distillation")}[False]
+    found = overview.findings_in_words(overview.findings(study)).set_index("finding")["past classes undefined"]
+    assert found["IL2M gains over fine-tuning"] == f"{bad} of 6"
+    assert found["distillation hurts IL2M when a memory is allowed"].endswith(" of 12"), "of both runs"
+    assert pd.isna(found["distillation hurts fine-tuning when a memory is allowed"])
+    made = overview.systems(study).set_index("system")["past classes undefined"]
+    assert made["IL2M"] == f"{bad} of 6"
+    assert pd.isna(made["fine-tuning"])
+    for seed in (0, 1):
+        about = {"method": "LwF", "dataset": "toy", "order_seed": 0, "train_seed": seed, "distillation": False}
+        import_shifted(tiny_study.off, tmp_path / "study" / str(seed), 10 + seed, **about)
+    shifted = overview.findings_in_words(overview.findings(overview.open_study(tmp_path / "study")))
+    counts = shifted.set_index("finding")["past classes undefined"]
+    assert counts["IL2M gains over fine-tuning"] == "12 of 12", "of two seeds, and none has a ratio that means anything"
+    assert "past classes undefined" not in overview.findings_in_words(overview.findings(make_study(make_results())))
+
+
 def test_scores_imported_twice_and_told_otherwise_are_named(tiny_study: TinyStudy, tmp_path: Path):
     for name, method in (("a", "LwF"), ("b", "EWC")):
         import_shifted(tiny_study.off, tmp_path / "study" / name, 9, method=method)

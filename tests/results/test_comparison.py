@@ -434,3 +434,53 @@ def test_several_joint_trainings_of_a_base_are_named_and_none_is_taken():
 def test_choices_of_a_comparison_are_checked(choice, message):
     with pytest.raises(InputError, match=message):
         compare_methods(make_results(), **choice)
+
+
+@pytest.mark.parametrize(
+    ("a", "message"),
+    [
+        ({"methd": "IL2M"}, r"unknown parameter 'methd': did you mean 'method'\?"),
+        ({"method": "IL2M", "K": 60}, r"unknown parameter 'K': "),
+        ({"method": "IL2M", "top1": 0.5}, r"unknown parameter 'top1': "),
+        ({"method": "IL2m"}, r"method = 'IL2m': expected one of .*; did you mean 'IL2M'\?"),
+        ({"method": ["IL2M"]}, r"a = \{'method': \['IL2M'\]\}: expected a value by name"),
+        ({}, r"a = \{\}: expected a value by name, as in \{'method': 'IL2M'\}"),
+        ("IL2M", r"a = 'IL2M': expected a value by name"),
+    ],
+)
+def test_sides_that_choose_nothing_are_refused(a, message):
+    results, b = make_results(), {"method": "FT"}
+    with pytest.raises(InputError, match=message):
+        differences(results, a, b)
+    with pytest.raises(InputError, match=message.replace("a = ", "b = ")):
+        differences(results, b, a)
+    assert differences(results, {"method": "SIW"}, b).empty, "a method that the runs lack has no pairs"
+
+
+def test_what_tells_runs_apart_is_checked_by_name():
+    with pytest.raises(InputError, match=r"by = 'memorysize': .*did you mean 'memory_size'\?"):
+        over_seeds(make_results(memory_size=60), "memorysize", ["FT"])
+    with pytest.raises(InputError, match=r"unit = 'orders': expected one of order, seed; did you mean 'order'\?"):
+        findings_table(make_results(), unit="orders")
+
+
+def test_undefined_ratios_are_counted_beside_findings_and_systems():
+    """Of each seed, at state 3: 1 of 4 past classes for IL2M without distillation, none with."""
+    results = make_results(seeds=SEEDS[:3], held_out=0.0, balanced_epochs=0)
+    ratios = results["method"].isin(["IL2M", "IL2M-means"])
+    assert findings_table(results)[["undefined_past", "past"]].isna().all(axis=None), "nobody counted"
+    counted = results.assign(
+        undefined_past=(~results["distillation"]).astype(float).where(results["state"] > 2, 0).where(ratios),
+        past=((results["state"] - 1) * 2.0).where(ratios),
+    )
+    last = results["state"].max()
+    past = sum(2 * (state - 1) for state in range(2, last + 1))
+    found = findings_table(counted).set_index("finding")[["undefined_past", "past"]]
+    assert found.loc["IL2M gains over fine-tuning"].tolist() == [3 * (last - 2), 3 * past]
+    assert found.loc["distillation hurts IL2M when a memory is allowed"].tolist() == [3 * (last - 2), 6 * past]
+    assert found.loc["distillation hurts fine-tuning when a memory is allowed"].isna().all()
+    made = systems_table(counted).set_index("system")[["undefined_past", "past"]]
+    assert made.loc["IL2M"].tolist() == [3 * (last - 2), 3 * past]
+    assert made.loc["fine-tuning"].isna().all()
+    same = [name for name in findings_table(results) if name not in ("undefined_past", "past")]
+    pd.testing.assert_frame_equal(findings_table(results)[same], findings_table(counted)[same])

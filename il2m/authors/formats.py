@@ -2,8 +2,7 @@
 
 image list   one image per line: its path, white space, its label (a whole number; the path may hold blanks)
 score file   one image per line: its raw score for each class, in learning order, separated by white space
-mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel values scaled to 0..1)
-"""
+mean/std     one dataset per line: name:mean=[r, g, b];std=[r, g, b]   (pixel values scaled to 0..1)"""
 
 import codecs
 import os
@@ -60,8 +59,8 @@ def read_image_list(path: str | Path) -> ImageList:
         except UnicodeDecodeError:
             raise InputError(f"{path}: not a text file (line {number + 1} or soon after is not UTF-8).") from None
         except ValueError:
-            text, expected = line.strip()[:80], "'path label', with a whole number as label at its end"
-            if text.isprintable():
+            text, expected = line.strip()[:80], "'path label', with a whole number as label at its end, and no header"
+            if text.replace("\t", " ").isprintable():
                 raise InputError(f"{path}, line {number}: {text!r} is not {expected}.") from None
             raise InputError(f"{path}: not a text file (line {number} is {text!r}).") from None
     if not images:

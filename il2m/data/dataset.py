@@ -27,7 +27,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
         what = "file: it is damaged, or is no .npz at all. Write it again with numpy.savez."
         if "Object arrays" in str(error):
             what = "file of plain arrays: it holds Python objects, as numpy makes of images of differing size. "
-            what += "All images must have one size and be saved as one uint8 array."
+            what += "All images must have one size and be saved as one uint8 array; text as array.astype(str)."
         raise InputError(f"{path}: not a readable .npz {what}") from None
 
 
@@ -58,6 +58,16 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     files: FileSource | None = None
+
+    def __str__(self) -> str:
+        """What was understood, in words."""
+        parts = ("training", self.train_labels, self.train_images), ("validation", self.val_labels, self.val_images)
+        said = [", ".join([*map(repr, self.class_names[:5]), *["..."] * (self.num_classes > 5)])]
+        for kind, labels, images in parts:
+            counts = np.bincount(labels, minlength=self.num_classes)
+            what = f"first {images.paths[0]}" if self.files else "{} x {} x {}".format(*images.shape[1:])
+            said.append(f"{len(labels)} {kind} images, {counts.min()} to {counts.max()} of a class, {what}")
+        return f"{self.num_classes} classes: " + "; ".join(said)
 
     @property
     def num_classes(self) -> int:

@@ -16,23 +16,25 @@ from il2m.data.states import States, places_by_class
 from il2m.errors import InputError, name_first, printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-VAL_FOLDERS = ("val", "validation", "test")
+TRAIN_FOLDERS, VAL_FOLDERS = ("train", "training"), ("val", "validation", "test", "valid", "testing")  # or in capitals
 CLASS_NAMES = "classes.txt"  # one name per line, in learning order; not part of the authors' layout
 VAL_SHARE = 0.2  # of each class, where a folder has no validation images of its own
 
 
 def load_folder(folder: Path, **options: int) -> Dataset:
-    """Image files in one folder per class, in ``train/`` and ``val/`` (or ``validation/``, ``test/``), or directly.
-    Directly, a fifth of each class, drawn with a fixed seed, is for validation. Classes are the folders' names, sorted.
+    """Image files in one folder per class, in ``train/`` and ``val/`` (the first there is of each of TRAIN_FOLDERS and
+    VAL_FOLDERS), or directly: then a fifth of each class, drawn with a fixed seed, is for validation. Classes are the
+    folders' names, sorted.
     options: image_size and num_workers of ImageFiles. Raises InputError where there are no class folders, an empty one,
     or other classes in one part than in the other."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder.absolute()}: expected one folder of images per class.")
-    val_folder = next((folder / name for name in VAL_FOLDERS if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and val_folder is not None:
-        (names, train), (val_names, val) = _class_files(folder / "train", folder), _class_files(val_folder, folder)
+    parts = {path.name.casefold(): path for path in sorted(folder.iterdir()) if path.is_dir()}  # small letters win
+    found = [[parts[name] for name in names if name in parts] for names in (TRAIN_FOLDERS, VAL_FOLDERS)]
+    if all(found):
+        (names, train), (val_names, val) = (_class_files(of_part[0], folder) for of_part in found)
         if differing := sorted({*names} ^ {*val_names}):
-            what = f"train/ and {val_folder.name}/ differ in {len(differing)} class folders"
+            what = f"{found[0][0].name}/ and {found[1][0].name}/ differ in {len(differing)} class folders"
             raise InputError(f"{folder}: {what}, first {differing[:10]}.")
     else:
         names, images = _class_files(folder, folder)
@@ -50,7 +52,8 @@ def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
     empty = [name for name, listed in files.items() if not listed]
     if empty or not files:
         what = f"no image in the class folder(s) {empty[:10]}" if empty else "no class folders"
-        raise InputError(f"{folder}: {what}; expected one folder per class with images ({', '.join(EXTENSIONS)}).")
+        what += "; expected one folder per class with images"
+        raise InputError(f"{folder}: {what} ({', '.join(EXTENSIONS)}). Other layouts become that: docs/data.md.")
     start = folder.relative_to(root)
     images = [str(start / name / file) for name, listed in files.items() for file in listed]
     labels = np.repeat(np.arange(len(files)), [len(listed) for listed in files.values()])
@@ -106,8 +109,7 @@ def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     val_paths = [layout.val(b, "separated") for b in range(1, num_states + 1)]
     if missing := find_missing([*train_paths, *val_paths]):
         raise InputError(name_first("lists are missing", missing))
-    new = [read_image_list(path) for path in train_paths]
-    sizes = _new_classes(new)
+    sizes = _new_classes(new := [read_image_list(path) for path in train_paths])
     num_classes, noted = sum(sizes), folder / CLASS_NAMES
     train, val = _joined(folder, new), _joined(folder, map(read_image_list, val_paths))
     differing = f"the validation lists have other classes than the training lists' 0..{num_classes - 1}"
@@ -194,8 +196,7 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
                 raise InputError(f"{different}: keep them in folders of their own.")
         listed = read_image_list(path)
         indices = np.array([places.get(image, -1) for image in listed.paths(data.files.root).tolist()])
-        wrong = np.flatnonzero((indices < 0) | (data.train_labels[indices] != listed.labels))
-        if len(wrong):
+        if len(wrong := np.flatnonzero((indices < 0) | (data.train_labels[indices] != listed.labels))):
             lines = [f"{listed.images[line]} {listed.labels[line]}" for line in wrong]
             raise InputError(name_first(f"images of {path} are not training images of their class", lines))
         past = states.num_past(state)

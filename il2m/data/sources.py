@@ -22,6 +22,8 @@ from il2m.system.hashes import registered_source
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _NPZ = f"an .npz file with {', '.join(REQUIRED)}"
+_NUMBERED = "Others are numbered by: classes, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True); "
+_NUMBERED += "y_train, y_test = np.split(y, [len(y_train)]); class_names = classes.astype(str)"
 PUBLISHED_GLYPHS = "1b41f36aaef8c4e9"  # fingerprint of those that the published figures are of
 Loader = Callable[[Path], Mapping[str, np.ndarray] | Dataset]  # of a data folder
 
@@ -31,17 +33,18 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
     data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
     paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data."""
-    kind, _, path = dataset.partition(":")
+    (kind, _, path), options = dataset.partition(":"), {"image_size": image_size, "num_workers": num_workers}
     if kind in ("folder", "lists") and path:
         from il2m.data.lists import load_folder, load_lists  # imports torch
 
-        folder, options = Path(os.path.expanduser(path)), {"image_size": image_size, "num_workers": num_workers}
+        folder = Path(os.path.expanduser(path))
         return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
     if dataset.endswith(".npz"):
         file = Path(os.path.expanduser(dataset))
         if not file.is_file():
             raise InputError(f"no file {file.absolute()}: give the path of {_NPZ}.")
-        return dataset_from_arrays(file.stem, read_npz(file, (*REQUIRED, "class_names")), source=dataset)
+        arrays = read_npz(file, (*REQUIRED, "class_names")) or dict.fromkeys(np.load(file).files)  # to tell of
+        return dataset_from_arrays(file.stem, arrays, source=dataset)
     if dataset not in _LOADERS:
         others = f"or give the path of {_NPZ}, or folder:PATH or lists:PATH"
         raise InputError(f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} ({others})")
@@ -52,6 +55,10 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     except Exception as error:  # whatever the user's own code raises
         raise InputError(f"dataset {dataset!r} can't be loaded: {type(error).__name__}: {error}") from error
     if isinstance(loaded, Dataset):
+        if loaded.files:
+            from il2m.data.image_files import with_options  # imports torch
+
+            loaded = with_options(loaded, options, options)
         return replace(loaded, name=dataset)
     if not isinstance(loaded, Mapping):
         raise InputError(f"dataset {dataset!r}: its loader returned {type(loaded).__name__}; expected arrays by name.")
@@ -82,7 +89,8 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     x: (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8. y: (n,) whole numbers 0..C-1, each class with both training and
     validation images. Raises InputError that names the array and what is wrong with it."""
     if missing := [key for key in REQUIRED if key not in arrays]:
-        raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. Expected {', '.join(REQUIRED)}.")
+        remedy = f"Expected {', '.join(REQUIRED)}: save them again under these names"
+        raise InputError(f"{source}: no {', '.join(missing)}; found {sorted(arrays)}. {remedy}.")
     train_images, val_images = (_checked_images(arrays[key], f"{source}: {key}") for key in ("x_train", "x_test"))
     if train_images.shape[1:] != val_images.shape[1:]:
         shapes = f"of shape {train_images.shape[1:]} and x_test of {val_images.shape[1:]} (height, width, channels)"
@@ -93,9 +101,10 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     for key, labels, what in (("y_train", train_labels, "training"), ("y_test", val_labels, "validation")):
         if absent := np.setdiff1d(np.arange(num_classes), labels).tolist():
             problem = f"{key} has no image of class(es) {absent[:10]}: every class needs {what} images"
-            raise InputError(f"{source}: labels must be 0..{num_classes - 1} without gaps, but {problem}.")
-    names = (str(name) for name in np.atleast_1d(arrays.get("class_names", range(num_classes))))
-    names = tuple(name.encode(errors="backslashreplace").decode() for name in names)  # halves of characters, in words
+            raise InputError(f"{source}: labels must be 0..{num_classes - 1} without gaps, but {problem}. {_NUMBERED}")
+    names = np.ravel(arrays.get("class_names", range(num_classes)))
+    names = (name if isinstance(name, bytes) else str(name).encode(errors="backslashreplace") for name in names)
+    names = tuple(name.decode(errors="backslashreplace") for name in names)  # halves of characters, in words
     if len(names) != num_classes:
         raise InputError(f"{source}: class_names has {len(names)} names for {num_classes} classes.")
     digest = hashlib.sha256()
@@ -109,12 +118,14 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
 def _checked_images(array: np.ndarray, where: str) -> np.ndarray:
     """(n, height, width, channels). where: the array's file and name, to begin messages with."""
     if array.dtype != np.uint8:
-        hint = " (images of differing size? all must have one)" if array.dtype == object else ""
-        raise InputError(f"{where} has dtype {array.dtype}; expected uint8, values 0..255{hint}.")
+        hint = "(x * 255).round().astype('uint8') of values 0..1, x.round().astype('uint8') of 0..255"
+        hint = "images of differing size? all must have one" if array.dtype == object else hint
+        raise InputError(f"{where} has dtype {array.dtype}; expected uint8, values 0..255 ({hint}).")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
         expected = "(n, height, width) for grey images or (n, height, width, 3) for colour"
+        expected += " (channels first: x.transpose(0, 2, 3, 1))" * (array.ndim == 4 and array.shape[1] in (1, 3))
         raise InputError(f"{where} has shape {array.shape}; expected {expected}.")
     return array
 
@@ -122,12 +133,13 @@ def _checked_images(array: np.ndarray, where: str) -> np.ndarray:
 def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarray:
     """(num_images,) int64. where: as in _checked_images."""
     if array.shape != (num_images,):
-        raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image.")
+        hint = " (y.ravel() of (n, 1), y.argmax(axis=1) of one-hot rows)" * (array.ndim == 2)
+        raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image{hint}.")
     if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1.")
+        raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1. {_NUMBERED}")
     if len(wrong := array[(array < 0) | (array >= num_images)]):
         what = f"the label {wrong[0]} among those of {num_images} images"
-        raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps.")
+        raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps. {_NUMBERED}")
     return array.astype(np.int64)
 
 
@@ -145,8 +157,7 @@ def _cached_glyphs(data_dir: Path) -> Dataset:
         warnings.warn(f"{path} does not hold the glyphs that il2m wrote there: they are rendered anew.", stacklevel=3)
     arrays = render_glyphs()
     glyphs = dataset_from_arrays("glyphs", arrays)
-    freetype = PIL.features.version("freetype2")
-    rendered_by = f"Pillow {PIL.__version__}, FreeType {freetype}, numpy {np.__version__}"
+    rendered_by = f"Pillow {PIL.__version__}, FreeType {PIL.features.version('freetype2')}, numpy {np.__version__}"
     if glyphs.fingerprint != PUBLISHED_GLYPHS:
         what = f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}"
         expected = f"not the published study's {PUBLISHED_GLYPHS}"

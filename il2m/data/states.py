@@ -1,8 +1,7 @@
 """States: the order in which classes arrive, and which classes each state brings.
 
 States are numbered from 1, as in the paper. Inside the library a class's label is its place in the learning order, so
-the classes seen at state b are 0 .. num_seen(b) - 1 and the new ones are the last of them.
-"""
+the classes seen at state b are 0 .. num_seen(b) - 1 and the new ones are the last of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ import numpy as np
 from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, repeated_images, write_image_list
 from il2m.data.image_files import ImageFiles, find_missing, read_all
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
+from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
 from il2m.memory.exemplars import check_memory, kept_per_class, rank_classes
@@ -100,10 +101,12 @@ def _write_lists(
 
 
 def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> str:
-    """Decode every image of a list, of a folder (``folder:PATH``) or of a whole layout of lists (``lists:PATH``);
-    returns a report. root: where relative paths start. Raises InputError that names all images that can't be read."""
+    """A report on ``folder:PATH``, an ``.npz``, a list or a layout of lists (``lists:PATH``): every image is decoded.
+    root: where relative paths start. Raises InputError that names all images that can't be read."""
     kind, _, path = what.partition(":")
-    data = load_folder(Path(path)) if kind == "folder" else None
+    data = load_dataset(what, root) if kind == "folder" or what.endswith(".npz") else None
+    if data and not data.files:
+        return "\n".join([*data.odd_contents(data.contents), f"{what}: {data}"])
     if data:
         paths = np.concatenate([data.train_images.paths, data.val_images.paths])
     else:
@@ -118,5 +121,6 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
         raise InputError("\n".join(name_first(problem, paths) for problem, paths in problems.items() if paths))
     notes = [name_first("images occur more than once", repeated)] if repeated else []
     if data:
-        notes += [*data.files.unused, *data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)]))]
+        notes += data.files.unused
+        notes += [*data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)])), f"{what}: {data}"]
     return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])

@@ -5,8 +5,7 @@
     <scores>/<dataset>/S~<S>/K~<K>/train/batch<b>_{old,new}/scores
                                    val/batch<b>/scores
 
-Scores are read block after block, and only what the statistics and the accuracies need of them is kept.
-"""
+Scores are read block after block, and only what the statistics and the accuracies need of them is kept."""
 
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -74,13 +73,11 @@ def check_labels(
     exemplars. where: begins the message. part: one of PARTS. images: (n,) paths, if known."""
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past), "val": (0, num_seen)}[part]
-    outside = np.flatnonzero((labels < start) | (labels >= stop))
-    if len(outside):
+    if len(outside := np.flatnonzero((labels < start) | (labels >= stop))):
         image = f"image {outside[0] + 1}" + ("" if images is None else f" ({images[outside[0]]})")
         found = f"{len(outside)} labels are out of range, the first of them {labels[outside[0]]}, of {image}"
         raise InputError(f"{where}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
-    absent = np.setdiff1d(np.arange(start, stop), labels)
-    if len(absent) and part != "val":
+    if part != "val" and len(absent := np.setdiff1d(np.arange(start, stop), labels)):
         what = "past class(es) have no exemplar rows" if part == "exemplar" else "class(es) have no training rows"
         raise InputError(f"{where}: {len(absent)} {what}, among them {absent[:10].tolist()}.")
 
@@ -222,11 +219,8 @@ def ranks_before_and_after(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each image's rank of its true class (metrics.ranks) before and after rectification, (n,) each; only one block's
     scores are held at a time. blocks: scores (m, C) of the statistics' kind, and labels (m,)."""
-    before, after = [], []
-    for scores, labels in blocks:
-        before.append(ranks(scores, labels))
-        after.append(ranks(rectify(scores, statistics, undefined=undefined), labels))
-    return np.concatenate(before), np.concatenate(after)
+    pairs = ((ranks(x, y), ranks(rectify(x, statistics, undefined=undefined), y)) for x, y in blocks)
+    return tuple(map(np.concatenate, zip(*pairs, strict=True)))
 
 
 def _class_means_and_top(images: ImageList, blocks: Iterator[Block], num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
+from PIL import Image
 
 import il2m
 from il2m.data import sources
@@ -333,3 +334,16 @@ def test_class_names_that_are_no_text_are_replaced(tiny_arrays: dict[str, np.nda
 def test_a_home_that_is_not_there_is_a_folder_that_is_not_there(tmp_path: Path):
     with pytest.raises(InputError, match="no folder"):
         load_dataset("folder:~nobody-of-that-name/x", tmp_path)
+
+
+def test_files_of_a_registered_dataset_have_the_size_asked_for(datasets_of_this_test, tmp_path, tiny_arrays):
+    for label, name in enumerate(("a", "b")):
+        for i in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(tiny_arrays["x_train"][2 * label + i]).save(tmp_path / name / f"{i}.png")
+    il2m.register_dataset("files", lambda data_dir: load_dataset(f"folder:{data_dir}", data_dir))
+    for size in (224, 16):
+        data = load_dataset("files", tmp_path, image_size=size, num_workers=0)
+        assert (data.train_images.shape, data.train_images.num_workers) == ((2, size, size, 3), 0)
+        assert (data.val_images.shape, data.name) == ((2, size, size, 3), "files")
+        assert data.fingerprint == load_dataset(f"folder:{tmp_path}", tmp_path).fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -286,3 +287,65 @@ def test_a_list_with_tabs_and_a_header_is_text(here: Path):
     Path("list.tsv").write_text("index\tpath\tlabel\n0\ta.png\t0\n")
     with pytest.raises(InputError, match=r"line 1: 'index\\tpath\\tlabel' is not 'path label'"):
         check_images("list.tsv")
+
+
+def test_some_of_the_classes_of_a_folder(here: Path):
+    block = PAGE.partition("### Some of the classes")[2].partition("```python\n")[2].partition("```")[0]
+    lines = block.splitlines(keepends=True)
+    ways = [line for line in lines if line.startswith("chosen = ")]
+    assert len(ways) == 3
+    every = [f"n{c:03d}" for c in range(103)]
+    put(*(f"imagenet/{part}/{c}/{part}.png" for part in ("train", "val") for c in every))
+    Path("imagenet100.txt").write_text("n005\nn002\n")
+    expected = every[:100], sorted(np.random.default_rng(0).permutation(every)[:100].tolist()), ["n002", "n005"]
+    for way, chosen in zip(ways, expected, strict=True):
+        exec("".join(line for line in lines if line not in ways or line == way), {"np": np, "Path": Path})
+        assert_holds("imagenet100", {c: [f"imagenet/train/{c}/train.png"] for c in chosen}, len(chosen))
+        shutil.rmtree("imagenet100")
+    assert len(list(Path("imagenet").rglob("*.png"))) == 206, "the links alone are gone"
+
+
+# --- data sets of Python: docs/extend.md's functions
+
+
+def function_of_extend(name: str) -> Callable[..., Arrays]:
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "extend.md").read_text(), flags=re.DOTALL)
+    (imports,) = [block for block in blocks if "def arrays(" in block]
+    (block,) = [block for block in blocks if f"def {name}(" in block]
+    names: Arrays = {}
+    exec(imports + block.partition("\n\ndef first_20")[0].partition("\n\nil2m.register")[0], names)
+    return names[name]
+
+
+def test_pairs_of_images_and_labels_are_arrays():
+    rows = {"img": [Image.new("L", (9, 5), 40 * i) for i in range(4)], "label": [0, 1, 1, 0]}
+    made = function_of_extend("arrays")("test", zip(rows["img"], rows["label"], strict=True), (6, 4))
+    assert made["x_test"].shape == (4, 4, 6, 3)
+    assert made["x_test"][:, 0, 0, 0].tolist() == [0, 40, 80, 120]
+    assert made["y_test"].tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("chosen", [range(2), [4, 1, 3], np.array([5])])
+def test_some_of_the_classes_of_arrays(chosen: list[int], arrays: Arrays):
+    whole = dataset_from_arrays("whole", arrays | {"class_names": WORDS})
+    part = dataset_from_arrays("part", function_of_extend("part_of")(whole, chosen))
+    assert part.class_names == tuple(WORDS[label] for label in chosen)
+    for place, label in enumerate(chosen):
+        np.testing.assert_array_equal(
+            part.train_images[part.train_labels == place], whole.train_images[whole.train_labels == label]
+        )
+        np.testing.assert_array_equal(
+            part.val_images[part.val_labels == place], whole.val_images[whole.val_labels == label]
+        )
+    assert len(part.train_labels) == 12 * len(chosen)
+
+
+def test_a_table_of_paths(here: Path):
+    put("a.png", "b.png", "c.png")
+    Path("table.csv").write_text("path,label,part\na.png,wolf,train\nb.png,ant,train\nc.png,wolf,test\n")
+    made = function_of_extend("from_table")(here)
+    assert list(made["class_names"]) == ["ant", "wolf"]
+    assert (made["y_train"].tolist(), made["y_test"].tolist()) == ([1, 0], [1])
+    for part, place, file in (("train", 0, "a"), ("train", 1, "b"), ("test", 0, "c")):
+        resized = Image.open(f"{file}.png").resize((32, 32))
+        np.testing.assert_array_equal(made[f"x_{part}"][place], np.asarray(resized))

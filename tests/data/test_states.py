@@ -82,3 +82,13 @@ def test_class_order_that_is_no_permutation(order, found):
         make_class_order(4, 0, order)
     assert "class_order must name each of the classes 0..3 once" in str(error.value)
     assert found in str(error.value)
+
+
+def test_the_order_of_icarl_is_one_to_be_given_and_no_seed_of_ours():
+    order = np.random.RandomState(1993).permutation(100).tolist()  # as docs/data.md has it
+    assert order[:5] == [68, 56, 78, 8, 23]
+    shuffled = np.arange(100)
+    np.random.RandomState(1993).shuffle(shuffled)
+    assert order == shuffled.tolist()
+    assert make_class_order(100, 0, order).tolist() == order
+    assert make_class_order(100, 1993).tolist()[:5] == [40, 99, 72, 35, 79]

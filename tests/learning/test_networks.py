@@ -1,11 +1,16 @@
 """Backbones, and heads that are new or extended."""
 
 import copy
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tiny import PROJECT
 from torch import nn
+from torchvision import models
 
 import il2m
 from il2m.errors import InputError
@@ -13,6 +18,7 @@ from il2m.learning import networks
 from il2m.learning.networks import build_network, with_head
 from il2m.parameters import NETWORKS, PARAMETERS
 from il2m.study.planning import plan_base
+from il2m.system.plugins import load_plugin
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -182,3 +188,61 @@ def test_names_that_are_taken_and_code_without_a_source_are_refused(networks_of_
         il2m.register_network("resnet18", tiny_network)
     with pytest.raises(InputError, match=r"no function and no class.*wrap it in a function"):
         il2m.register_network("partial", partial(tiny_network))
+
+
+# backbones of torchvision: the functions of docs/extend.md
+
+
+def load_my_backbones(folder: Path, suffix: str = "safetensors") -> None:
+    """Load the page's plugin in that folder, where the weights of its pretrained network are expected."""
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "extend.md").read_text(), flags=re.DOTALL)
+    (plugin,) = [block for block in blocks if "def of_torchvision(" in block]
+    path = folder / "my_backbones.py"
+    path.write_text(plugin.replace("5c1a.safetensors", f"5c1a.{suffix}"))
+    load_plugin(str(path))
+
+
+def mobilenet(seed: int) -> nn.Module:
+    """Torchvision's own, with weights and with statistics of batch normalisation that no fresh network has."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = models.get_model("mobilenet_v3_small")
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+    return model.eval()
+
+
+def test_resnet50_of_torchvision_is_a_network_for_grey_images_too(networks_of_this_test, tmp_path):
+    load_my_backbones(tmp_path)
+    model = build_network("resnet50", 1, 5, seed=0, image_size=(32, 32)).eval()
+    assert sum(p.numel() for p in model.backbone.parameters()) == 25_557_032 - 2049 * 1000  # without its last layer
+    with torch.no_grad():
+        features = model.backbone(torch.rand(2, 1, 32, 32))
+    assert features.shape == (2, 2048)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_come_from_a_file_and_stay_if_they_are_frozen(
+    networks_of_this_test, suffix, tiny_base_parameters, tiny_fine_tuning_parameters, tmp_path
+):
+    load_my_backbones(tmp_path, suffix)
+    parameters = {"out_dir": str(tmp_path / "runs"), **tiny_base_parameters, "network": "frozen", "base_epochs": 1}
+    with pytest.raises(InputError, match=r"network 'frozen' fails.*FileNotFoundError.*mobilenet-5c1a"):
+        il2m.train_base(**parameters)
+    assert not (tmp_path / "runs").exists()
+    whole, file = mobilenet(3), tmp_path / f"mobilenet-5c1a.{suffix}"
+    save_file(whole.state_dict(), file) if suffix == "safetensors" else torch.save(whole.state_dict(), file)
+
+    il2m.train_base(**parameters)
+    options = {"out_dir": str(tmp_path / "runs"), **tiny_fine_tuning_parameters, "epochs": 1}
+    run = il2m.fine_tune(**options, freeze=True)
+    prefix, expected = "backbone.0.", whole.state_dict()
+    del expected["classifier.3.weight"], expected["classifier.3.bias"]  # the last layer
+    for state in (1, 2, 3):
+        for name, value in expected.items():
+            stored = torch.as_tensor(run.state(state).tensor(prefix + name))
+            assert torch.equal(stored, value), f"state {state}: {name}"
+    thawed = il2m.fine_tune(**options).state(2)
+    name = "features.0.0.weight"
+    assert not torch.equal(torch.as_tensor(thawed.tensor(prefix + name)), expected[name])

@@ -24,7 +24,7 @@ from il2m.data.states import States
 from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
 from il2m.parameters import check_parameters
-from il2m.rules import check_choice, integer
+from il2m.rules import check_choice, number
 from il2m.study.state_folder import StateFolder, state_path, write_state
 from il2m.system.hashes import read_sealed, short_hash, write_sealed
 
@@ -154,7 +154,7 @@ class Run:
 
     def state(self, state: int) -> StateFolder:
         """One finished state, checked. Raises InputError if it isn't there."""
-        check_choice("state", state, integer(1, self.states.num_states))
+        check_choice("state", state, number(1, self.states.num_states, whole=True))
         if state == 1 and self.base is not self:
             return self.base.state(1)
         if not self.has_state(state):

@@ -40,6 +40,8 @@ def test_numbers_in_the_text_are_numbers_of_the_tables():
     for folder in FOLDERS:
         why, means = pd.read_csv(folder / "why.csv"), pd.read_csv(folder / "methods.csv")["mean"]
         numbers = [*why.select_dtypes("number").to_numpy().ravel(), *means]
+        for devices in folder.glob("devices.csv"):
+            numbers += [*pd.read_csv(devices).select_dtypes("number").to_numpy().ravel()]
         values |= {f"{abs(value):.{digits}f}".lstrip("0") for value in numbers for digits in (1, 2, 3)}
     said = re.findall(r"(?<![\w.])[+-]?\d*\.\d+", text)
     assert len(said) > 30

@@ -3,6 +3,7 @@ What that tells meanwhile."""
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -35,13 +36,14 @@ def connected(workers: Workers) -> Iterator[Client]:
         if name.split(".")[0] == "distributed":  # it logs a lost connection with its traceback: what it means is told
             logging.getLogger(name).setLevel(logging.CRITICAL)
     if workers.scheduler:
-        options = {"address": workers.scheduler, "timeout": _PATIENCE}
+        is_file = os.path.isfile(workers.scheduler)  # what `dask scheduler --scheduler-file` writes
+        options = {"scheduler_file" if is_file else "address": workers.scheduler, "timeout": _PATIENCE}
     else:  # threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
         options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
         options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
     try:
         client = Client(**options)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:  # the last for want of certificates
+    except (OSError, ValueError, RuntimeError, TypeError, AssertionError) as error:  # certificates, an odd file
         if not workers.scheduler:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -54,8 +56,7 @@ def connected(workers: Workers) -> Iterator[Client]:
 def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: Estimates) -> dict[str, str]:
     """Run the jobs, each when those it reads have ended; prints progress. Returns failed job -> reason.
     Whatever ends this early (Ctrl-C, SIGTERM, an error) ends the jobs that are under way as well.
-    Raises InputError if the scheduler can't be reached, is gone in the middle, or has a worker that can't do the jobs.
-    """
+    Raises InputError if the scheduler can't be reached, is gone in the middle, or a worker of it can't do the jobs."""
     codes = records.codes_of(jobs, notebooks)
     folder = jobs[0].out_dir / "jobs"
     with contextlib.ExitStack() as stack:

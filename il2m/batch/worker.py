@@ -29,7 +29,7 @@ class Workers:
 
     count: int | None = None  # on this machine; None: one per GPU, or as many as the cores have room for
     threads: int = 1  # of the CPU, for each job
-    scheduler: str = ""  # the address of a dask scheduler, whose workers' threads then take a job each
+    scheduler: str = ""  # a dask scheduler's address, or its file; its workers' threads then take a job each
 
     def __post_init__(self) -> None:
         if self.scheduler and self.count:

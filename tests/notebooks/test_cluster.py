@@ -269,6 +269,19 @@ def test_what_can_not_be_reached_is_told(grid: Path, tmp_path: Path, capsys: pyt
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     assert main(["run", str(grid), "--out", str(tmp_path / "x"), "--scheduler", address]) == 2
     assert f"no dask scheduler answers at {address}" in capsys.readouterr().err
+    file = tmp_path / "scheduler.json"
+    for content in (None, json.dumps({"address": address}), "", "{}", "[1]", "no JSON"):
+        if content is not None:
+            file.write_text(content)
+        assert main(["run", str(grid), "--out", str(tmp_path / "x"), "--scheduler", str(file)]) == 2
+        told = capsys.readouterr().err
+        assert f"no dask scheduler answers at {file}: " in told
+        assert "Traceback" not in told
+
+
+def test_a_scheduler_is_found_by_its_file(tmp_path: Path):
+    with dask_cluster(tmp_path, 0) as address, connected(Workers(scheduler=f"{tmp_path}/scheduler.json")) as client:
+        assert client.scheduler.address == address
 
 
 def test_workers_here_and_a_scheduler_do_not_go_together(grid: Path, capsys: pytest.CaptureFixture):

@@ -1,11 +1,13 @@
 """The house: what may import what, what importing costs, how large a room may be."""
 
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import PROJECT
 
 import il2m
@@ -60,6 +62,18 @@ def test_a_plan_and_a_look_at_a_study_load_nothing_that_is_slow(tmp_path: Path):
     assert not slow & (loaded := loaded_by(f"from il2m.cli import main; main(['status', {str(tmp_path)!r}])"))
     assert "il2m.batch.status" in loaded
     assert not slow & loaded_by("import il2m.report.build")
+
+
+def test_a_plan_of_image_files_does_without_torch(tmp_path: Path):
+    for split, label in itertools.product(("train", "val"), range(10)):
+        (folder := tmp_path / "images" / split / f"class {label}").mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (label, number, 0)).save(folder / f"{number}.png")
+    command = ["run", "quickstart", "--dry-run", "--out", str(tmp_path / "study"), "-p", "image_size=8"]
+    command += ["-p", f"dataset=folder:{tmp_path / 'images'}"]
+    loaded = loaded_by(f"from il2m.cli import main; main({command})")
+    assert "il2m.data.image_files" in loaded
+    assert not {"torch", "torchvision"} & loaded
 
 
 def test_the_face_gives_what_it_says():

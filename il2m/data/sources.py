@@ -35,7 +35,7 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
     paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data."""
     (kind, _, path), options = dataset.partition(":"), {"image_size": image_size, "num_workers": num_workers}
     if kind in ("folder", "lists") and path:
-        from il2m.data.lists import load_folder, load_lists  # imports torch
+        from il2m.data.lists import load_folder, load_lists  # imports Pillow, which arrays do without
 
         folder = Path(os.path.expanduser(path))
         return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
@@ -56,7 +56,7 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
         raise InputError(f"dataset {dataset!r} can't be loaded: {type(error).__name__}: {error}") from error
     if isinstance(loaded, Dataset):
         if loaded.files:
-            from il2m.data.image_files import with_options  # imports torch
+            from il2m.data.image_files import with_options  # imports Pillow
 
             loaded = with_options(loaded, options, options)
         return replace(loaded, name=dataset)

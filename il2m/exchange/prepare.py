@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, repeated_images, write_image_list
-from il2m.data.image_files import ImageFiles, find_missing, read_all
+from il2m.data.image_files import ImageFiles, find_missing
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
@@ -115,6 +115,8 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     paths, places = np.unique(paths, return_inverse=True)
     missing = find_missing(paths)
     present = np.setdiff1d(paths, np.array(missing, dtype=TEXT))
+    from il2m.data.file_batches import read_all  # imports torch
+
     unreadable, digests = read_all(ImageFiles(present, num_workers=num_workers))
     problems = {"images are missing on disk": missing, "images can't be read": unreadable}
     if missing or unreadable:

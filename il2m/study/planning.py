@@ -56,7 +56,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         warnings.warn(sentence, stacklevel=2)
     followed = {"on": True, "off": False, "auto": not (images.files and images.files.lists)}[settings.exif_rotation]
     if images.files and followed and (images.train_images.any_turned or images.val_images.any_turned):
-        from il2m.data.image_files import with_options  # imports torch, which images in memory do without here
+        from il2m.data.image_files import with_options  # imports Pillow, which arrays do without
 
         resolved["exif_rotation"] = True  # only where EXIF data turn an image: all other runs keep their hash
         images = with_options(images, *[{"exif_rotation": True}] * 2)

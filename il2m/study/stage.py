@@ -12,7 +12,7 @@ import torch
 
 from il2m.data.batches import ImageBatches, Normalisation
 from il2m.data.dataset import Dataset
-from il2m.data.image_files import image_batches
+from il2m.data.file_batches import image_batches
 from il2m.errors import InputError
 from il2m.learning.networks import Classifier, build_network
 from il2m.learning.scores import score_images

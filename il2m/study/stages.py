@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from il2m.data.batches import Normalisation
-from il2m.data.image_files import checked, images_mean_std
+from il2m.data.file_batches import checked, images_mean_std
 from il2m.data.states import places_by_class
 from il2m.learning.networks import Classifier, with_head
 from il2m.learning.scores import mean_by_class, score_images, score_training_images

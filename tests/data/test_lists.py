@@ -12,7 +12,8 @@ from PIL import Image
 
 from il2m.authors.formats import ListLayout, read_image_list, write_image_list
 from il2m.cli import main
-from il2m.data.image_files import ImageFiles, images_mean_std
+from il2m.data.file_batches import images_mean_std
+from il2m.data.image_files import ImageFiles
 from il2m.data.lists import given_exemplars, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States

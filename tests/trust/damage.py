@@ -354,7 +354,7 @@ def verify(folder: Path, path: Path) -> dict[str, str]:
 
 def others(folder: Path, path: Path) -> dict[str, str]:
     """What is read where work goes on: the note on image files, a checkpoint, progress, the cache of glyphs."""
-    from il2m.data.image_files import checked
+    from il2m.data.file_batches import checked
     from il2m.data.sources import load_dataset
     from il2m.study.progress import read_progress
 

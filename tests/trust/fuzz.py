@@ -44,7 +44,8 @@ from il2m.batch import records
 from il2m.batch.grids import Grid, all_settings, read_grid, read_overrides, swept_names
 from il2m.batch.jobs import Job
 from il2m.cli import PARSER
-from il2m.data.image_files import ImageFiles, read_all
+from il2m.data.file_batches import read_all
+from il2m.data.image_files import ImageFiles
 from il2m.data.lists import load_lists
 from il2m.data.sources import load_dataset
 from il2m.errors import InputError

@@ -78,7 +78,7 @@ def il2m_epochs(root: Path):
     from dataclasses import replace
 
     from il2m.data.batches import Normalisation
-    from il2m.data.image_files import FileBatches, checked
+    from il2m.data.file_batches import FileBatches, checked
     from il2m.data.lists import load_folder
 
     data = checked(load_folder(root / "images", image_size=SIZE, num_workers=WORKERS), root, allow_leakage=True)

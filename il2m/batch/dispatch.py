@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dask.distributed import Client, Future, as_completed, wait
@@ -29,9 +29,8 @@ _TLS = "Name the certificates (PEM files) in dask's configuration, for example b
 _TLS += ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
 
 
-@contextlib.contextmanager
-def connected(workers: Workers) -> Iterator[Client]:
-    """A client of the workers. Raises InputError if the scheduler can't be reached, or refuses."""
+def connected(workers: Workers) -> Client:
+    """A client of the workers, to be closed. Raises InputError if the scheduler can't be reached, or refuses."""
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] == "distributed":  # it logs a lost connection with its traceback: what it means is told
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -42,15 +41,13 @@ def connected(workers: Workers) -> Iterator[Client]:
         options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
         options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
     try:
-        client = Client(**options)
+        return Client(**options)
     except (OSError, ValueError, RuntimeError, TypeError, AssertionError) as error:  # certificates, an odd file
         if not workers.scheduler:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = _TLS if workers.scheduler.startswith("tls:") else "Start one with `dask scheduler`."
         raise InputError(f"no dask scheduler answers at {workers.scheduler}: {reason}. {advice}") from None
-    with client:
-        yield client
 
 
 def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimates: Estimates) -> dict[str, str]:

@@ -30,8 +30,15 @@ from il2m import plots
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
 from il2m.explorer import explore, page
-from il2m.explorer.controls import STORY, controls_of, find_class
-from il2m.explorer.explore import BiasExplorer, bias_explorer, open_outcomes, show_static
+from il2m.explorer.explore import (
+    STORY,
+    BiasExplorer,
+    bias_explorer,
+    controls_of,
+    find_class,
+    open_outcomes,
+    show_static,
+)
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, what_if_factors
 from il2m.explorer.views import EXPONENTS, VIEWS, true_class_scores, what_if_curves
 from il2m.methods.frozen import Frozen

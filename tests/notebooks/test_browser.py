@@ -30,7 +30,7 @@ import pytest
 from browsing import MARKS, PATIENCE, Axe, sync_api
 from tiny import PROJECT, TinyStudy
 
-from il2m.explorer.controls import STORY
+from il2m.explorer.explore import STORY
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, accuracies
 from il2m.explorer.views import VIEWS
 from il2m.notebook.catalogue import find_notebooks

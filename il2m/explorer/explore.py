@@ -62,8 +62,8 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
 
 def _open(given: Run | str | Path) -> list[Run]:
     """The run given, or in a folder; or a study's default pair."""
-    is_run = isinstance(given, Run) or (Path(given) / "config.json").exists()
-    run = open_run(given.folder if isinstance(given, Run) else given)
+    run = open_run(given)
+    is_run = (Path(given) / "config.json").exists()
     return [run] if is_run else [member for member in (run, twin_run(run)) if member]
 
 

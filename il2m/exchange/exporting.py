@@ -8,6 +8,7 @@ import numpy as np
 from il2m.authors.formats import TEXT, write_image_list, write_scores
 from il2m.errors import InputError
 from il2m.exchange.score_files import AuthorsFiles
+from il2m.study.planning import load_images
 from il2m.study.runs import ANALYSED, Run
 from il2m.study.state_folder import StateFolder
 from il2m.system.files import safe_name
@@ -15,11 +16,15 @@ from il2m.system.files import safe_name
 _ROWS = 4096  # of scores, held at a time while exporting
 
 
-def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
+def export_scores(
+    run: Run, out: str | Path, *, name: str = "", data_dir: str | Path | None = None, features: bool = False
+) -> AuthorsFiles:
     """Write a run's lists and scores in the authors' layout into three folders under ``out``; returns where they lie,
     which as text is the arguments for the authors' ``il2m.py``. Images are named by their place, ``train/000012.png``.
-    name: of the data set there, if not the run's own.
-    Raises InputError if training images' scores can't be had, for a base, and for a name that can't be a folder's."""
+    name: of the data set there, if not the run's own. data_dir: name image files by their paths instead; where those
+    of lists start. features: also write each image's features, in a file ``features`` beside its ``scores``.
+    Raises InputError if training images' scores can't be had, for a base, for a name that can't be a folder's, and
+    with data_dir if the run's image files are not there."""
     if run.kind not in ANALYSED:
         what = "base" if run.kind == "base" else f"{run.kind} training"
         raise InputError(f"{run.folder} is a {what}, not a fine-tuning run: only runs of all states can be exported.")
@@ -27,6 +32,9 @@ def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
     out, states = Path(out), run.states
     roots = (out / folder for folder in ("images_list_files", "scores", "scores_first_batch"))
     files = AuthorsFiles(*roots, dataset, states, run.memory_size)
+    data = load_images(run, data_dir) if data_dir is not None else None
+    if data and not data.files:
+        raise InputError(f"{run.folder} is of an array of images, which have no paths.")
     for state in range(1, states.num_states + 1):
         stored = run.state(state)
         for part, (list_path, scores_path) in files.pairs(state).items():
@@ -34,14 +42,21 @@ def export_scores(run: Run, out: str | Path, *, name: str = "") -> AuthorsFiles:
             knows_places = f"{part}_indices.npy" in stored.info["files"]
             places = stored.array(f"{part}_indices") if knows_places else range(len(labels))
             images = np.array([f"{folder}/{place:06d}.png" for place in places], dtype=TEXT)
+            if data:
+                images = (data.val_images if part == "val" else data.train_images).paths[places]
             write_image_list(list_path, images, labels)
             if part == "val":
                 is_new = np.isin(labels, states.new_classes(state))
                 write_image_list(files.list_layout.val(state, "separated"), images[is_new], labels[is_new])
             scores = None if part == "new" else stored.array(f"{part}_scores")
-            blocks = _new_scores(stored) if scores is None else np.split(scores, range(_ROWS, len(scores), _ROWS))
-            write_scores(scores_path, blocks)
+            write_scores(scores_path, _new_scores(stored) if scores is None else _blocks(scores))
+            if features:
+                write_scores(scores_path.with_name("features"), _blocks(stored.array(f"{part}_features")))
     return files
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.split(rows, range(_ROWS, len(rows), _ROWS))
 
 
 def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:

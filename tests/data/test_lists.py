@@ -232,7 +232,18 @@ def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: 
     assert plan_fine_tuning(memory_size=8, out_dir=study, data_dir=str(tree)).exemplars.keys() == {2, 3}
     chosen = plan_fine_tuning(exemplars_per_class=2, out_dir=study, data_dir=str(tree))
     assert chosen.exemplars == {}
-    assert rectify_files(export_scores(run, tmp_path / "exported")).top1["IL2M"] == series(results_table(run), "IL2M")
+    exported = export_scores(run, tmp_path / "exported", data_dir=tree, features=True)
+    assert rectify_files(exported).top1["IL2M"] == series(results_table(run), "IL2M")
+    for part, (listed, scores) in exported.pairs(2).items():
+        indices = run.state(2).array(f"{part}_indices")
+        images = load_dataset(f"lists:{lists}", tree)
+        expected = (images.val_images if part == "val" else images.train_images).paths[indices].tolist()
+        assert [str(image) for image in read_image_list(listed).images] == expected
+        features = np.loadtxt(scores.with_name("features"), ndmin=2)
+        np.testing.assert_allclose(features, run.state(2).array(f"{part}_features"), rtol=1e-6)
+    with pytest.raises(InputError, match=r"holds other images|missing on disk"):
+        export_scores(run, tmp_path / "other", data_dir=tmp_path)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_name_in_another_encoding_is_refused(tmp_path: Path):

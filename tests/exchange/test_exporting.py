@@ -50,6 +50,12 @@ def test_a_data_set_named_like_a_path_stays_in_its_folder(tiny_study: TinyStudy,
     assert export_scores(Run(run), tmp_path / "out", name="tiny").dataset == "tiny"
 
 
+def test_an_array_of_images_has_no_paths(tiny_study: TinyStudy, tmp_path: Path):
+    with pytest.raises(InputError, match="is of an array of images, which have no paths"):
+        export_scores(tiny_study.off, tmp_path / "out", data_dir=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_base_is_not_exported(tiny_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["export-scores", str(tiny_study.base.folder), str(tmp_path / "out")]) == 2
     assert f"{tiny_study.base.folder} is a base, not a fine-tuning run" in capsys.readouterr().err

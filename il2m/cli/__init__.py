@@ -38,10 +38,10 @@ def _whole(low: int, *, several: bool = False) -> Callable[[str], int | tuple[in
     return convert
 
 
-def _printing(place: str) -> Callable[..., None]:
+def _printing(place: str, says: str = "{}") -> Callable[..., None]:
     """A command that prints what the function at ``room:name`` returns; the room is imported when it is used."""
     room, _, name = place.partition(":")
-    return lambda **given: print(printable(getattr(import_module(room), name)(**given)))
+    return lambda **given: print(printable(says.format(getattr(import_module(room), name)(**given))))
 
 
 _TYPES = {"path": Path, "count": _whole(1), "number": _whole(0), "numbers": _whole(0, several=True)}
@@ -56,7 +56,7 @@ def _declare(name: str, about: dict[str, Any]) -> None:
         if isinstance(parameter := options.get("choices"), str):
             options["choices"] = PARAMETERS[parameter].rule.words
         parser.add_argument(*names.split(), **options)
-    own = _printing(about["prints"]) if "prints" in about else getattr(commands, name.replace("-", "_"))
+    own = _printing(*about["prints"]) if "prints" in about else getattr(commands, name.replace("-", "_"))
     parser.set_defaults(function=own)
 
 

@@ -123,14 +123,6 @@ def rectify(score_kind: str, undefined: str, percent: Path | None, out: Path | N
         print(f"run: {import_authors_files(found, out).folder}")
 
 
-def export_scores(run: Path, **where: Any) -> None:
-    from il2m.exchange.exporting import export_scores
-    from il2m.study.runs import Run
-
-    files = export_scores(Run(run), **where)
-    print(f"arguments for il2m rectify, and for the authors' il2m.py:\n{files}")
-
-
 def import_scores(out: Path, dry_run: bool, distillation: str | None, **given: Any) -> None:
     from il2m.exchange.importing import import_notes, import_scores
 

@@ -17,14 +17,15 @@ _ROWS = 4096  # of scores, held at a time while exporting
 
 
 def export_scores(
-    run: Run, out: str | Path, *, name: str = "", data_dir: str | Path | None = None, features: bool = False
+    run: Run | Path, out: str | Path, *, name: str = "", data_dir: str | Path | None = None, features: bool = False
 ) -> AuthorsFiles:
     """Write a run's lists and scores in the authors' layout into three folders under ``out``; returns where they lie,
     which as text is the arguments for the authors' ``il2m.py``. Images are named by their place, ``train/000012.png``.
-    name: of the data set there, if not the run's own. data_dir: name image files by their paths instead; where those
-    of lists start. features: also write each image's features, in a file ``features`` beside its ``scores``.
-    Raises InputError if training images' scores can't be had, for a base, for a name that can't be a folder's, and
-    with data_dir if the run's image files are not there."""
+    run: opened, or its folder. name: of the data set there, if not the run's own. data_dir: name image files by their
+    paths instead; where those of lists start. features: also write each image's features, in a file ``features``
+    beside its ``scores``. Raises InputError if training images' scores can't be had, for a base, for a name that can't
+    be a folder's, and with data_dir if the run's image files are not there."""
+    run = Run(run)
     if run.kind not in ANALYSED:
         what = "base" if run.kind == "base" else f"{run.kind} training"
         raise InputError(f"{run.folder} is a {what}, not a fine-tuning run: only runs of all states can be exported.")

@@ -18,7 +18,7 @@ _ROOMS = {
     "il2m.methods.frozen": ("Frozen",),
     "il2m.methods.rectify": ("rectify",),
     "il2m.methods.registry": ("METHODS", "method", "method_scores"),
-    "il2m.results.table": ("results_table",),
+    "il2m.results.table": ("evaluate", "results_table"),
     "il2m.results.comparison": ("compare_methods",),
     "il2m.explorer.explore": ("bias_explorer",),
     "il2m.exchange.importing": ("import_scores",),

@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -20,7 +19,7 @@ from il2m.authors.formats import ImageList, ListLayout, read_image_list, read_sc
 from il2m.data.dataset import read_npz
 from il2m.data.states import States
 from il2m.errors import InputError, name_first
-from il2m.memory.statistics import ClassStatistics, class_means, own_and_top, statistics_of_states
+from il2m.memory.statistics import ClassStatistics, as_array, class_means, own_and_top, statistics_of_states
 from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
 from il2m.results.metrics import ranks, top_k
@@ -30,14 +29,6 @@ _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a te
 PARTS = ("val", "new", "exemplar")  # of a state: validation images, new training images, exemplars
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
 _ARRAYS = (".npy", ".pt", ".pth", ".ckpt")  # files of one array, or of tensors
-
-
-def as_array(values: Any) -> np.ndarray:
-    """Whatever np.asarray takes, or a tensor of any device and dtype (numpy has no bfloat16)."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
-    return np.asarray(values)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -6,13 +6,29 @@ In the paper's notation, for class C_i that was new in state P, and current stat
 ``mu(M_b)``, the mean of the highest score over the training images of state b's new classes (*confidence* of state b).
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from il2m.errors import InputError
+
 QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
+
+
+def as_array(values: Any, what: str = "") -> np.ndarray:
+    """Whatever np.asarray takes, or a tensor of any device and dtype (numpy has no bfloat16). Raises InputError, which
+    begins with ``what``, if that is given and these are not numbers, or rows of differing length."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
+    with contextlib.suppress(*[ValueError] * bool(what)):  # numpy's, of rows that differ
+        array = np.asarray(values)
+        if not what or array.dtype.kind in "fiu":
+            return array
+    raise InputError(f"{what}: {repr(values)[:80]}: expected an array of numbers, or a tensor or lists of one.")
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,20 @@ class ClassStatistics:
     current_means: np.ndarray
     confidences: np.ndarray
     state_of_class: np.ndarray
+
+    @classmethod
+    def of_arrays(cls, initial_means: Any, current_means: Any, confidences: Any, state_sizes: Any) -> Self:
+        """Of arrays, tensors or lists. state_sizes: (N,) classes that each state brought; the others as above, but
+        current_means may be of past classes alone. Raises InputError where they don't fit each other."""
+        given = (as_array(each, "memory") for each in (initial_means, current_means, confidences, state_sizes))
+        initial, current, confidences, sizes = arrays = [*map(np.atleast_1d, given)]
+        whole = sizes.dtype.kind in "iu" and sizes.ndim == 1 and (sizes > 0).all()
+        fit = [[(sizes.sum(),), (known,), sizes.shape, sizes.shape] for known in (sizes.sum(), sizes[:-1].sum())]
+        if not whole or [array.shape for array in arrays] not in fit:
+            what = "initial_means (C,), current_means (C,) or (past,), confidences (N,), state_sizes (N,), C in all"
+            raise InputError(f"memory {[array.shape for array in arrays]}, {sizes.tolist()}: expected {what}.")
+        current = np.concatenate([current, initial[len(current) :]])
+        return cls(initial, current, confidences, np.repeat(np.arange(1, len(sizes) + 1), sizes))
 
     @property
     def state(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from il2m.errors import InputError
-from il2m.memory.statistics import ClassStatistics
+from il2m.memory.statistics import ClassStatistics, as_array
 from il2m.parameters import check_parameters
 from il2m.rules import Rule, check_choice
 
@@ -102,18 +102,24 @@ def undefined_in_words(
     return words if bad else ""
 
 
-def rectify(scores: np.ndarray, statistics: ClassStatistics, *, gate: bool = True, **factors: Any) -> np.ndarray:
+def rectify(scores: Any, *memory: Any, gate: bool = True, **factors: Any) -> np.ndarray:
     """IL2M's rectified scores (Eq. 1), (n, C), a new array of the scores' kind (float64 for whole numbers).
-    scores: (n, C), raw scores or probabilities, of the same kind as ``statistics``; an array, or lists of numbers.
+    scores: (n, C), raw scores or probabilities: an array, a tensor of any device, or lists.
+    memory: a ClassStatistics of the same kind of scores, or what ClassStatistics.of_arrays makes one of.
     gate: rectify only images whose top-1 class is new, as the paper does; off, rectify all.
-    factors: ``use_means, use_confidence, undefined, pooling, clip`` of rectification_factors."""
+    factors: ``use_means, use_confidence, undefined, pooling, clip`` of rectification_factors.
+
+    >>> initial_means, current_means_of_past, confidences, state_sizes = [4, 4, 5, 5], [2, 2], [6, 6], [2, 2]
+    >>> il2m.rectify([[3.0, 1.0, 4.0, 0.0]], initial_means, current_means_of_past, confidences, state_sizes)
+    array([[6., 2., 4., 0.]])
+    """
     check_parameters(factors, rectification_factors.__kwdefaults__)
     check_choice("gate", gate, _SWITCH)
+    scores = as_array(scores, "scores")
+    statistics = memory[0] if len(memory) == 1 else ClassStatistics.of_arrays(*memory)
     factors = rectification_factors(statistics, **factors).values
-    scores = np.asanyarray(scores)
-    if scores.ndim != 2 or scores.shape[1] != len(factors) or scores.dtype.kind not in "fiu":
-        what = f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes"
-        raise InputError(f"{what}: expected numbers, (n, {len(factors)}); these are {scores.dtype}.")
+    if scores.ndim != 2 or scores.shape[1] != len(factors):
+        raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")
     num_past = int(statistics.is_past.sum())
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)  # else the factors would be cut to whole numbers

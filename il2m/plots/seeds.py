@@ -74,7 +74,7 @@ def plot_over_seeds(
     settings = sorted({setting for by_setting in values.values() for setting in by_setting})
     for i, (method, by_setting) in enumerate(values.items()):
         places = np.array([settings.index(setting) for setting in by_setting]) + 0.07 * (i - (len(values) - 1) / 2)
-        means = [np.mean(seeds) for seeds in by_setting.values()]
+        means = [np.mean(np.asarray(seeds)) for seeds in by_setting.values()]
         (line,) = ax.plot(places, means, "-", color=colours.get(method), linewidth=2, label=method)
         band = np.array([intervals[method][setting] for setting in by_setting]).T
         ax.fill_between(places, *band, color=line.get_color(), alpha=0.15, linewidth=0)

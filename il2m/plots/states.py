@@ -150,11 +150,11 @@ def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Ax
     ax = set_up(ax, plain="xy")
     if not rows:
         return nothing_to_draw(ax, "images")
-    height, width, channels = next(iter(rows.values())).shape[1:]
+    height, width, channels = np.shape(next(iter(rows.values())))[1:]
     tall, wide, most = height + 2, width + 2, max(map(len, rows.values()))  # each with its gap
     sheet = np.full((len(rows), tall, most, wide, channels), 255, dtype=np.uint8)
     for row, images in zip(sheet, rows.values(), strict=True):
-        row[:height, : len(images), :width] = images.swapaxes(0, 1)
+        row[:height, : len(images), :width] = np.swapaxes(images, 0, 1)
     sheet = sheet.reshape(len(rows) * tall, most * wide, channels)
     ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set(yticks=np.arange(len(rows)) * tall + height / 2, yticklabels=list(rows), xticks=[])

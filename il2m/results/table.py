@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from il2m.errors import InputError
-from il2m.memory.statistics import own_and_top
+from il2m.memory.statistics import as_array, own_and_top
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import FORMS, PARTS, count_undefined, undefined_in_words
 from il2m.methods.registry import METHODS, method_scores, missing_for
@@ -79,6 +79,26 @@ def provenance_of(run: Run, undefined: str) -> dict[str, Any]:
     code = library_hash("memory", "methods", "results")
     about = short_hash(run_description(run))
     return {"run": run.config["hash"], "about": about, "states": states, "undefined": undefined, "code": code}
+
+
+def evaluate(scores: Any, labels: Any, state_sizes: Sequence[int]) -> dict[str, float]:
+    """Shares of images at one state, by the names of results_table. scores: (n, C), over the classes seen so far: C
+    tells the state. labels: (n,) in learning order. Both: arrays, tensors of any device, or lists. Raises InputError
+    for what doesn't fit.
+
+    >>> scores, labels, sizes = [[3.0, 1.0, 4.0, 0.0], [0.0, 1.0, 3.0, 1.0]], [0, 2], [2, 2]
+    >>> rectified = il2m.rectify(scores, [4, 4, 5, 5], [2, 2], [6, 6], sizes)
+    >>> [il2m.evaluate(each, labels, sizes)["top1"] for each in (scores, rectified)]
+    [0.5, 1.0]
+    """
+    scores, labels = as_array(scores, "scores"), as_array(labels, "labels")
+    seen = [0, *np.cumsum(as_array(state_sizes, "state_sizes")).tolist()]
+    fits = scores.ndim == 2 and scores.shape[1] in seen[1:] and labels.shape == scores.shape[:1]
+    if not fits or not {*labels.tolist()} <= {*range(scores.shape[1])}:
+        what = f"(n, C), C one of {seen[1:]}, and whole labels (n,) from 0 to C - 1"
+        raise InputError(f"scores {scores.shape} and labels {labels.shape}, {np.unique(labels)[:20]}: expected {what}.")
+    num_past, labels = seen[seen.index(scores.shape[1]) - 1], labels.astype(np.int64)
+    return _accuracies(scores, metrics.ranks(scores, labels), labels, num_past)
 
 
 def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""The files of arrays that others have."""
+"""Arrays in, answers out; and the files of arrays that others have."""
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,98 @@ import il2m
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.exchange.importing import import_scores
-from il2m.exchange.score_files import as_array, read_arrays
+from il2m.exchange.score_files import read_arrays
+from il2m.memory.statistics import ClassStatistics, as_array
+from il2m.methods import rectify as rectification
+from il2m.results import table as results
+
+MEMORY = ([4, 4, 5, 5], [2, 2], [6, 3], [2, 2])  # of two states of two classes
+
+
+def test_the_examples_in_docstrings():
+    for module, num_lines in ((rectification, 2), (results, 3)):
+        assert doctest.testmod(module, extraglobs={"il2m": il2m}) == (0, num_lines)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda values: torch.tensor(values).bfloat16()])
+def test_eq_1_takes_what_holds_numbers(kind: type):
+    scores = kind([[3.0, 1.0, 4.0, 0.0], [5.0, 1.0, 4.0, 0.0]])
+    memory = ClassStatistics(*map(np.array, ([4, 4, 5, 5], [2, 2, 5, 5], [6, 3], [1, 1, 2, 2])))
+    rectified = il2m.rectify(scores, *map(kind, MEMORY[:3]), torch.tensor([2, 2]))
+    assert rectified.tolist() == [[3, 1, 4, 0], [5, 1, 4, 0]]  # twice by the means, half by the confidences
+    no_ratio = il2m.rectify(scores, *map(kind, MEMORY[:3]), [2, 2], use_confidence=False)
+    assert no_ratio.tolist() == [[6, 2, 4, 0], [5, 1, 4, 0]]
+    assert (il2m.rectify(scores, memory, use_confidence=False) == no_ratio).all()
+    of_all_classes = il2m.rectify(scores, MEMORY[0], kind([2, 2, 5, 5]), *MEMORY[2:], use_confidence=False)
+    assert (of_all_classes == no_ratio).all()
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "message"),
+    [
+        (0, [4, 4, 5], r"memory \[\(3,\), \(2,\), \(2,\), \(2,\)\], \[2, 2\]: expected initial_means \(C,\)"),
+        (1, [2], r"memory \[\(4,\), \(1,\)"),
+        (1, None, "memory: None: expected an array of numbers"),
+        (2, [6], r"\(1,\), \(2,\)\], \[2, 2\]: expected"),
+        (3, [2, 2.5], r"\[2.0, 2.5\]: expected"),
+        (3, [4, 0], r"\[4, 0\]: expected"),
+        (3, 4, r"\[4\]: expected"),
+        (3, "2,2", "memory: '2,2': expected an array of numbers"),
+    ],
+)
+def test_a_memory_that_does_not_fit_is_refused(place: int, wrong: object, message: str):
+    memory = [*MEMORY]
+    memory[place] = wrong
+    with pytest.raises(InputError, match=message):
+        il2m.rectify([[3.0, 1.0, 4.0, 0.0]], *memory)
+
+
+@pytest.mark.parametrize("scores", [[[3, 1], [4]], "scores", None, [["a", "b"]], {"scores": 1}])
+def test_scores_that_are_no_numbers_are_refused(scores: object):
+    for call in (lambda: il2m.rectify(scores, *MEMORY), lambda: il2m.evaluate(scores, [0], [2, 2])):
+        with pytest.raises(InputError, match=r"scores: .*: expected an array of numbers"):
+            call()
+
+
+def test_a_state_evaluated_by_hand():
+    scores = [[9, 0, 0], [0, 9, 0], [0, 0, 9], [5, 6, 9]]
+    shares = il2m.evaluate(scores, [0, 0, 2, 1], [2, 1])
+    assert shares == {
+        "top1": 0.5,
+        "top5": 1.0,
+        "top1_past": 1 / 3,
+        "top1_new": 1.0,
+        "predicted_new": 0.5,
+        "true_new": 0.25,
+    }
+    assert il2m.evaluate(torch.tensor(scores).half(), torch.tensor([0.0, 0, 2, 1]), [2, 1]) == shares
+
+
+def test_a_state_is_evaluated_as_in_the_results_table(tiny_study: TinyStudy):
+    run, table = tiny_study.on, il2m.results_table(tiny_study.on)
+    for state in (1, 2, 3):
+        labels = run.state(state).array("val_labels")
+        for method in ("FT", "IL2M"):
+            shares = il2m.evaluate(il2m.method_scores(run, state, method), labels, run.states.sizes)
+            row = table.query("state == @state and method == @method and score_kind == 'raw'").iloc[0]
+            np.testing.assert_equal(shares, row[[*shares]].to_dict())
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        (np.zeros((2, 4)), [0, 1], r"scores \(2, 4\) and labels \(2,\), .*: expected \(n, C\), C one of \[2, 3\]"),
+        (np.zeros((2, 3)), [0], r"labels \(1,\)"),
+        (np.zeros(3), [0], r"scores \(3,\)"),
+        (np.zeros((2, 3)), [0, 3], r"labels \(2,\), \[0 3\]: expected .* whole labels \(n,\) from 0 to C - 1"),
+        (np.zeros((2, 3)), [-1, 0.5], r"\[-1\.   0\.5\]: expected"),
+        (np.zeros((2, 3)), ["a", "b"], "labels: .*: expected an array of numbers"),
+        (np.full((2, 3), np.nan), [0, 1], "not all numbers"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(scores: object, labels: list, message: str):
+    with pytest.raises(InputError, match=message):
+        il2m.evaluate(scores, labels, [2, 1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool])

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from il2m import plots
 from il2m.methods.registry import METHODS
@@ -105,6 +106,34 @@ def test_images_are_laid_out_row_by_row(channels: int):
     assert (sheet[0, 6:10] == 1).all()
     assert (sheet[6, 6:10] == 255).all()
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_plots_take_plain_values(kind: type):
+    pair, square = kind([0.25, 0.75]), kind([[0.25, 0.75], [0.0, 1.0]])
+    drawn = {
+        "plot_by_state": ({"FT": pair},),
+        "plot_past_and_new": (pair, pair),
+        "plot_prediction_share": (pair, pair),
+        "plot_class_means": (pair, pair, kind([1, 2])),
+        "plot_state_confusion": (square,),
+        "plot_accuracy_matrix": (square,),
+        "plot_error_breakdown": (dict.fromkeys(plots.ERROR_COLOURS, pair),),
+        "plot_history": ({"state 2": pair},),
+        "plot_images": ({"a": kind([[[[1], [2]], [[3], [4]]]])},),
+        "plot_means": ({"FT": {"off": 0.5}},),
+        "plot_differences": ({"FT": pair}, {"FT": pair}),
+        "plot_over_seeds": ({"FT": {1: pair}}, {"FT": {1: pair}}),
+    }
+    assert drawn.keys() == {name for name in dir(plots) if name.startswith("plot_")}
+    labels = {
+        "plot_past_and_new": {"ylabel": "score"},
+        "plot_means": {"xlabel": "K"},
+        "plot_over_seeds": {"xlabel": "K"},
+    }
+    for name, values in drawn.items():
+        ax = getattr(plots, name)(*values, **labels.get(name, {}))
+        assert ax.has_data(), name
 
 
 def test_plots_draw_where_they_are_told():

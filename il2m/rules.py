@@ -74,6 +74,7 @@ SEED_OR_NONE = Rule(
 TEXT = Rule(lambda v: isinstance(v, str), "a text")
 PATH = Rule(lambda v: isinstance(v, str | os.PathLike), "a text", convert=os.fspath)
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False", convert=bool)
+FLAG = Rule(lambda v: v in (True, False), SWITCH.words)  # of numpy too
 
 
 def read_rule(accepts: str | dict[str, Any]) -> Rule:

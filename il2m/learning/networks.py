@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from il2m.errors import InputError
+from il2m.memory.statistics import ClassStatistics, rectification_factors
 from il2m.parameters import NETWORKS
 from il2m.system.hashes import registered_source
 
@@ -122,3 +125,20 @@ def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Clas
             for past, both in zip(model.head.parameters(), grown.head.parameters(), strict=True):
                 both[: len(past)] = past
     return grown
+
+
+class Rectification(nn.Module):
+    """Eq. 1 as a layer, raw scores (n, C) in and out; the statistics, each class's factor and whether it is new, and
+    the gate are its buffers. parts: of rectification_factors. Raises InputError for statistics that lack a mean."""
+
+    def __init__(self, statistics: ClassStatistics, *, gate: bool = True, **parts: Any) -> None:
+        super().__init__()
+        if np.isnan(np.concatenate([*vars(statistics).values()])).any():
+            raise InputError("Eq. 1 lacks class means or confidences: was the run made without exemplars?")
+        made = {"factors": rectification_factors(statistics, **parts).values, "is_new": ~statistics.is_past}
+        for name, value in (vars(statistics) | made | {"gate": np.array(gate)}).items():
+            self.register_buffer(name, torch.tensor(value.astype(np.float32) if value.dtype.kind == "f" else value))
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        applies = self.is_new[scores.argmax(dim=1)] | ~self.gate
+        return torch.where(applies[:, None], scores * self.factors, scores)

@@ -6,14 +6,14 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from il2m.errors import InputError
-from il2m.memory.statistics import ClassStatistics, as_array
+from il2m.memory.statistics import ClassStatistics, as_array, rectification_factors
 from il2m.parameters import check_parameters
-from il2m.rules import Rule, check_choice
+from il2m.rules import FLAG, check_choice
 
 FORMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())  # of Eq. 1
 STEADIER = {name: form["parts"] for name, form in FORMS.items() if "steadier" in form}
@@ -21,62 +21,8 @@ PARTS: dict[str, dict[str, Any]] = {  # name -> which parts of Eq. 1 are on; fin
     "FT": {"use_means": False, "use_confidence": False},
     **{name: form["parts"] for name, form in FORMS.items() if name not in STEADIER},
 }
-POOLINGS = ("class", "state", "past")
-_SWITCH = Rule(lambda v: v in (True, False), "True or False")
 
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
-
-
-class Factors(NamedTuple):
-    """values: (C,) what each class's score is multiplied by. undefined: (C,) bool, whose ratio means nothing."""
-
-    values: np.ndarray
-    undefined: np.ndarray
-
-
-def rectification_factors(
-    statistics: ClassStatistics,
-    *,
-    use_means: bool = True,
-    use_confidence: bool = True,
-    undefined: str = "keep",
-    pooling: str = "class",
-    clip: tuple[float, float] | None = None,
-) -> Factors:
-    """The factor of each class in Eq. 1; 1 for new classes.
-    pooling: whose means the ratio of class means is of: each ``class``'s own (the paper), or the mean over the classes
-    of its ``state``, or over all ``past`` classes. clip: the least and the largest factor of a past class.
-    A ratio is undefined where a mean it is made of is missing or not positive: raw scores can be negative, and a ratio
-    of such means would push a past class the wrong way or by a wild amount. ``undefined`` says what then happens:
-    ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
-    that isn't finite still leaves it alone), ``raise`` raises InputError."""
-    check_parameters({"undefined": undefined})
-    check_choice("pooling", pooling, POOLINGS)
-    for name, value in {"use_means": use_means, "use_confidence": use_confidence}.items():
-        check_choice(name, value, _SWITCH)
-    if clip and not (np.shape(clip) == (2,) and np.asarray(clip).dtype.kind in "fiu" and clip[0] <= clip[1]):
-        raise InputError(f"clip = {clip!r}: expected the least and the largest factor of a past class, or None.")
-    past, own_confidences = statistics.is_past, statistics.confidences[statistics.state_of_class - 1]
-    means = [statistics.initial_means, statistics.current_means]
-    if pooling != "class":
-        pools = statistics.state_of_class if pooling == "state" else (~past).astype(np.intp)
-        means = [(np.bincount(pools, each) / np.maximum(np.bincount(pools), 1))[pools] for each in means]
-    ratios = [(*means, use_means), (statistics.confidences[-1], own_confidences, use_confidence)]
-    values, bad = np.ones(len(past)), np.zeros(len(past), dtype=bool)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for numerator, denominator, used in ratios:
-            if used:
-                values = values * (numerator / denominator)
-                bad |= past & ~((numerator > 0) & (denominator > 0))
-    values = np.clip(values, *clip) if clip else values
-    if undefined == "raise" and bad.any():
-        classes = np.flatnonzero(bad)[:10].tolist()
-        raise InputError(
-            f"state {statistics.state}: the rectification of class(es) {classes} is undefined (a mean score is missing "
-            "or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
-        )
-    left_alone = ~past | (bad if undefined == "keep" else ~np.isfinite(values))
-    return Factors(np.where(left_alone, 1.0, values), bad)
 
 
 def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
@@ -114,7 +60,7 @@ def rectify(scores: Any, *memory: Any, gate: bool = True, **factors: Any) -> np.
     array([[6., 2., 4., 0.]])
     """
     check_parameters(factors, rectification_factors.__kwdefaults__)
-    check_choice("gate", gate, _SWITCH)
+    check_choice("gate", gate, FLAG)
     scores = as_array(scores, "scores")
     statistics = memory[0] if len(memory) == 1 else ClassStatistics.of_arrays(*memory)
     factors = rectification_factors(statistics, **factors).values

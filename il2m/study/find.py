@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.errors import InputError, printable
-from il2m.parameters import NETWORKS, concerning
+from il2m.parameters import concerning
 from il2m.study.progress import read_progress
 from il2m.study.runs import ANALYSED, KINDS, Run
 from il2m.system.files import SET_ASIDE
@@ -148,9 +148,5 @@ def open_base(out_dir: Path, base: str) -> Run:
     if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour
         what = f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}"
         raise InputError(f"{what}: copy its folder there, or give the folder it lies in as out_dir.")
-    network = run.identity["network"]
-    if NETWORKS.get(network) != run.identity.get("network_source", ""):
-        now = "has another source now" if network in NETWORKS else "is not registered here"
-        what = f"base {run.name} was trained with the network {network!r}, which {now}"
-        raise InputError(f"{what}: register the one that trained it, or train another base.")
+    run.check_network()
     return run

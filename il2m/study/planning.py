@@ -74,6 +74,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     notes = {"dataset": images.name, "source": absolute_source(settings.dataset, Path.cwd())}
     notes["order_seed"] = None if settings.class_order else settings.order_seed  # what drew the class order
     notes["class_names"] = list(images.class_names)
+    notes["image_shape"] = list(images.train_images.shape[1:])  # height, width, channels
     return Plan(settings, "base", identity, notes, images, states)
 
 

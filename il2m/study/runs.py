@@ -23,7 +23,7 @@ import numpy as np
 from il2m.data.states import States
 from il2m.errors import InputError, printable
 from il2m.memory.statistics import ClassStatistics, statistics_of_states
-from il2m.parameters import check_parameters
+from il2m.parameters import NETWORKS, check_parameters
 from il2m.rules import check_choice, number
 from il2m.study.state_folder import StateFolder, state_path, write_state
 from il2m.system.hashes import read_sealed, short_hash, write_sealed
@@ -120,7 +120,8 @@ class Run:
     @property
     def notes(self) -> dict[str, Any]:
         """What is known of its images beside the identity: runs that go on from it note the same."""
-        return {name: self.config[name] for name in ("dataset", "source", "order_seed", "class_names")}
+        names = {"dataset", "source", "order_seed", "class_names", "image_shape"} & {*self.config}  # the last since 0.2
+        return {name: self.config[name] for name in names}
 
     @property
     def class_names(self) -> list[str]:
@@ -158,8 +159,8 @@ class Run:
         if state == 1 and self.base is not self:
             return self.base.state(1)
         if not self.has_state(state):
-            again = f"run {KINDS.get(self.kind, 'its import')} again, it goes on from what is there"
-            raise InputError(f"{self.folder}: state {state} is not finished; {again}.")
+            what = f"{self.folder}: state {state} of {self.states.num_states} is not finished"
+            raise InputError(f"{what}; run {KINDS.get(self.kind, 'its import')} again, it goes on from what is there.")
         if state not in self._opened:
             of_run = self.config["hash"], state, self._previous(state)
             self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)
@@ -203,6 +204,37 @@ class Run:
         if self.kind != "joint":
             finished = [state for place, state in enumerate(finished, 1) if state == place]
         return {state: self.state(state).digest for state in finished}
+
+    def check_network(self) -> str:
+        """The name of a base's network; raises InputError unless it is registered as it was when it was trained."""
+        network = self.identity.get("network", "unknown")
+        if NETWORKS.get(network) != self.identity.get("network_source", ""):
+            now = "has another source now" if network in NETWORKS else "is not registered here"
+            what = f"base {self.name} was trained with the network {network!r}, which {now}"
+            raise InputError(f"{what}: register the one that trained it, or train another base.")
+        return network
+
+    def model(self, state: int, method: str = "FT", **parts: Any) -> Any:
+        """The network at the end of ``state``, in evaluation mode: a torch.nn.Sequential of images (n, c, h, w), uint8
+        or floats in 0..1, to raw scores (n, C) of its ``class_names``; its third layer is the classifier. The method
+        ``IL2M`` puts Eq. 1 behind it, of ``parts`` as rectify takes them. Raises InputError where no model was stored,
+        its network is not registered, or Eq. 1 has no statistics."""
+        from torch import float32, nn
+        from torchvision.transforms import v2
+
+        from il2m.learning.networks import Rectification, build_network
+
+        check_choice("method", method, ("FT", "IL2M"))
+        network, weights = self.base.check_network(), self.state(state).model_weights()
+        normalisation, shape = self.state(1).info["normalisation"], self.base.config.get("image_shape", [32, 32])
+        num_channels, num_seen = len(normalisation["mean"]), self.states.num_seen(state)
+        classifier = build_network(network, num_channels, num_seen, 0, tuple(shape[:2]))
+        classifier.load_state_dict(weights)
+        model = nn.Sequential(v2.ToDtype(float32, scale=True), v2.Normalize(**normalisation), classifier)
+        if method == "IL2M":
+            model.append(Rectification(self.statistics(state), **parts))
+        model.class_names = self.class_names[:num_seen]
+        return model.eval()
 
     def statistics(self, state: int, score_kind: str = "raw") -> ClassStatistics:
         """The second memory as it stands at ``state``, of raw scores or of probabilities (``softmax``)."""

@@ -106,7 +106,7 @@ def test_half_written_staging_folders_are_ignored(off):
     run = Run(off)
     assert run.missing_states == [3]
     assert not run.has_state(3)
-    with pytest.raises(InputError, match=r"state 3 is not finished; run fine-tuning again, it goes on from"):
+    with pytest.raises(InputError, match=r"state 3 of 3 is not finished; run fine-tuning again, it goes on from"):
         run.state(3)
     assert off.name not in [found.name for found in find_runs(off.parent)]
     assert off.name in [found.name for found in find_runs(off.parent, finished=False)]

@@ -25,8 +25,7 @@ Arrays = dict[str, np.ndarray]  # by name
 _MASKED = -1000  # or less, for all images: what a head is padded with, or one task's is hidden by
 REQUIRED = ("val_scores", "val_labels", "state_sizes")
 HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
-_ARRAYS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-SHAPES: dict[str, list[str]] = _ARRAYS["shapes"]  # array -> its axes: images of a part, classes seen so far, features
+SHAPES, NEEDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).values()
 
 
 def import_scores(
@@ -38,7 +37,9 @@ def import_scores(
     state at least. Heads over all classes from the start are cut to those seen so far. If there:
     ``new_scores, new_labels`` of the new classes' training images and ``exemplar_scores, exemplar_labels`` (both are
     needed to rectify); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``,
-    ``head_bias (C,)``. Exemplars of a state's new classes are left out, and the run's ``missing`` says so.
+    ``head_bias (C,)``; ``held_out_scores, held_out_labels`` of images that were not trained on, for BiC;
+    ``train_counts (C,)``, the images trained on, else the rows of ``new_labels`` and ``exemplar_labels``.
+    Exemplars of a state's new classes are left out, and the run's ``missing`` says so.
     about: see About; runs of one method, data set and K that give their seeds are repetitions of each other.
     Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then."""
     states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
@@ -65,11 +66,11 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
         past = of_past_classes(arrays, states, state)
         if num_cut := len(arrays.get("exemplar_labels", ())) - len(past.get("exemplar_labels", ())):
             cut.append(f"state {state}: {num_cut}")
-        if state > 1 and {"new_labels", "exemplar_labels"} <= {*past}:
+        if state > 1 and {"new_labels", "exemplar_labels"} <= {*past} and "train_counts" not in past:
             counts = np.bincount(np.concatenate([past["new_labels"], past["exemplar_labels"]]))
             of_past, of_new = np.split(counts, [states.num_past(state)])
             rows.append(f"state {state}: {of_past.mean():.4g} and {of_new.mean():.4g}")
-    for consequence, names in _ARRAYS["without"].items():
+    for consequence, names in NEEDS.items():
         lacking = [(state, name) for state, given in lengths.items() for name in names if name not in given]
         if lacking := [(state, name) for state, name in lacking if state > 1 or not name.startswith("exemplar")]:
             absent, where = sorted({name for _, name in lacking}), dict.fromkeys(str(state) for state, _ in lacking)
@@ -195,6 +196,8 @@ def checked_arrays(arrays: Mapping[str, np.ndarray], path: str | Path, states: S
         raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
     if ("head_weight" in arrays) != ("head_bias" in arrays):
         raise InputError(f"{path}: head_weight and head_bias are only of use together.")
+    if arrays.get("train_counts", np.ones(1)).min() < 1:
+        raise InputError(f"{path}: train_counts: expected images of each class seen, at least 1.")
     sizes = {part: len(arrays[f"{part}_labels"]) for part in PARTS if f"{part}_labels" in arrays}
     widths = {array.shape[-1] for name, array in arrays.items() if SHAPES[name][-1] == "features" and array.ndim}
     if len(widths) > 1:
@@ -218,7 +221,7 @@ def checked_arrays(arrays: Mapping[str, np.ndarray], path: str | Path, states: S
 def _converted(array: np.ndarray, where: str) -> np.ndarray:
     """Labels as int64, all else as float32. where: the array's file and name."""
     is_whole, is_real = (np.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating))
-    if where.endswith("_labels"):
+    if where.endswith(("_labels", "train_counts")):
         if array.ndim != 1 or not (is_whole or (is_real and np.isfinite(array).all() and (array % 1 == 0).all())):
             raise InputError(f"{where} is {array.dtype} of shape {array.shape}; expected whole numbers (n,).")
         return array.astype(np.int64)
@@ -251,6 +254,8 @@ def _store(run: Run, state: int, arrays: Arrays) -> None:
     weights = {HEAD[name]: arrays.pop(name) for name in HEAD if name in arrays}
     new = {name.removeprefix("new_"): array for name, array in arrays.items() if name.startswith("new_")}
     new_labels, labels = (arrays.get(f"{name}_labels", np.empty(0, dtype=np.int64)) for name in ("new", "exemplar"))
+    if "held_out_labels" in arrays and len(new_labels) and (len(labels) or not num_past):  # which are no rows of these
+        arrays.setdefault("train_counts", np.bincount([*new_labels, *labels], minlength=num_seen))
     has_exemplars = num_past and "exemplar_scores" in arrays
     exemplars = reduce_scores(arrays["exemplar_scores"], labels) if has_exemplars else {}
     statistics = state_statistics(new, new_labels, exemplars, labels, num_past, num_seen)

@@ -29,9 +29,9 @@ class StateRecorder:
         self._batches: dict[str, list[Arrays]] = {}
 
     def add(self, part: str, scores: Any, labels: Any, features: Any = None) -> None:
-        """A batch of images without augmentation. part: ``val``, ``new`` (training images of the new classes) or
-        ``exemplar`` (the memory that this state was trained with). scores: (n, C) before softmax. labels: (n,).
-        features: (n, d), as the head gets them."""
+        """A batch of images without augmentation. part: ``val``, ``new`` (training images of the new classes),
+        ``exemplar`` (the memory that this state was trained with) or ``held_out`` (from training). scores: (n, C)
+        before softmax. labels: (n,). features: (n, d), as the head gets them."""
         check_choice("part", part, PARTS)
         given = {"scores": scores, "labels": labels, "features": features}
         batch = {name: np.array(as_array(values)) for name, values in given.items() if values is not None}

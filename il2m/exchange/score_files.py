@@ -26,7 +26,7 @@ from il2m.results.metrics import ranks, top_k
 from il2m.results.table import method_lines
 
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
-PARTS = ("val", "new", "exemplar")  # of a state: validation images, new training images, exemplars
+PARTS = ("val", "new", "exemplar", "held_out")  # of a state: validation images, new training images, exemplars, ...
 Block = tuple[np.ndarray, np.ndarray]  # scores (m, C) and labels (m,)
 _ARRAYS = (".npy", ".pt", ".pth", ".ckpt")  # files of one array, or of tensors
 
@@ -63,12 +63,12 @@ def check_labels(
     """Raise InputError for labels that may not stand in a part of a state, and for classes that lack training images or
     exemplars. where: begins the message. part: one of PARTS. images: (n,) paths, if known."""
     num_past, num_seen = states.num_past(state), states.num_seen(state)
-    start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past), "val": (0, num_seen)}[part]
+    start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past)}.get(part, (0, num_seen))
     if len(outside := np.flatnonzero((labels < start) | (labels >= stop))):
         image = f"image {outside[0] + 1}" + ("" if images is None else f" ({images[outside[0]]})")
         found = f"{len(outside)} labels are out of range, the first of them {labels[outside[0]]}, of {image}"
         raise InputError(f"{where}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
-    if part != "val" and len(absent := np.setdiff1d(np.arange(start, stop), labels)):
+    if part in ("new", "exemplar") and len(absent := np.setdiff1d(np.arange(start, stop), labels)):
         what = "past class(es) have no exemplar rows" if part == "exemplar" else "class(es) have no training rows"
         raise InputError(f"{where}: {len(absent)} {what}, among them {absent[:10].tolist()}.")
 

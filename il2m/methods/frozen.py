@@ -157,6 +157,8 @@ class Frozen:
     def counts(self) -> np.ndarray:
         """Images of each class that the state was trained on, (C,): exemplars of past classes, all of new ones. A
         balanced second stage, whose counts are equal, is left out of account."""
+        if "train_counts" in self._arrays:  # of imported scores
+            return self._read("train_counts")
         counts = np.bincount(self.new.labels, minlength=self.num_classes)
         if self.state > 1:
             counts += np.bincount(self.exemplars.labels, minlength=self.num_classes)
@@ -174,6 +176,8 @@ class Frozen:
 
     def lacks(self, need: str) -> str:
         """What this state lacks of ``need`` (a key of NEEDS), ``""`` if nothing."""
+        if need == "counts" and "train_counts" in self._arrays:
+            return ""
         if need in ("statistics", "confidences"):
             memory = self._memory.get("raw")
             values = [memory["confidence"]] if memory else [np.nan]

@@ -83,8 +83,7 @@ def provenance_of(run: Run, undefined: str) -> dict[str, Any]:
 
 def evaluate(scores: Any, labels: Any, state_sizes: Sequence[int]) -> dict[str, float]:
     """Shares of images at one state, by the names of results_table. scores: (n, C), over the classes seen so far: C
-    tells the state. labels: (n,) in learning order. Both: arrays, tensors of any device, or lists. Raises InputError
-    for what doesn't fit.
+    tells the state. labels: (n,) in learning order. Both: arrays, tensors or lists. Raises InputError for others.
 
     >>> scores, labels, sizes = [[3.0, 1.0, 4.0, 0.0], [0.0, 1.0, 3.0, 1.0]], [0, 2], [2, 2]
     >>> rectified = il2m.rectify(scores, [4, 4, 5, 5], [2, 2], [6, 6], sizes)
@@ -102,15 +101,11 @@ def evaluate(scores: Any, labels: Any, state_sizes: Sequence[int]) -> dict[str, 
 
 
 def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray, num_past: int) -> dict[str, float]:
-    is_past = labels < num_past
-    return {
-        "top1": metrics.top_k(image_ranks, 1),
-        "top5": metrics.top_k(image_ranks, 5),
-        "top1_past": metrics.top_k(image_ranks[is_past], 1),
-        "top1_new": metrics.top_k(image_ranks[~is_past], 1),
-        "predicted_new": metrics.share_new(metrics.predictions(scores), num_past),
-        "true_new": metrics.share_new(labels, num_past),
-    }
+    past, new, predicted = image_ranks[labels < num_past], image_ranks[labels >= num_past], metrics.predictions(scores)
+    shares = {"top1": metrics.top_k(image_ranks, 1), "top5": metrics.top_k(image_ranks, 5)}
+    shares |= {"top1_past": metrics.top_k(past, 1), "top1_new": metrics.top_k(new, 1)}
+    shares["predicted_new"] = metrics.share_new(predicted, num_past)
+    return shares | {"true_new": metrics.share_new(labels, num_past)}
 
 
 def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefined: str = "keep") -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,90 @@ def test_arrays_of_npz_come_in_without_torch(tmp_path: Path):
     code = "from pathlib import Path; import sys; from il2m.exchange.score_files import read_arrays; "
     code += f"read_arrays(Path({str(tmp_path / 'a.npz')!r})); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def run_with_held_out(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> il2m.study.runs.Run:
+    out = tmp_path_factory.mktemp("held out")
+    shutil.copytree(tiny_study.base.folder, out / tiny_study.base.name)
+    return il2m.fine_tune(out_dir=str(out), held_out=0.34, **tiny_study.fine_tuning_parameters)
+
+
+def held_out_files(run: il2m.study.runs.Run, folder: Path, *, told: bool) -> list[Path]:
+    """States as another framework would give them: held-out images are no rows of the others. told: with counts."""
+    files = []
+    for state in (1, 2, 3):
+        stored = run.state(state)
+        names = [name for name in stored.array_names if name.endswith(("_labels", "_indices", "_scores"))]
+        rows = {name: np.array(stored.array(name)) for name in names if "own" not in name and "top" not in name}
+        trained = np.concatenate([rows[f"{part}_labels"] for part in ("new", "exemplar")[:state]])
+        held = rows.pop("held_out_indices", np.empty(0))
+        counts = np.bincount(trained) - np.bincount(rows.get("held_out_labels", []), minlength=2 * state).astype(int)
+        for part in ("new", "exemplar"):
+            kept = ~np.isin(rows.pop(f"{part}_indices", []), held)
+            rows |= {name: array[kept] for name, array in rows.items() if name.startswith(part)}
+        given = {"train_counts": counts.astype(float)} if told else {}
+        files.append(folder / f"{state}.npz")
+        np.savez(files[-1], state_sizes=[2, 2, 2], **{n: a for n, a in rows.items() if n != "val_indices"}, **given)
+    return files
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_images_held_out_and_counts_come_in(run_with_held_out: il2m.study.runs.Run, tmp_path: Path, told: bool):
+    files = held_out_files(run_with_held_out, tmp_path, told=told)
+    run = import_scores(files, tmp_path / "run")
+    for state in (1, 2, 3):
+        for method in ("BiC", "FT-th"):
+            expected = il2m.method_scores(run_with_held_out, state, method)
+            np.testing.assert_allclose(il2m.method_scores(run, state, method), expected, rtol=1e-5, atol=1e-6)
+    assert told != any("FT-th takes its prior from the rows" in note for note in run.config["missing"])
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_counts_alone_do_for_a_prior(tiny_study: TinyStudy, tmp_path: Path, padding: int):
+    """Of a head over classes to come as well: counts are cut like scores."""
+    files = []
+    for state, counts in ((1, [12, 12]), (2, [6, 6, 12, 12]), (3, [3, 3, 3, 3, 12, 12])):
+        rows, width = rows_of(tiny_study.off, state), padding * (7 - 2 * state)
+        rows |= {n: np.pad(a, ((0, 0), (0, width))) for n, a in rows.items() if n.endswith("_scores")}
+        files.append(tmp_path / f"{state}.npz")
+        np.savez(files[-1], state_sizes=[2, 2, 2], train_counts=np.pad(counts, (0, width)), **rows)
+    run = import_scores(files, tmp_path / "run")
+    for state in (1, 2, 3):
+        expected = il2m.method_scores(tiny_study.off, state, "FT-th")
+        np.testing.assert_allclose(il2m.method_scores(run, state, "FT-th"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"train_counts": [12, 12, 12]}, r"train_counts has shape \(3,\); expected \(4,\)"),
+        ({"train_counts": [12, 12, 12, 0]}, "train_counts: expected images of each class seen, at least 1"),
+        ({"train_counts": [12, 12, 12, 1.5]}, r"train_counts is float64 of shape \(4,\); expected whole numbers"),
+        ({"held_out_scores": np.zeros((2, 4))}, "held_out_scores or held_out_features, but no held_out_labels"),
+        ({"held_out_scores": np.zeros((2, 3)), "held_out_labels": [0, 1]}, r"held_out_scores has shape \(2, 3\)"),
+        (
+            {"held_out_scores": np.zeros((2, 4)), "held_out_labels": [0, 4]},
+            "held_out_labels: state 2: 1 labels are out",
+        ),
+    ],
+)
+def test_counts_and_held_out_images_that_do_not_fit_are_refused(
+    tiny_study: TinyStudy, tmp_path: Path, wrong: dict, message: str
+):
+    files = [tmp_path / f"{state}.npz" for state in (1, 2)]
+    for state, file in enumerate(files, 1):
+        np.savez(file, state_sizes=[2, 2], **rows_of(tiny_study.off, state), **(wrong if state == 2 else {}))
+    with pytest.raises(InputError, match=message):
+        import_scores(files, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_images_are_recorded(tmp_path: Path):
+    recorder = il2m.StateRecorder([1, 1], 2, class_order=[7, 3])
+    for part in ("val", "new", "exemplar", "held_out"):
+        labels = np.array({"new": [3, 3], "exemplar": [7, 7]}.get(part, [7, 3]))
+        recorder.add(part, np.eye(8)[labels], labels)
+    arrays = read_arrays(recorder.save(tmp_path / "state2.npz"))
+    assert arrays["held_out_scores"].tolist() == [[1, 0], [0, 1]]
+    assert arrays["held_out_labels"].tolist() == [0, 1]

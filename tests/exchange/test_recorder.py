@@ -149,7 +149,10 @@ def test_what_is_no_state_is_refused(sizes: list[int], state: int, order: list[i
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (("value", np.zeros((2, 4)), [0, 1]), "part = 'value': expected one of val, new, exemplar; did you mean 'val'"),
+        (
+            ("value", np.zeros((2, 4)), [0, 1]),
+            "part = 'value': expected one of val, new, exemplar, held_out; did you mean 'val'",
+        ),
         (("val", np.zeros((2, 4)), [0]), r"val: shapes \[\(2, 4\), \(1,\)\]; expected \(n, C\)"),
         (("val", np.zeros(4), [0]), "expected"),
         (("val", np.zeros((1, 4)), [[0]]), "expected"),

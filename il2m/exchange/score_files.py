@@ -96,7 +96,7 @@ class AuthorsFiles:
         return ListLayout(self.lists / self.dataset / f"S~{self.states.num_states}")
 
     def pairs(self, state: int) -> dict[str, tuple[Path, Path]]:
-        """The list and the score file of each of PARTS; the first state has no exemplars."""
+        """The list and the score file of each part that there is; the first state has no exemplars."""
         layout, split = self.list_layout, Path(self.dataset, f"S~{self.states.num_states}")
         new, old = layout.train(state, self.memory_size, "new"), layout.train(state, self.memory_size, "old")
         lists = {"new": new, "exemplar": old, "val": layout.val(state, "accumulated")}

@@ -118,13 +118,11 @@ def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefin
         scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)
         labels, num_past = np.asarray(run.state(state).array("val_labels")), run.states.num_past(state)
         own, predicted = own_and_top(scores, labels)[0], metrics.predictions(scores)
-        row = {
-            "state": state,
-            "past_score": own[labels < num_past].mean() if num_past else np.nan,
-            "new_score": own[labels >= num_past].mean(),
-            "confidence": run.statistics(state, score_kind).confidences[-1],
-            "predicted_new": metrics.share_new(predicted, num_past),
-            "true_new": metrics.share_new(labels, num_past),
+        past, new = own[labels < num_past], own[labels >= num_past]
+        row = {"state": state, "past_score": past.mean() if num_past else np.nan, "new_score": new.mean()}
+        row["confidence"] = run.statistics(state, score_kind).confidences[-1]
+        row |= {
+            name: metrics.share_new(of, num_past) for name, of in (("predicted_new", predicted), ("true_new", labels))
         }
         rows.append(row | metrics.error_breakdown(predicted, labels, num_past))
     return pd.DataFrame(rows).set_index("state")

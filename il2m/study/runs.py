@@ -225,6 +225,8 @@ class Run:
         from il2m.learning.networks import Rectification, build_network
 
         check_choice("method", method, ("FT", "IL2M"))
+        if parts and method == "FT":
+            raise InputError(f"{', '.join(parts)}: only IL2M has such parts: say method='IL2M'.")
         network, weights = self.base.check_network(), self.state(state).model_weights()
         normalisation, shape = self.state(1).info["normalisation"], self.base.config.get("image_shape", [32, 32])
         num_channels, num_seen = len(normalisation["mean"]), self.states.num_seen(state)

@@ -116,7 +116,9 @@ def test_what_gives_no_model_is_refused(tiny_study: TinyStudy, tmp_path, tiny_fi
         tiny_study.off.model(4)
     with pytest.raises(InputError, match="method = 'WA': expected one of FT, IL2M"):
         tiny_study.off.model(2, "WA")
-    with pytest.raises(InputError, match="the network 'unknown', which is not registered here"):
+    with pytest.raises(InputError, match="gate: only IL2M has such parts"):
+        tiny_study.off.model(2, gate=False)
+    with pytest.raises(InputError, match="the network 'unknown', which is not registered here"):  # scores have none
         import_states(tiny_study.off, tmp_path / "imported").model(2)
     nothing = tiny_fine_tuning_parameters | {"memory_size": 0, "epochs": 1}
     shutil.copytree(tiny_study.base.folder, tmp_path / "study" / tiny_study.base.name)

@@ -65,7 +65,7 @@ class Dataset:
         said = [", ".join([*map(repr, self.class_names[:5]), *["..."] * (self.num_classes > 5)])]
         for kind, labels, images in parts:
             counts = np.bincount(labels, minlength=self.num_classes)
-            what = f"first {images.paths[0]}" if self.files else "{} x {} x {}".format(*images.shape[1:])
+            what = f"first {images.paths[0]}" if self.files else f"{images.shape[1:]} {images.min()}..{images.max()}"
             said.append(f"{len(labels)} {kind} images, {counts.min()} to {counts.max()} of a class, {what}")
         return f"{self.num_classes} classes: " + "; ".join(said)
 

@@ -148,7 +148,8 @@ def test_check_says_what_an_npz_is_understood_as(arrays: Arrays, tmp_path: Path)
     said = check_images(f"{tmp_path}/a.npz")
     assert said == (
         f"{tmp_path}/a.npz: 6 classes: 'wolf', 'bear', 'ant', 'cat', 'dog', ...; "
-        "72 training images, 12 to 12 of a class, 8 x 8 x 3; 30 validation images, 5 to 5 of a class, 8 x 8 x 3"
+        "72 training images, 12 to 12 of a class, (8, 8, 3) 0..255; "
+        f"30 validation images, 5 to 5 of a class, (8, 8, 3) {arrays['x_test'].min()}..{arrays['x_test'].max()}"
     )
     np.savez(tmp_path / "b.npz", **arrays | {"x_test": arrays["x_train"][:30]})
     assert "30 of 30 validation images are equal to training images" in check_images(f"{tmp_path}/b.npz")

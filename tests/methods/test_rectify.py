@@ -324,7 +324,7 @@ def test_lists_are_scores_as_arrays_are():
     "scores", [[["1", "2", "3", "4"]], None, [[None] * 4], np.ones((2, 4), dtype=complex), np.ones((2, 4), dtype=bool)]
 )
 def test_scores_that_are_no_numbers_are_refused(scores):
-    with pytest.raises(InputError, match="scores: .*: expected an array of numbers, or a tensor or lists of one"):
+    with pytest.raises(InputError, match=r"(?s)scores: .*: expected an array of numbers, or a tensor or lists of one"):
         rectify(scores, by_hand()[1])
 
 

@@ -63,6 +63,14 @@ HYPOTHESES: dict[str, tuple[dict, dict, int]] = {
         for words, head in (("new", _NEW), ("kept", _KEPT))
         for on, distils in (("off", _OFF), ("on", _ON))
     },
+    **{
+        f"herding gains over random exemplars, {method}": (
+            {"method": method, "exemplar_selection": "herding", **_NEW, **_OFF},
+            {"method": method, "exemplar_selection": "random", **_NEW, **_OFF},
+            1,
+        )
+        for method in ("FT", "IL2M", "FT-th", "NEM")
+    },
 }
 
 
@@ -115,6 +123,8 @@ def decided(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for words, (a, b, sign) in HYPOTHESES.items():
         for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
+            if of_k["exemplar_selection"].nunique() > 1 and "exemplar_selection" not in a:
+                continue  # it is of one way to choose exemplars
             # runs of the two heads differ in what shapes them, and so in these columns too
             pairs = differences(of_k.drop(columns=["setting"]), a, b)
             if len(pairs):
@@ -125,23 +135,35 @@ def decided(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def told(folder: Path) -> str:
-    """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K."""
+    """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K (and S, if several)."""
     hypotheses, methods = (pd.read_csv(folder / f"{name}.csv") for name in ("hypotheses", "methods"))
     lines = ["| hypothesis | K (held) | points | orders | verdict |", "| --- | --- | --- | --- | --- |"]
-    for row in hypotheses.sort_values("K", kind="stable").itertuples():
-        lines.append(
-            f"| {row.hypothesis} | {row.K} ({row.held:.0f}) | {100 * row.estimate:+.1f} ({100 * row.low:+.1f} to "
-            f"{100 * row.high:+.1f}) | {row.num_units} | {row.verdict} |"
-        )
+    several = hypotheses["S"].nunique() > 1
+    for row in hypotheses.sort_values(["S", "K"], kind="stable").itertuples():
+        what = f"{row.hypothesis}{f', S = {row.S}' * several} | {row.K} ({row.held:.0f})"
+        points = f"{100 * row.estimate:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+        lines.append(f"| {what} | {points} | {row.num_units} | {row.verdict} |")
     methods = methods[methods["reference"] == "FT"]
-    for k, of_k in methods.groupby("memory_size"):
-        columns = {"new head, off": ("new", False), "new head, on": ("new", True)}
-        columns |= {"kept head, off": ("extended", False), "kept head, on": ("extended", True)}
-        lines += ["", f"| K = {k:.0f} | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    about = ["head", "distillation", "exemplar_selection"]
+    for (num_states, k), of_k in methods.groupby(["num_states", "memory_size"]):
+        chosen_ways = of_k["exemplar_selection"].nunique() > 1
+        columns = {
+            f"{words} head, {on}{f', {way}' * chosen_ways}": (head, distils, way)
+            for words, head in (("new", "new"), ("kept", "extended"))
+            for on, distils in (("off", False), ("on", True))
+            for way in sorted(of_k["exemplar_selection"].unique(), reverse=True)
+            if (of_k[about] == [head, distils, way]).all(axis=1).any()
+        }
+        title = f"S = {num_states}, " * several + f"K = {k:.0f}"
+        lines += ["", f"| {title} | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
         for method, rows in of_k.groupby("method", sort=False):
             cells = []
-            for head, distils in columns.values():
-                row = rows[(rows["head"] == head) & (rows["distillation"] == distils)].iloc[0]
+            for setting in columns.values():
+                of_setting = rows[(rows[about] == [*setting]).all(axis=1)]
+                if of_setting.empty:  # the method is not defined there
+                    cells.append("")
+                    continue
+                row = of_setting.iloc[0]
                 points = f" {100 * row['estimate']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
                 cells.append(f"{row['mean']:.3f}".lstrip("0") + points * (method != "FT"))
             lines.append(f"| `{method}` | {' | '.join(cells)} |")

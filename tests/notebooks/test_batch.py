@@ -12,8 +12,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from il2m.batch import records, worker
-from il2m.batch import run as batch
 from il2m.batch.dispatch import Workers, execute_jobs
+from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
 from il2m.notebook.execute import execute_notebook, is_warm
@@ -82,7 +82,7 @@ def test_a_failed_job_is_told_and_the_rest_goes_on(notebooks: Path, tmp_path: Pa
     assert "no such thing" in (out / "fails-bad.failed.html").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("[4/4] ") for line in lines)
-    records.write_plan(tmp_path / "out", batch.Grid("g"), (), jobs, ["il2m"])
+    records.write_plan(tmp_path / "out", Grid("g"), (), jobs, ["il2m"])
     table = jobs_table(tmp_path / "out").set_index("run")
     assert table["status"].to_dict() == {
         "bad": "failed", "needs-bad": "blocked", "needs-that": "blocked", "shows-bad-too": "done",
@@ -177,7 +177,7 @@ def test_a_job_stops_when_its_lease_is_gone_and_leaves_nothing(notebooks: Path, 
     while not (job.out_dir / "started").exists():
         thread.join(0.05)
         assert thread.is_alive()
-    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
+    records.write_plan(job.out_dir, Grid("g"), (), [job], ["il2m"])
     assert jobs_table(job.out_dir)["status"].tolist() == ["running"]
     (job.out_dir / "jobs" / "x.lease").unlink()
     thread.join(60)
@@ -240,7 +240,7 @@ def test_a_job_whose_plugin_fails_says_so_and_names_no_notebook(notebooks: Path,
 def test_a_damaged_plan_is_left_out_with_a_warning(tmp_path: Path):
     job = make_job(tmp_path, "works", "x")
     for name in ("g", "h"):
-        records.write_plan(job.out_dir, batch.Grid(name), (), [job], ["il2m"])
+        records.write_plan(job.out_dir, Grid(name), (), [job], ["il2m"])
     path = job.out_dir / "plans" / "g.json"
     path.write_text(path.read_text().replace('"jobs"', '"jobz"'))
     with pytest.warns(UserWarning, match=r"left out the plan g\.json: it is not as it was written"):
@@ -283,7 +283,7 @@ def test_with_a_twin_that_keeps_failing_the_good_one_is_done_once(notebooks: Pat
 def test_damaged_plans_and_records_are_as_none(notebooks: Path, tmp_path: Path):
     job = make_job(tmp_path, "works", "x")
     run_one(job, notebooks)
-    records.write_plan(job.out_dir, batch.Grid("g"), (), [job], ["il2m"])
+    records.write_plan(job.out_dir, Grid("g"), (), [job], ["il2m"])
     job.file(".json").write_text("{")
     (job.out_dir / "plans" / "other.json").write_text(json.dumps({"jobs": 3}))
     assert jobs_table(job.out_dir)["status"].tolist() == ["missing"]

@@ -60,7 +60,7 @@ def test_exif_rotation_is_part_of_the_hash_only_where_it_turns_an_image(tree):
     for images in (auto.dataset, load_images(run, ".", num_workers=0)):
         assert images.val_images.exif_rotation
         (place,) = (i for i, path in enumerate(images.val_images.paths.tolist()) if path.endswith(".jpg"))
-        assert images.val_images.read(place)[0].shape == (3, 12, 10)
+        assert images.val_images.read(place)[0].shape == (12, 10, 3)
     lists = tree.parent / "lists"
     assert main(["lists", str(tree), "--out", str(lists), "--name", "mine", "-S", "2", "-K", "4"]) == 0
     listed = {"dataset": f"lists:{lists / 'mine' / 'S~2'}", "out_dir": str(tree.parent / "study"), **SETTINGS}

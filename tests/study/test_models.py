@@ -112,7 +112,7 @@ def test_runs_are_opened_without_torch(tiny_study: TinyStudy):
 
 
 def test_what_gives_no_model_is_refused(tiny_study: TinyStudy, tmp_path, tiny_fine_tuning_parameters):
-    with pytest.raises(InputError, match="state 4 of 3 is not finished"):
+    with pytest.raises(InputError, match="state = 4: expected a whole number of at least 1 and at most 3"):
         tiny_study.off.model(4)
     with pytest.raises(InputError, match="method = 'WA': expected one of FT, IL2M"):
         tiny_study.off.model(2, "WA")

@@ -165,7 +165,7 @@ def memory_and_disk(plan: Plan, notebook: str) -> dict[str, float]:
         new = images.train_counts[past:seen].sum()
         disk += 4 * float(weights + rows * (seen + width + 4) + new * (width + 8))
     pixels, num_images = int(np.prod(images.train_images.shape[1:3])), len(images.train_labels) + len(images.val_labels)
-    memory = _PROCESS + 4 * settings.batch_size * pixels * kept_by_pixel + 16 * weights
+    memory = settings.num_processes * _PROCESS + 4 * settings.batch_size * pixels * kept_by_pixel + 16 * weights
     memory += 0 if images.files else 2 * num_images * pixels * images.num_channels
     return {"memory": memory + 8.0 * len(images.val_labels) * (images.num_classes + width), "disk": disk}
 

@@ -98,7 +98,7 @@ def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease
     is_begun = job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
     work = 0 if is_begun else job.work  # the time of a training that was begun before tells nothing
     log, started = job.file(".log"), time.monotonic()
-    with leased_gpu() as gpu:
+    with leased_gpus(job.parameters.get("num_processes", 1)) as gpu:
         options = {"plugins": job.plugins, "environment": gpu, "preload": PRELOAD, "log": log}
         failure = execute_notebook(notebook, job.output, job.parameters, stop=lambda: not lease.exists(), **options)
     details["seconds"] = time.monotonic() - started
@@ -116,13 +116,13 @@ _counting = threading.Lock()
 
 
 @contextlib.contextmanager
-def leased_gpu() -> Iterator[dict[str, str]]:
-    """The environment that gives a job the GPU of this worker that has the fewest jobs; empty without GPUs."""
+def leased_gpus(count: int = 1) -> Iterator[dict[str, str]]:
+    """The environment that gives a job the GPUs of this worker that have the fewest jobs; empty without GPUs."""
     with _counting:
-        gpu = min(visible_gpus(), key=lambda name: _jobs_on[name], default="")
-        _jobs_on[gpu] += 1
+        gpus = sorted(visible_gpus(), key=lambda name: _jobs_on[name])[:count]
+        _jobs_on.update(gpus)
     try:
-        yield {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     finally:
         with _counting:
-            _jobs_on[gpu] -= 1
+            _jobs_on.subtract(gpus)

@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 import torch
 
+from il2m.system.processes import HERE
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (n, c, h, w) float32, channels last in memory; and labels (n,)
 _BLOCK = 1024  # images prepared at a time: large enough that preparing costs little beside training
 
@@ -37,6 +39,12 @@ def batch_sizes(num_images: int, batch_size: int) -> list[int]:
     return np.diff(ends, prepend=0).tolist()
 
 
+def my_share(size: int) -> slice:
+    """This process's images of a batch of ``size``. Batch normalisation needs two: of a batch that has fewer for each
+    process, as an epoch's last one may, each takes all."""
+    return slice(HERE.rank, None, HERE.count) if size >= 2 * HERE.count else slice(None)
+
+
 class Batches:
     """What batches of images in memory and of image files share: labels, a device, and how images are normalised."""
 
@@ -55,6 +63,12 @@ class Batches:
         vars(moved).update({name: value.to(device) for name, value in tensors.items()})
         return moved
 
+    def my_part(self) -> Self:
+        """This process's images, in order: about as many as any other's, and all have each once."""
+        part, mine = copy.copy(self), slice(*(len(self) * (HERE.rank + end) // HERE.count for end in (0, 1)))
+        vars(part).update({name: vars(self)[name][mine] for name in {"labels", "images", "files"} & vars(self).keys()})
+        return part
+
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         """images: (n, c, h, w) uint8."""
         channels, _, width = images.shape[1:]
@@ -71,14 +85,15 @@ class ImageBatches(Batches):
         self.images = torch.from_numpy(np.ascontiguousarray(images))
 
     def augmented(self, batch_size: int, generator: torch.Generator, *, max_shift: int, flip: bool) -> Iterator[Batch]:
-        """One epoch in random order, in batches of batch_sizes; each image shifted by up to ``max_shift`` pixels, and
-        mirrored half the time if ``flip``. generator: of the device where the images are, so that nothing waits."""
+        """One epoch in random order, of each of its batch_sizes my_share; images shifted by up to ``max_shift`` pixels,
+        and mirrored half the time if ``flip``. generator: of the device where they are, so that nothing waits."""
         order = torch.randperm(len(self), generator=generator, device=self.labels.device)
         for block in order.split(batch_sizes(len(self), max(_BLOCK // batch_size, 1) * batch_size)):
             chosen = self.images.index_select(0, block)  # copies whole images, as indexing with brackets does not
             images = self._normalised(_shift_and_flip(chosen, generator, max_shift, flip).permute(0, 3, 1, 2))
             sizes = batch_sizes(len(block), batch_size)
-            yield from zip(images.split(sizes), self.labels[block].split(sizes), strict=True)
+            for batch, labels in zip(images.split(sizes), self.labels[block].split(sizes), strict=True):
+                yield batch[my_share(len(labels))], labels[my_share(len(labels))]
 
     def plain(self, batch_size: int = 256) -> Iterator[Batch]:
         """Every image once, in order, without augmentation."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std
+from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std, my_share
 from il2m.data.dataset import Dataset, content_hash, read_npz
 from il2m.data.image_files import ImageFiles, with_options
 from il2m.data.views import View, as_tensor, scoring_view, training_view
@@ -39,7 +39,7 @@ class FileBatches(Batches):
         a seed of its own from ``generator``, so that the number of workers changes nothing."""
         order = torch.randperm(len(self), generator=generator, device=self.labels.device)
         seeds = torch.randint(2**62, (len(self),), generator=generator, device=self.labels.device)
-        batches = order.split(batch_sizes(len(self), batch_size))
+        batches = [batch[my_share(len(batch))] for batch in order.split(batch_sizes(len(self), batch_size))]
         if flip not in self._loaders:  # kept, with its workers, for the next epoch
             view = partial(training_view, image_size=self.files.image_size, flip=flip)
             self._loaders[flip] = _loader(self.files, view, [], keep_workers=True)

@@ -96,6 +96,8 @@ def build_network(
 ) -> Classifier:
     """A freshly initialised classifier. network: a name in NETWORKS. image_size: height and width. Raises InputError if
     it can't be built, or its features of such images are not (n, d) of one width for any n."""
+    if network not in _BUILDERS:  # nor has this process loaded what registers it
+        raise InputError(f"network {network!r} is registered elsewhere: several processes need it in a plugin.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

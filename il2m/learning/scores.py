@@ -9,13 +9,14 @@ from il2m.data.batches import ImageBatches
 from il2m.learning.networks import Classifier
 from il2m.memory.exemplars import unit_features
 from il2m.memory.statistics import reduce_scores
+from il2m.system.processes import gathered
 
 
 @torch.inference_mode()
 def score_batches(model: Classifier, batches: ImageBatches) -> Iterator[tuple[torch.Tensor, ...]]:
     """Raw scores (m, C), features (m, d), both float32, and labels (m,) of one batch after the other, on the device."""
     model.eval()
-    for images, labels in batches.to(next(model.parameters()).device).plain():
+    for images, labels in batches.my_part().to(next(model.parameters()).device).plain():
         features = model.backbone(images)
         yield model.head(features).float(), features.float(), labels
 
@@ -28,7 +29,8 @@ def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, 
     for batch_scores, batch_features, labels in score_batches(model, batches):
         rows = slice(done, done + len(labels))
         scores[rows], features[rows], done = batch_scores, batch_features, rows.stop
-    return scores.cpu().numpy(), features.cpu().numpy()
+    parts = [gathered([part[:done].cpu().numpy()]) for part in (scores, features)]
+    return tuple(np.concatenate(part) if len(part) > 1 else part[0] for part in parts)
 
 
 def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str, np.ndarray]:
@@ -39,19 +41,21 @@ def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str,
     for batch in score_batches(model, batches):
         scores, features, labels = (part.cpu().numpy() for part in batch)
         reduced.append(reduce_scores(scores, labels) | {"features": features})
+    reduced = gathered(reduced)
     return {name: np.concatenate([part[name] for part in reduced]) for name in reduced[0]}
 
 
 def mean_by_class(model: Classifier, batches: ImageBatches, num_classes: int) -> dict[str, np.ndarray]:
     """Means over each class's images, summed batch by batch: ``own_scores, own_probabilities`` (num_classes,) float64,
     and ``unit_features`` (num_classes, d) float64. Each class must have images."""
-    counts = np.zeros(num_classes)
-    sums: dict[str, np.ndarray] = {}
+    sums = {"counts": np.zeros(num_classes)}
     for batch in score_batches(model, batches):
         scores, features, labels = (part.cpu().numpy() for part in batch)
-        np.add.at(counts, labels, 1)
+        np.add.at(sums["counts"], labels, 1)
         values = reduce_scores(scores, labels) | {"unit_features": unit_features(features)}
         for name in ("own_scores", "own_probabilities", "unit_features"):
             total = sums.setdefault(name, np.zeros((num_classes, *values[name].shape[1:])))
             np.add.at(total, labels, values[name])
-    return {name: (total.T / counts).T for name, total in sums.items()}
+    parts = gathered([sums])  # the last one has images, however few they are
+    sums = {name: sum(part.get(name, 0) for part in parts) for name in parts[-1]}
+    return {name: (total.T / sums["counts"]).T for name, total in sums.items() if name != "counts"}

@@ -14,12 +14,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
-from il2m.data.batches import ImageBatches
+from il2m.data.batches import ImageBatches, batch_sizes
 from il2m.errors import InputError
 from il2m.learning.checkpoints import read_checkpoint, weights_hash, write_checkpoint
 from il2m.learning.networks import Classifier
 from il2m.learning.replay import ReplayedStep
 from il2m.parameters import Training
+from il2m.system.processes import HERE
 
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints: what an interruption loses, but for the epoch under way
 
@@ -56,7 +57,8 @@ def train(
 ) -> list[Epoch]:
     """Train ``model`` in place with SGD, for base training and for fine-tuning alike.
     settings: batch size, momentum, ... and the device. Gradients of ``summed_batches`` mini-batches are summed, not
-    averaged, before a step, as the authors' loop does; an epoch's last step sums what is left.
+    averaged, before a step, as the authors' loop does; an epoch's last step sums what is left. Each of several
+    processes takes my_share of every batch.
     epochs, learning_rate: over those in settings. seed: of image order and augmentation; on a CPU with one thread equal
     seeds give equal weights, bit for bit. teacher: the previous model, to distil from.
     checkpoint: a file that keeps this training while it is under way, written after an epoch, at most every
@@ -84,7 +86,7 @@ def train(
             epoch = training.run_epoch(batches)
         # after the last epoch the whole training would be lost: the model is scored before it is stored
         since = started if epoch.epoch == epochs else stored
-        if checkpoint and time.monotonic() - since >= CHECKPOINT_SECONDS:
+        if checkpoint and not HERE.rank and time.monotonic() - since >= CHECKPOINT_SECONDS:
             write_checkpoint(checkpoint, identity, training.state_dict())
             stored = time.monotonic()
         on_epoch(epoch)
@@ -111,6 +113,8 @@ class _Training:
         learned = [each for each in model.parameters() if each.requires_grad]
         self.optimizer = sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
         self.model = self.accelerator.prepare(model)  # the optimizer's wrapper would only cost time
+        if HERE.count > 1:
+            self.model.broadcast_buffers = False  # of the first process: all are averaged after each epoch
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler(enabled=False)  # without fp16: none
         if settings.schedule == "plateau":
             self.scheduler = ReduceLROnPlateau(sgd, factor=0.1, patience=settings.patience)
@@ -119,7 +123,7 @@ class _Training:
             self.scheduler = MultiStepLR(sgd, milestones, gamma=0.1)
         self.teacher = teacher and teacher.to(self.accelerator.device, memory_format=self.layout).eval()
         self.generator = torch.Generator(self.accelerator.device).manual_seed(asked["seed"])  # of the batches
-        waits = self.scaler.is_enabled() or settings.summed_batches > 1  # for values, or for other batches
+        waits = self.scaler.is_enabled() or settings.summed_batches * HERE.count > 1  # for values or others' gradients
         self._replayed = ReplayedStep(self._step) if on_gpu and not waits else None
         self._parts = {name: vars(self)[name] for name in ("model", "optimizer", "scheduler", "scaler")}
 
@@ -129,13 +133,21 @@ class _Training:
         number, rate = len(self.history) + 1, self.optimizer.param_groups[0]["lr"]
         total_loss = num_images = 0  # the loss becomes a tensor on the device, so that no step waits for it
         epoch = batches.augmented(settings.batch_size, self.generator, max_shift=settings.max_shift, flip=settings.flip)
-        for place, (images, labels) in enumerate(epoch):
-            num_images += len(labels)
+        sizes = batch_sizes(len(batches), settings.batch_size)
+        for place, (size, (images, labels)) in enumerate(zip(sizes, epoch, strict=True)):
+            num_images += size
             if self._replayed:
                 loss = self._replayed(images, labels, rate)
             else:
-                loss = self._step(images, labels, place, num_images == len(batches))
-            total_loss += loss * len(labels)
+                # gradients are averaged over processes, whose shares differ; what each takes whole counts once
+                weight = 1 if len(labels) == size else len(labels) * HERE.count / size
+                loss = self._step(images, labels, place, num_images == len(batches), weight)
+            total_loss += loss * size
+        if HERE.count > 1:
+            learning = (module for module in self.model.modules() if module.training)
+            buffers = (buffer for module in learning for buffer in module.buffers(recurse=False))
+            for own in (total_loss, *filter(torch.is_floating_point, buffers)):
+                own.copy_(self.accelerator.reduce(own, "mean"))
         mean_loss = float(total_loss) / num_images
         if not math.isfinite(mean_loss):
             what = f"the loss of epoch {number} is {mean_loss} at learning rate {rate:g}"
@@ -156,12 +168,12 @@ class _Training:
             what = f"the loss of the last epoch is {loss:.4g}, more than twice the {guessing:.4g} of guessing"
             warnings.warn(f"{what}: this network has not learned. Lower learning_rate, or train longer.", stacklevel=3)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, place: int = 0, is_last: bool = True) -> torch.Tensor:
-        """Gradients of one mini-batch, the epoch's ``place``-th, and a step if it ends a sum of them. Its mean loss."""
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, place=0, is_last=True, weight=1.0) -> torch.Tensor:
+        """Gradients of a mini-batch, an epoch's ``place``-th; a step if it ends a sum of them. Loss x ``weight``."""
         summed = self.settings.summed_batches
         if place % summed == 0:
             self.optimizer.zero_grad()  # here, or the process asks for memory anew at each step
-        loss = self._loss(images, labels)
+        loss = self._loss(images, labels) if weight == 1 else weight * self._loss(images, labels)
         self.scaler.scale(loss).backward()
         if (place + 1) % summed == 0 or is_last:
             self.scaler.step(self.optimizer)

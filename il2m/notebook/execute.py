@@ -13,7 +13,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -25,6 +24,7 @@ from il2m.errors import InputError
 from il2m.system.locks import POLL_SECONDS, Stopped
 from il2m.system.machine import visible_gpus
 from il2m.system.plugins import load_plugin
+from il2m.system.processes import end_with_parent
 
 KERNEL_ENVIRONMENT = {
     "IL2M_HEADLESS": "1",
@@ -136,7 +136,7 @@ def _job_main(
     kernel = context.Process(target=_kernel_main, args=(kernel_pipe, plugins), name="kernel", daemon=True)
     kernel.start()  # before papermill and its threads: forked from a process with threads it might not work
     kernel_pipe.close()
-    _end_with_parent()
+    end_with_parent()
     try:
         reply.send(_execute(kernel, pipe, *task))
     except OSError as error:  # a full disk, a folder that is gone
@@ -200,7 +200,7 @@ def _manager_class(kernel: BaseProcess, pipe: Connection, sockets: str) -> type:
 def _kernel_main(pipe: Connection, plugins: Sequence[str]) -> None:
     """Load plugins, and become a Jupyter kernel when told its arguments and its working directory."""
     multiprocessing.current_process().daemon = False  # it may have children, which decode images
-    _end_with_parent()
+    end_with_parent()
     try:
         for plugin in plugins:
             load_plugin(plugin)
@@ -216,11 +216,3 @@ def _kernel_main(pipe: Connection, plugins: Sequence[str]) -> None:
     from ipykernel.kernelapp import IPKernelApp
 
     IPKernelApp.launch_instance(argv=[*arguments, "--log-level=ERROR"])
-
-
-def _end_with_parent() -> None:
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -61,7 +61,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         resolved["exif_rotation"] = True  # only where EXIF data turn an image: all other runs keep their hash
         images = with_options(images, *[{"exif_rotation": True}] * 2)
     images = images.in_learning_order(order)
-    _check_shift(settings, images)
+    _check_sizes(settings, images)
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:
@@ -85,8 +85,11 @@ def _identity(settings: Training, images: Dataset, states: States, resolved: dic
     return settings.shaping(image_files=in_files) | resolved | of_all
 
 
-def _check_shift(settings: Training, images: Dataset) -> None:
-    """Raise InputError for a shift that could leave nothing of an image."""
+def _check_sizes(settings: Training, images: Dataset) -> None:
+    """Raise InputError for batches too small for their processes, or a shift that could leave nothing of an image."""
+    if settings.batch_size < (least := 2 * settings.num_processes):
+        what = f"batch_size = {settings.batch_size}: {settings.num_processes} processes share each mini-batch"
+        raise InputError(f"{what}, and batch normalisation needs two images in each: use {least} or more.")
     _, height, width, _ = images.train_images.shape
     if images.files is None and settings.max_shift >= min(height, width):
         size = f"{height} x {width} pixels"
@@ -134,7 +137,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     if settings.order_seed is not None and settings.order_seed != drawn_by:
         what = f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}"
         raise InputError(f"{what}: name another base, or train one.")
-    _check_shift(settings, images)
+    _check_sizes(settings, images)
     check_memory(settings, states)
     resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and settings.memory_size and not settings.exemplars_per_class:

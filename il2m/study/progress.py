@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from il2m.system.files import write_atomically
+from il2m.system.processes import HERE
 
 PROGRESS_FILE = "progress.json"
 
@@ -15,7 +16,7 @@ PROGRESS_FILE = "progress.json"
 def is_headless() -> bool:
     """True where nobody watches: no terminal and no live notebook, or a notebook that papermill or nbconvert executes:
     ``il2m run`` says so by IL2M_HEADLESS; one that is executed otherwise is told by that it can't ask for input."""
-    if os.environ.get("IL2M_HEADLESS"):
+    if os.environ.get("IL2M_HEADLESS") or HERE.count > 1:
         return True
     if "ipykernel" not in sys.modules:
         return not sys.stderr.isatty()
@@ -54,12 +55,21 @@ class Progress(AbstractContextManager):
         self._bar.set_postfix_str(where, refresh=False)
         self._bar.update(num_images)
         now = time.monotonic()
-        if now - self._written >= 0.5 or self._done == self._total:
+        if HERE.rank == 0 and (now - self._written >= 0.5 or self._done == self._total):
             self._written = now
             rate = (self._done - self._resumed) / (now - self._started)
             status = {"stage": self._title, "where": where, "images_per_second": rate}
             status |= {"seconds_left": (self._total - self._done) / rate, "share_done": self._done / self._total}
             write_atomically(self._file, json.dumps(status), durable=False)
+
+    def follow(self) -> None:
+        """Show what the process that trains has noted."""
+        if status := read_progress(self._file.parent):
+            self._bar.set_postfix_str(status["where"], refresh=False)
+            self._bar.update(round(status["share_done"] * self._total) - self._bar.n)
+
+    def __reduce__(self) -> tuple[type, tuple]:  # in another process it begins anew
+        return Progress, (self._title, self._total, self._file.parent)
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

@@ -24,15 +24,15 @@ from il2m.study.state_folder import state_path
 from il2m.system.files import SET_ASIDE, set_aside
 from il2m.system.locks import RUN_LOCK, locked, sweep
 from il2m.system.machine import cpu_model
+from il2m.system.processes import HERE, gathered, run_in_processes
 
 
 def train_missing(run: Run, settings: Training | JointTraining, train_states: Callable[[list[int]], None]) -> Run:
     """Check the states that the run has, then hold its lock and train those that it lacks: none if another process
     trained them in the meantime. States that did not go on from the one before them are set aside, and trained again.
-    Raises InputError if the device is 'cuda' and there is none."""
+    Raises InputError as check_device."""
     if run.missing_states or _strangers(run):
-        if settings.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
+        check_device(run.base.identity if run.kind == "joint" else run.identity, settings.device)
         torch.set_num_threads(settings.num_threads)
         # images are scored in float32, and to the same bits: else PyTorch rounds convolutions on a GPU
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
@@ -47,6 +47,15 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
                 _set_aside_strangers(run)  # later states may have gone on from another one than was trained now
     _check(run)
     return run
+
+
+def check_device(identity: Mapping[str, Any], device: str) -> None:
+    """Raises InputError if torch does not find the GPUs that are asked for, one for each process."""
+    count, found = identity.get("num_processes", 1), torch.cuda.device_count()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device = 'cuda', but torch finds no CUDA device here: use 'auto' or 'cpu'.")
+    if device != "cpu" and 0 < found < count:
+        raise InputError(f"num_processes = {count}, but torch finds {found} GPU here: use {found}, or device = 'cpu'.")
 
 
 def _check(run: Run) -> None:
@@ -82,6 +91,16 @@ class Stage:
     data: Dataset  # in learning order
     normalisation: Normalisation
     progress: Progress
+
+    def train(self, train_state: Callable, work: list[tuple]) -> None:
+        """Call ``train_state(self, *each)`` for each of ``work``: here, or in each of the processes asked for."""
+        if HERE.count < self.settings.num_processes:
+            on_cpu = self.settings.device == "cpu" or not torch.cuda.is_available()
+            how = self.settings.num_processes, on_cpu, self.progress.follow
+            run_in_processes(*how, self.train, train_state, work)
+        else:
+            for each in work:
+                train_state(self, *each)
 
     def batches(self, indices: np.ndarray) -> ImageBatches:
         """The training images at ``indices``."""
@@ -133,6 +152,8 @@ class Stage:
         """Write the finished state, with what rounds its numbers, and remove the checkpoints of its trainings."""
         gpu = torch.cuda.get_device_name() if self.settings.device != "cpu" and torch.cuda.is_available() else None
         made_with = {"threads": torch.get_num_threads(), "torch": torch.__version__, "cpu": cpu_model(), "gpu": gpu}
-        self.run.store(state, arrays, weights, {**info, "made_with": made_with})
-        for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):
-            checkpoint.unlink(missing_ok=True)
+        if HERE.rank == 0:
+            self.run.store(state, arrays, weights, {**info, "made_with": made_with})
+            for checkpoint in self.run.folder.glob(f"{state_path(self.run.folder, state).name}.*"):
+                checkpoint.unlink(missing_ok=True)
+        gathered([])  # all wait for it

@@ -23,7 +23,7 @@ from il2m.study.find import open_base
 from il2m.study.planning import RESULT_VERSION, Plan, images_to_train_on, load_images, plan_base, plan_fine_tuning
 from il2m.study.progress import Progress
 from il2m.study.runs import Run
-from il2m.study.stage import Stage, train_missing
+from il2m.study.stage import Stage, check_device, train_missing
 
 
 def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
@@ -34,6 +34,8 @@ def train_base(settings: BaseTraining | None = None, **parameters: Any) -> Run:
 
 def train_planned(plan: Plan) -> Run:
     """Make the planned run as far as it is missing, in the folder and under the identity that the plan has."""
+    if not plan.folder.exists():
+        check_device(plan.identity, plan.settings.device)  # before anything is written
     run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
     train_states = _train_base_state if plan.kind == "base" else _fine_tune_states
     return train_missing(run, plan.settings, lambda missing: train_states(plan, run, missing))
@@ -46,10 +48,14 @@ def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
     given = run.identity.get("normalisation")
     normalisation = Normalisation(**given) if given else images_mean_std(data.train_images[new])
     with Progress("base training", images_to_train_on(plan)[1], run.folder) as progress:
-        stage = Stage(run, settings, data, normalisation, progress)
-        model = stage.new_network(1, stage.seed(1, "weights"))
-        history = stage.fit(model, new, state=1, epochs=settings.base_epochs, learning_rate=settings.learning_rate)
-        _score_and_store(stage, 1, model, new, new[:0], new[:0], _trained((history, new)))
+        Stage(run, settings, data, normalisation, progress).train(_train_first, [(new,)])
+
+
+def _train_first(stage: Stage, new: np.ndarray) -> None:
+    """State 1, trained on the images ``new`` (indices), scored and stored."""
+    settings, model = stage.settings, stage.new_network(1, stage.seed(1, "weights"))
+    history = stage.fit(model, new, state=1, epochs=settings.base_epochs, learning_rate=settings.learning_rate)
+    _score_and_store(stage, 1, model, new, new[:0], new[:0], _trained((history, new)))
 
 
 def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
@@ -66,13 +72,13 @@ def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
     with Progress(title, num_images, run.folder) as progress:
         normalisation = Normalisation(**run.state(1).info["normalisation"])
         stage = Stage(run, settings, plan.dataset, normalisation, progress)
-        for state in missing:
-            kept = plan.exemplars.get(state)
-            _fine_tune_state(stage, state, _choose_exemplars(stage, state) if kept is None else kept)
+        stage.train(_fine_tune_state, [(state, plan.exemplars.get(state)) for state in missing])
 
 
-def _fine_tune_state(stage: Stage, state: int, kept: np.ndarray) -> None:
-    """One incremental state, trained on its new images and the exemplars ``kept`` (indices), scored and stored."""
+def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None:
+    """One incremental state, trained on its new images and the exemplars ``given`` (indices), or else chosen here,
+    scored and stored."""
+    kept = _choose_exemplars(stage, state) if given is None else given
     settings, labels = stage.settings, stage.data.train_labels
     same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
     num_seen, seed = stage.run.states.num_seen(state), stage.seed(state, "head")
@@ -140,14 +146,16 @@ def _train_joint_states(run: Run, settings: JointTraining, missing: list[int]) -
     chosen = {state: np.flatnonzero(data.train_labels < run.states.num_seen(state)) for state in missing}
     with Progress("joint training", epochs * sum(map(len, chosen.values())), run.folder) as progress:
         normalisation = Normalisation(**run.state(1).info["normalisation"])
-        stage = Stage(run, settings, data, normalisation, progress)
-        for state, indices in chosen.items():
-            model = stage.new_network(state, stage.seed(state, "joint weights"))
-            same = {"state": state, "learning_rate": settings.learning_rate, "purpose": "joint training"}
-            history = stage.fit(model, indices, epochs=epochs, **same)
-            arrays = stage.score_validation(model, state)
-            del arrays["val_features"]
-            stage.store(state, arrays, {}, {"history": [vars(epoch) for epoch in history]})
+        Stage(run, settings, data, normalisation, progress).train(_train_joint_state, list(chosen.items()))
+
+
+def _train_joint_state(stage: Stage, state: int, indices: np.ndarray) -> None:
+    model = stage.new_network(state, stage.seed(state, "joint weights"))
+    same = {"epochs": stage.run.identity["joint_epochs"], "learning_rate": stage.settings.learning_rate}
+    history = stage.fit(model, indices, state=state, purpose="joint training", **same)
+    arrays = stage.score_validation(model, state)
+    del arrays["val_features"]
+    stage.store(state, arrays, {}, {"history": [vars(epoch) for epoch in history]})
 
 
 def _trained(*trainings: tuple[list[Epoch], np.ndarray]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from types import ModuleType
 from il2m.errors import InputError
 from il2m.system.hashes import file_hash, short_hash
 
+LOADED: dict[str, ModuleType] = {}  # by the names under which processes in any folder find them
+
 
 def resolved(plugin: str) -> str:
     """The name by which processes in any folder know it: of a file its absolute path."""
@@ -27,7 +29,7 @@ def load_plugin(plugin: str) -> ModuleType:
             code = compile(files[0].read_bytes(), files[0], "exec", dont_inherit=True)  # not from a .pyc of before
             sys.modules[name] = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, files[0]))
             exec(code, vars(sys.modules[name]))
-        return importlib.import_module(name)
+        return LOADED.setdefault(resolved(plugin), importlib.import_module(name))
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]

@@ -438,7 +438,7 @@ def test_a_damaged_checkpoint_is_left_aside(some, tmp_path, every_epoch, damage)
 OTHERS = {
     "epochs": 7, "batch_size": 9, "learning_rate": 0.06, "momentum": 0.8, "weight_decay": 0.0, "schedule": "plateau",
     "patience": 6, "max_shift": 2, "flip": True, "seed": 1, "temperature": 3.0, "distillation_weight": 0.5,
-    "summed_batches": 2, "precision": "bf16", "teacher": build_network("small", 1, 5, seed=0),
+    "summed_batches": 2, "num_processes": 2, "precision": "bf16", "teacher": build_network("small", 1, 5, seed=0),
     "model": build_network("small", 1, 6, seed=1), "batches": slice(20),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from il2m.batch.dispatch import Workers, connected, execute_jobs
 from il2m.batch.jobs import Job
 from il2m.batch.records import read_record
 from il2m.batch.status import Estimates
-from il2m.batch.worker import leased_gpu
+from il2m.batch.worker import leased_gpus
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, find_notebooks
@@ -338,14 +338,16 @@ def test_jobs_share_the_gpus_evenly(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     visible_gpus.cache_clear()
     try:
-        with leased_gpu() as one, leased_gpu() as two, leased_gpu() as three:
+        with leased_gpus() as one, leased_gpus() as two, leased_gpus() as three:
             given = [environment["CUDA_VISIBLE_DEVICES"] for environment in (one, two, three)]
             assert sorted(given[:2]) == ["4", "7"]
             assert given[2] in ("4", "7")
+        with leased_gpus(2) as both, leased_gpus(3) as no_more:
+            assert both == no_more == {"CUDA_VISIBLE_DEVICES": "4,7"}
         assert Workers().slots == 2
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         visible_gpus.cache_clear()
-        with leased_gpu() as none:
+        with leased_gpus() as none:
             assert none == {}
     finally:
         visible_gpus.cache_clear()

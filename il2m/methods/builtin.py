@@ -1,6 +1,9 @@
 """The study's own methods: fine-tuning, IL2M with its parts switched off one by one, and what the field does about the
 bias after training. In a state without past classes all leave things alone."""
 
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +13,18 @@ from scipy.special import softmax
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
 from il2m.methods.frozen import Frozen, Head
 from il2m.methods.rectify import FORMS, rectify
-from il2m.methods.registry import Size, method
+from il2m.methods.registry import Function, Size, method
 from il2m.parameters import SCORE_KINDS
 
-HEAD = ("features", "head")
+_ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 
 
-@method("FT", score_kinds=SCORE_KINDS, needs=(), cost=lambda size: (0, size.linear), colour="#7F7F7F")
+def _own(name: str, cost: Callable[[Size], tuple[float, float]]) -> Callable[[Function], Function]:
+    """Register one of the study's own: ``method``, with what builtin.toml says of it."""
+    return method(name, cost=cost, **_ABOUT[name])
+
+
+@_own("FT", lambda size: (0, size.linear))
 def fine_tuning(state: Frozen) -> np.ndarray:
     """Nothing: fine-tuning's own scores."""
     return state.scores
@@ -34,7 +42,7 @@ for _name, _form in FORMS.items():
     method(_name, _form["source"], _form["needs"], _cost, _form["colour"], score_kinds=SCORE_KINDS)(_rectified)
 
 
-@method("FT-th", "Buda et al., Neural Networks 2018", "counts", lambda size: (size.classes, size.linear), "#8C564B")
+@_own("FT-th", lambda size: (size.classes, size.linear))
 def prior_thresholding(state: Frozen) -> np.ndarray:
     """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given).
     After softmax this divides the probabilities by the prior, relative to equal ones."""
@@ -67,9 +75,7 @@ def _mean_cost(size: Size) -> tuple[int, int]:
     return size.linear, size.linear + size.features
 
 
-@method(
-    "NEM", "iCaRL, Rebuffi et al., CVPR 2017", ("features", "new", "exemplars"), _mean_cost, "#9467BD", distances=True
-)
+@_own("NEM", _mean_cost)
 def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
     New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that they
@@ -93,7 +99,7 @@ def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
     return scores
 
 
-@method("WA", "Zhao et al., CVPR 2020", HEAD, lambda size: (0, size.linear), "#17BECF")
+@_own("WA", lambda size: (0, size.linear))
 def weight_alignment(state: Frozen) -> np.ndarray:
     """New classes' weight vectors scaled to the mean norm of past ones.
     Biases stay. The paper's weight clipping during training is not part of it."""
@@ -131,13 +137,7 @@ def keep_top_past(corrected: np.ndarray, scores: np.ndarray, num_past: int, kept
     return result
 
 
-@method(
-    "ScaIL",
-    "Belouadah and Popescu, WACV 2020",
-    HEAD,
-    lambda size: (size.initial_head + size.states * (size.features + 1), 2 * size.linear),
-    "#BCBD22",
-)
+@_own("ScaIL", lambda size: (size.initial_head + size.states * (size.features + 1), 2 * size.linear))
 def scail(state: Frozen) -> np.ndarray:
     """Past classes' initial weights, scaled rank by rank to the new ones' size; the 10 best past classes stay."""
     current = state.head
@@ -148,7 +148,7 @@ def scail(state: Frozen) -> np.ndarray:
     return keep_top_past(head_scores(state.features, scaled), state.scores, state.num_past)
 
 
-@method("SIW", "Belouadah et al., BMVC 2020", HEAD, lambda size: (size.initial_head, size.linear), "#88A9D9")
+@_own("SIW", lambda size: (size.initial_head, size.linear))
 def standardised_initial_weights(state: Frozen) -> np.ndarray:
     """Each class's initial weights, standardised."""
     parts = [(each.head, each.num_past) for each in (*state.earlier, state)]  # as they were where the class was new
@@ -158,13 +158,7 @@ def standardised_initial_weights(state: Frozen) -> np.ndarray:
     return head_scores(state.features, Head(standardised, bias))
 
 
-@method(
-    "SIW-calibrated",
-    "Belouadah et al., BMVC 2020",
-    (*HEAD, "confidences"),
-    lambda size: (size.initial_head + size.states, size.linear + size.past),
-    "#4C6FBF",
-)
+@_own("SIW-calibrated", lambda size: (size.initial_head + size.states, size.linear + size.past))
 def standardised_and_calibrated(state: Frozen) -> np.ndarray:
     """SIW, past scores times the ratio of confidences."""
     confidences, scores = state.statistics.confidences, standardised_initial_weights(state)
@@ -197,7 +191,7 @@ def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -
     return corrected
 
 
-@method("BiC", "Wu et al., CVPR 2019", "held_out", lambda size: (2, size.linear + size.new), "#D4479B")
+@_own("BiC", lambda size: (2, size.linear + size.new))
 def bias_correction(state: Frozen) -> np.ndarray:
     """Two numbers for new classes' scores, fitted on images held out of training."""
     if not state.num_past:
@@ -206,7 +200,7 @@ def bias_correction(state: Frozen) -> np.ndarray:
     return correct_bias(state.scores, state.num_past, *fitted)
 
 
-@method("NCM-oracle", needs=("features", "new", "all_past"), colour="#8A8A8A", cost=_mean_cost, distances=True)
+@_own("NCM-oracle", _mean_cost)
 def nearest_class_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of *all* training images: breaks the memory limit."""
     directions = mean_directions(state.new.features, state.new.labels, state.num_classes)
@@ -215,7 +209,7 @@ def nearest_class_mean(state: Frozen) -> np.ndarray:
     return nearest_mean_scores(state.features, directions)
 
 
-@method("task-aware-oracle", needs="val_labels", colour="#A6A6A6", dash=":", cost=lambda size: (0, size.linear))
+@_own("task-aware-oracle", lambda size: (0, size.linear))
 def task_aware(state: Frozen) -> np.ndarray:
     """Only classes of the image's true state compete: bounds what any cure of the bias between states can reach.
     Its top-1 is the task-aware accuracy of a task-incremental scenario (van de Ven and Tolias, 2019)."""

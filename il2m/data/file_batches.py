@@ -19,6 +19,7 @@ from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
 
 _BATCH = 64  # images that a worker hands over at a time
+_UNREADABLE = "images can't be read"
 
 
 def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> Batches:
@@ -89,7 +90,7 @@ def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Data
         problems, digests = read_all(replace(parts[0], paths=np.concatenate([files.paths for files in parts])))
         if problems:
             hint = "Replace them, or take them out of the lists."
-            raise InputError(name_first("images can't be read", problems) + f"\n{hint}") from None
+            raise InputError(f"{name_first(_UNREADABLE, problems)}\n{hint}") from None
         with replacing(note, "wb") as file:
             np.savez(file, digests=digests)
     train, val = np.split(digests, [len(parts[0])])
@@ -136,7 +137,7 @@ def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     if isinstance(batch, torch.Tensor):
         return batch
     hint = "`il2m check` on the data names all that can't be decoded at once."
-    raise InputError(name_first("images can't be read", batch) + f"\n{hint}")
+    raise InputError(f"{name_first(_UNREADABLE, batch)}\n{hint}")
 
 
 def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) -> Iterable[torch.Tensor | list[str]]:
@@ -148,17 +149,10 @@ def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) ->
 def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
     """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked."""
-    workers = {}
+    options = {"num_workers": files.num_workers, "collate_fn": _stack, "pin_memory": torch.cuda.is_available()}
+    options["generator"] = torch.Generator()  # its own: the process's is left alone
     if files.num_workers:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "torchvision.transforms"])  # else each worker imports anew
-        workers = {"multiprocessing_context": context, "persistent_workers": keep_workers}
-    return DataLoader(
-        _Files(files, view),
-        batch_sampler=batches,
-        num_workers=files.num_workers,
-        collate_fn=_stack,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: the process's is left alone
-        **workers,
-    )
+        options |= {"multiprocessing_context": context, "persistent_workers": keep_workers}
+    return DataLoader(_Files(files, view), batch_sampler=batches, **options)

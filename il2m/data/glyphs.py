@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 VERSION = 2  # of what is rendered; part of the cache's name
 IMAGE_SIZE = 28
-TRAIN_FACES = tuple(
-    family + style for family in ("DejaVuSans", "DejaVuSansMono") for style in ("", "-Bold", "-Oblique", "-BoldOblique")
-)
+_STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
+TRAIN_FACES = tuple(family + style for family in ("DejaVuSans", "DejaVuSansMono") for style in _STYLES)
 VAL_FACES = tuple("DejaVuSerif" + style for style in ("", "-Bold", "-Italic", "-BoldItalic"))
 
 _CANVAS = 2 * IMAGE_SIZE  # drawn and warped at twice the size, then averaged down: smooth edges

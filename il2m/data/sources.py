@@ -159,9 +159,8 @@ def _cached_glyphs(data_dir: Path) -> Dataset:
     glyphs = dataset_from_arrays("glyphs", arrays)
     rendered_by = f"Pillow {PIL.__version__}, FreeType {PIL.features.version('freetype2')}, numpy {np.__version__}"
     if glyphs.fingerprint != PUBLISHED_GLYPHS:
-        what = f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}"
-        expected = f"not the published study's {PUBLISHED_GLYPHS}"
-        warnings.warn(f"{what}, {expected}: figures may differ a little.", stacklevel=3)
+        what = f"the glyphs as rendered here ({rendered_by}) have the fingerprint {glyphs.fingerprint}, not the"
+        warnings.warn(f"{what} published study's {PUBLISHED_GLYPHS}: figures may differ a little.", stacklevel=3)
     with replacing(path, "wb") as file:  # two jobs may render at once: the last one's stays
         np.savez(file, **arrays, fingerprint=glyphs.fingerprint, rendered_by=rendered_by)
     return glyphs
@@ -175,17 +174,13 @@ def _load_cifar(name: str, data_dir: Path) -> dict[str, np.ndarray]:
         with contextlib.redirect_stdout(io.StringIO()):  # its download bar would flood a log
             train, test = (make(str(data_dir), train=part, download=True) for part in (True, False))
     except Exception as error:  # network, disk and archive errors alike have one remedy
-        what = f"not found under {data_dir.absolute()}, and the download failed ({error})"
-        archive = f"the python version's archive ({make.filename}, unpacked as {make.base_folder}/)"
-        remedy = f"Put {archive} there by hand, or give the images as an .npz file: dataset=PATH.npz"
-        raise InputError(f"{name.lower()}: {what}. {remedy}.") from None
+        what = f"{name.lower()}: not found under {data_dir.absolute()}, and the download failed ({error})"
+        remedy = f"Put the python version's archive ({make.filename}, unpacked as {make.base_folder}/) there by hand"
+        raise InputError(f"{what}. {remedy}, or give the images as an .npz file: dataset=PATH.npz.") from None
     arrays = {"x_train": train.data, "y_train": train.targets, "x_test": test.data, "y_test": test.targets}
     return arrays | {"class_names": train.classes}
 
 
-_LOADERS: dict[str, Loader] = {
-    "glyphs": _cached_glyphs,
-    "cifar10": partial(_load_cifar, "CIFAR10"),
-    "cifar100": partial(_load_cifar, "CIFAR100"),
-}
+_LOADERS: dict[str, Loader] = {"glyphs": _cached_glyphs}
+_LOADERS |= {name.lower(): partial(_load_cifar, name) for name in ("CIFAR10", "CIFAR100")}
 _SOURCES = dict.fromkeys(_LOADERS, "")  # name -> hash of its source, "" for what is built in

@@ -88,11 +88,9 @@ def reduce_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
     top_probabilities`` (after softmax), (n,) each. scores: (n, C), raw. labels: (n,)."""
     from scipy.special import softmax  # slow to import, and only needed here
 
-    return {
-        f"{part}_{quantity}": reduced
-        for quantity, values in (("scores", scores), ("probabilities", softmax(scores, axis=1)))
-        for part, reduced in zip(("own", "top"), own_and_top(values, labels), strict=True)
-    }
+    own, top = own_and_top(scores, labels)
+    own_share, top_share = own_and_top(softmax(scores, axis=1), labels)
+    return {"own_scores": own, "top_scores": top, "own_probabilities": own_share, "top_probabilities": top_share}
 
 
 def state_statistics(
@@ -112,11 +110,9 @@ def state_statistics(
         own, top, kept = new.get(f"own_{quantity}"), new.get(f"top_{quantity}"), exemplars.get(f"own_{quantity}")
         initial = np.full(num_seen, np.nan) if own is None else class_means(own, new_labels, num_seen)
         current = np.full(num_past, np.nan) if kept is None else class_means(kept, exemplar_labels, num_past)
-        memory[kind] = {
-            "initial_means": initial[num_past:].tolist(),
-            "confidence": float("nan") if top is None else float(top.mean(dtype=np.float64)),
-            "current_means": current.tolist(),
-        }
+        confidence = float("nan") if top is None else float(top.mean(dtype=np.float64))
+        memory[kind] = {"initial_means": initial[num_past:].tolist(), "confidence": confidence}
+        memory[kind]["current_means"] = current.tolist()
     return memory
 
 
@@ -152,8 +148,7 @@ def rectification_factors(
     A ratio is undefined where a mean it is made of is missing or not positive: raw scores can be negative, and a ratio
     of such means would push a past class the wrong way or by a wild amount. ``undefined`` says what then happens:
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
-    that isn't finite still leaves it alone), ``raise`` raises InputError.
-    """
+    that isn't finite still leaves it alone), ``raise`` raises InputError."""
     check_parameters({"undefined": undefined})
     check_choice("pooling", pooling, POOLINGS)
     for name, value in {"use_means": use_means, "use_confidence": use_confidence}.items():
@@ -175,9 +170,8 @@ def rectification_factors(
     values = np.clip(values, *clip) if clip else values
     if undefined == "raise" and bad.any():
         classes = np.flatnonzero(bad)[:10].tolist()
-        raise InputError(
-            f"state {statistics.state}: the rectification of class(es) {classes} is undefined (a mean score is missing "
-            "or not positive). Train longer, or use undefined = 'keep' or 'as-published'."
-        )
+        what = f"the rectification of class(es) {classes} is undefined (a mean score is missing or not positive)"
+        remedy = "Train longer, or use undefined = 'keep' or 'as-published'."
+        raise InputError(f"state {statistics.state}: {what}. {remedy}")
     left_alone = ~past | (bad if undefined == "keep" else ~np.isfinite(values))
     return Factors(np.where(left_alone, 1.0, values), bad)

@@ -188,12 +188,10 @@ class Frozen:
         for name in NEEDS[need]["arrays"]:
             if name not in self._arrays and not (self.state == 1 and name.startswith(_OF_PAST)):
                 return NEEDS[need].get("lacks", f"stores no {name}")
-        if need in ("exemplars", "counts", "held_out") and self.state > 1:
+        if "absent" in NEEDS[need] and self.state > 1:
             images, num = (self.held_out, self.num_classes) if need == "held_out" else (self.exemplars, self.num_past)
             if absent := np.count_nonzero(np.bincount(images.labels, minlength=num)[:num] == 0):
-                more = "memory_size or held_out" if need == "held_out" else "memory_size"
-                what = "held-out image" if need == "held_out" else "exemplar"
-                return f"has no {what} of {absent} class(es): a larger {more} leaves some"
+                return NEEDS[need]["absent"].format(absent)
         return ""
 
     def _read(self, name: str) -> np.ndarray:

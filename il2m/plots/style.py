@@ -23,10 +23,8 @@ Looks = Mapping[str, str]  # label -> colour, or dashes
 
 PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 AGES = [PAST, "#A0A0A0", NEW]  # between them, states and epochs of states: readable on light and on dark paper
-_STYLE, _PAGE = (
-    dict(rc_params_from_file(Path(__file__).with_name(f"{name}.mplstyle"), use_default_template=False))
-    for name in ("il2m", "page")
-)
+_FILES = [Path(__file__).with_name(f"{name}.mplstyle") for name in ("il2m", "page")]
+_STYLE, _PAGE = (dict(rc_params_from_file(file, use_default_template=False)) for file in _FILES)
 INK, PAPER = _STYLE["text.color"], _STYLE["legend.facecolor"]  # on a page they become the theme's
 UNNAMED = INK  # bars and points of a label that was given no colour; lines take matplotlib's next
 NONE_GIVEN: Looks = MappingProxyType({})

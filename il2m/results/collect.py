@@ -66,7 +66,6 @@ def stored_results(run: Run, undefined: str = "") -> tuple[pd.DataFrame | None, 
         return table if is_its_own else None, "its table is of another run or of other states"
     if made["undefined"] != expected["undefined"]:
         return table, f"its table is of undefined = {made['undefined']}"
-    known = all(
-        methods[name] == code if name in methods else missing_for(run, name) for name, code in METHODS.codes.items()
-    )
+    codes = METHODS.codes.items()
+    known = all(methods[name] == code if name in methods else missing_for(run, name) for name, code in codes)
     return table, "" if known and made.get("code") == expected["code"] else "its table was made by other code"

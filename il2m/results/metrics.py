@@ -113,8 +113,7 @@ def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
 def survey_gap(accuracies: np.ndarray, full: np.ndarray, best: float = 1.0) -> float:
     """The survey's G_IL, over configurations (C,): mean of ``(acc - Full) / (best - Full)`` (Belouadah et al., Neural
-    Networks 2021). accuracies: each the mean over states of a configuration. full: of one training on all its classes.
-    """
+    Networks 2021). accuracies: means over states, of each configuration. full: of one training on all its classes."""
     full = np.asarray(full, dtype=np.float64)
     return _mean((np.asarray(accuracies) - full) / (best - full))
 

@@ -121,9 +121,8 @@ def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefin
         past, new = own[labels < num_past], own[labels >= num_past]
         row = {"state": state, "past_score": past.mean() if num_past else np.nan, "new_score": new.mean()}
         row["confidence"] = run.statistics(state, score_kind).confidences[-1]
-        row |= {
-            name: metrics.share_new(of, num_past) for name, of in (("predicted_new", predicted), ("true_new", labels))
-        }
+        for name, classes in (("predicted_new", predicted), ("true_new", labels)):
+            row[name] = metrics.share_new(classes, num_past)
         rows.append(row | metrics.error_breakdown(predicted, labels, num_past))
     return pd.DataFrame(rows).set_index("state")
 

@@ -148,7 +148,7 @@ def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
 def plot_images(rows: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
     """A contact sheet: label -> images (n, h, w, c) uint8, one row per label."""
     ax = set_up(ax, plain="xy")
-    if not rows:
+    if not any(map(len, rows.values())):
         return nothing_to_draw(ax, "images")
     height, width, channels = np.shape(next(iter(rows.values())))[1:]
     tall, wide, most = height + 2, width + 2, max(map(len, rows.values()))  # each with its gap

@@ -169,7 +169,9 @@ def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     COUNTS. They were named before, and are tested one by one. unit: see compare_methods."""
     rows, settings = [], [name for name in _settings(results) if name != "distillation"]
     for finding, claim in FINDINGS.items():
-        for row, group, difference in _paired(differences(results, claim["a"], claim["b"]), settings, unit):
+        pairs = differences(results, claim["a"], claim["b"])
+        pairs = pairs[(pairs["memory_size"] == 0) == (claim.get("memory") == 0)]
+        for row, group, difference in _paired(pairs, settings, unit):
             row |= {"finding": finding, "verdict": difference.verdict(claim["sign"])}
             rows.append(row | group[COUNTS].sum(min_count=1).to_dict())
     return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note", *COUNTS])

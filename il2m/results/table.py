@@ -155,8 +155,10 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(means).reset_index()
 
 
-def summary(table: pd.DataFrame, methods: Sequence[str] = ("FT", "IL2M")) -> str:
-    """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals."""
+def summary(table: pd.DataFrame, methods: Sequence[str] = ()) -> str:
+    """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals.
+    methods: else FT and IL2M, which is not defined without exemplars."""
+    methods = methods or [method for method in ("FT", "IL2M") if method in set(table["method"])]
     columns = ("run", "dataset", "num_states", "memory_size", "distillation", "order_seed", "train_seed")
     about = {name: known(table.iloc[0][name]) for name in columns}
     lines = [

@@ -191,6 +191,19 @@ def test_a_study_of_one_state_runs_through(tiny_npz: Path, tmp_path: Path):
     assert "One state only: no class is past" in next(executed).read_text()
 
 
+def test_a_study_without_a_memory_runs_through(tiny_npz: Path, tmp_path: Path):
+    grid = tmp_path / "none.yaml"
+    given = "num_states: 3, base_epochs: 2, epochs: 2, batch_size: 8, memory_size: 0, distillation: false"
+    grid.write_text(f"parameters: {{{given}}}")
+    command = [sys.executable, "-m", "il2m.cli", "run", str(grid), "--out", str(tmp_path / "study")]
+    result = subprocess.run([*command, "-p", f"dataset={tiny_npz}"], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 of 4 jobs done" in result.stdout
+    assert "* FT *" in result.stdout
+    assert "* IL2M *" not in result.stdout
+    assert (tmp_path / "study" / "index.html").is_file()
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS[2:])
 def test_analyses_open_scores_that_came_with_nothing_else(notebook: str, tiny_study: TinyStudy, tmp_path: Path):
     files = []

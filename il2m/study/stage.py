@@ -94,10 +94,9 @@ class Stage:
 
     def train(self, train_state: Callable, work: list[tuple]) -> None:
         """Call ``train_state(self, *each)`` for each of ``work``: here, or in each of the processes asked for."""
-        if HERE.count < self.settings.num_processes:
+        if HERE.count < (count := self.settings.num_processes):
             on_cpu = self.settings.device == "cpu" or not torch.cuda.is_available()
-            how = self.settings.num_processes, on_cpu, self.progress.follow
-            run_in_processes(*how, self.train, train_state, work)
+            run_in_processes(count, on_cpu, self.progress.follow, self.train, train_state, work)
         else:
             for each in work:
                 train_state(self, *each)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from il2m.errors import InputError
@@ -35,7 +35,7 @@ def run_in_processes(count: int, on_cpu: bool, meanwhile: Callable, function: Ca
     with tempfile.TemporaryDirectory() as folder:
         task = [*LOADED], pickle.dumps((function, *arguments))
         asked = count, on_cpu, f"{folder}/meeting", torch.get_num_threads(), *task
-        main, sys.modules["__main__"] = sys.modules["__main__"], sys.modules[__name__]  # a script is not run in each
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("none")  # a script is not run in each
         try:
             started = torch.multiprocessing.start_processes(_work, asked, count, join=False, start_method="spawn")
         finally:

@@ -28,6 +28,8 @@ from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base, train_joint
 from il2m.system.processes import HERE, run_in_processes
 
+pytestmark = pytest.mark.xdist_group("several processes")  # one worker: each test keeps several cores busy
+
 
 def run(count: int, function: Any, *arguments: Any) -> None:
     run_in_processes(count, True, lambda: None, function, *arguments)

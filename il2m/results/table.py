@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from jinja2 import Template
 
 from il2m.errors import InputError
 from il2m.memory.statistics import as_array, own_and_top
@@ -23,6 +24,8 @@ from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.files import replacing
 from il2m.system.hashes import short_hash
 from il2m.system.machine import library_hash
+
+_WORDS = Template(Path(__file__).with_name("summary.j2").read_text(), trim_blocks=True).module
 
 
 def results_table(
@@ -159,28 +162,14 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ()) -> str:
     """The rows of one run (raw scores) in the shape of the authors' summary, for a person: four decimals.
     methods: else FT and IL2M, which is not defined without exemplars."""
     methods = methods or [method for method in ("FT", "IL2M") if method in set(table["method"])]
-    columns = ("run", "dataset", "num_states", "memory_size", "distillation", "order_seed", "train_seed")
-    about = {name: known(table.iloc[0][name]) for name in columns}
-    lines = [
-        f"{about['dataset']}, {about['num_states']} states, K = {about['memory_size']}, distillation "
-        f"{about['distillation']}, order seed {about['order_seed']}, train seed {about['train_seed']} ({about['run']})"
-    ]
-    for method in methods:
-        top1, top5 = (series(table, method, column) for column in ("top1", "top5"))
-        means = f"acc@1 = {metrics.mean_over_states(top1, 1):.4f} | acc@5 = {metrics.mean_over_states(top5, 1):.4f}"
-        lines += [*method_lines(method, top1, top5), f"Mean of all states | {means}"]
-    return "\n".join([*lines, *filter(None, [undefined_note(table)])])
+    about = {name: known(value) for name, value in table.iloc[0].items()}
+    tops = {method: [series(table, method, column) for column in ("top1", "top5")] for method in methods}
+    return _WORDS.summary(about, tops, metrics.mean_over_states, undefined_note(table))
 
 
 def method_lines(method: str, top1: Sequence[float], top5: Sequence[float]) -> list[str]:
     """A method's accuracies by state, (S,) each, as the authors' summary has them."""
-    mean1, mean5 = map(metrics.mean_over_states, (top1, top5))
-    return [
-        f"{'*' * 30} {method} {'*' * 30}",
-        f"Top1 Acc = {[round(value, 4) for value in top1]}",
-        f"Top5 Acc = {[round(value, 4) for value in top5]}",
-        f"Mean inc Acc | acc@1 = {mean1:.4f} | acc@5 = {mean5:.4f}",
-    ]
+    return _WORDS.method(method, top1, top5, metrics.mean_over_states).splitlines()
 
 
 def known(value: Any) -> Any:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from il2m.plots.style import ALL, NEW, PAST, TRUTH, Series, set_up, stack_errors
+from il2m.plots.style import ALL, NEW, PAST, TRUTH, Series, Values, set_up, stack_errors
 
 Change = tuple[np.ndarray, str, Mapping[str, Sequence[str]]]  # image, caption, method -> classes
 _OUTLINE = {"fill": False, "linestyle": ":", "linewidth": 1.8}  # of what stands beside
@@ -70,9 +70,7 @@ def plot_errors_before_after(errors: Mapping[str, Mapping[str, float]], *, ax: A
     return ax
 
 
-def plot_what_if(
-    exponents: Sequence[float], accuracies: Series, chosen: float, *, factor: str, ax: Axes | None = None
-) -> Axes:
+def plot_what_if(exponents: Values, accuracies: Series, chosen: float, *, factor: str, ax: Axes | None = None) -> Axes:
     """Accuracy of ``past``, ``new`` and ``all`` images as one factor's exponent goes from off to twice the paper's; the
     ``chosen`` one is a line. Each curve has a point at the paper's exponent, 1, and a star at its best."""
     ax = set_up(ax, xlabel=f"exponent of the {factor}", percent="y")

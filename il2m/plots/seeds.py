@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from il2m.plots.style import NONE_GIVEN, TRUTH, UNNAMED, Looks, Series, nothing_to_draw, set_up
+from il2m.plots.style import PLAIN, TRUTH, UNNAMED, Looks, Series, nothing_to_draw, set_up
 
 
 def plot_means(
-    means: Mapping[str, Mapping[str, float]], *, xlabel: str, colours: Looks = NONE_GIVEN, ax: Axes | None = None
+    means: Mapping[str, Mapping[str, float]], *, xlabel: str, colours: Looks = PLAIN, ax: Axes | None = None
 ) -> Axes:
     """Horizontal bars, each with its value. means: method -> (group -> value), left out where all are NaN; groups
     go from full to pale."""
@@ -41,7 +41,7 @@ def plot_differences(
     intervals: Mapping[str, tuple[float, float]],
     *,
     xlabel: str = "difference in mean top-1, points",
-    colours: Looks = NONE_GIVEN,
+    colours: Looks = PLAIN,
     ax: Axes | None = None,
 ) -> Axes:
     """Paired differences by label: every pair as a point, their mean as a bar across, its interval as a line.
@@ -64,7 +64,7 @@ def plot_over_seeds(
     intervals: Mapping[str, Mapping[float, tuple[float, float]]],
     *,
     xlabel: str,
-    colours: Looks = NONE_GIVEN,
+    colours: Looks = PLAIN,
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their

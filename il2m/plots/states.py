@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
-from il2m.plots.style import AGES, NEW, NONE_GIVEN, PAST, TRUTH, Looks, Series, nothing_to_draw, set_up, stack_errors
+from il2m.plots.style import AGES, NEW, PAST, PLAIN, TRUTH, Looks, Series, Values, nothing_to_draw, set_up, stack_errors
 
 
 def plot_by_state(
@@ -18,8 +18,8 @@ def plot_by_state(
     first_state: int = 1,
     ylabel: str = "top-1 accuracy",
     percent: bool = True,
-    colours: Looks = NONE_GIVEN,
-    dashes: Looks = NONE_GIVEN,
+    colours: Looks = PLAIN,
+    dashes: Looks = PLAIN,
     strong: Sequence[str] | None = None,
     at_end: bool = False,
     ax: Axes | None = None,
@@ -60,15 +60,13 @@ def _label_ends(ax: Axes) -> None:
         ax.annotate(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1]), (1.06, place), **look)
 
 
-def plot_past_and_new(
-    past: Sequence[float], new: Sequence[float], *, ylabel: str, percent: bool = False, ax: Axes | None = None
-) -> Axes:
+def plot_past_and_new(past: Values, new: Values, *, ylabel: str, percent: bool = False, ax: Axes | None = None) -> Axes:
     """Two lines by state, (S,) each: a quantity of past classes (NaN at state 1) and of new classes."""
     lines, colours = {"past classes": past, "new classes": new}, {"past classes": PAST, "new classes": NEW}
     return plot_by_state(lines, ylabel=ylabel, percent=percent, colours=colours, ax=ax)
 
 
-def plot_prediction_share(predicted_new: Sequence[float], true_new: Sequence[float], *, ax: Axes | None = None) -> Axes:
+def plot_prediction_share(predicted_new: Values, true_new: Values, *, ax: Axes | None = None) -> Axes:
     """Share of images predicted as a new class against the share that truly is new, by state from 2 on."""
     lines = {"predicted as new": predicted_new, "truly new": true_new}
     colours = {"predicted as new": NEW, "truly new": TRUTH}

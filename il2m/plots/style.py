@@ -18,7 +18,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-Series = Mapping[str, Sequence[float]]  # label -> values
+Values = Sequence[float]
+Series = Mapping[str, Values]  # by label
 Looks = Mapping[str, str]  # label -> colour, or dashes
 
 PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
@@ -27,7 +28,7 @@ _FILES = [Path(__file__).with_name(f"{name}.mplstyle") for name in ("il2m", "pag
 _STYLE, _PAGE = (dict(rc_params_from_file(file, use_default_template=False)) for file in _FILES)
 INK, PAPER = _STYLE["text.color"], _STYLE["legend.facecolor"]  # on a page they become the theme's
 UNNAMED = INK  # bars and points of a label that was given no colour; lines take matplotlib's next
-NONE_GIVEN: Looks = MappingProxyType({})
+PLAIN: Looks = MappingProxyType({})  # none given
 ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as past": "#56B4E9", "new as new": "#E69F00"}
 
 

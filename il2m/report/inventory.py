@@ -40,11 +40,9 @@ def stages_table(study: Study) -> pd.DataFrame:
 def unfinished_table(study: Study, *statuses: str) -> pd.DataFrame:
     """The jobs that stand so: what they are, why, and a link to the notebook that failed; the first of many."""
     jobs = study.jobs[study.jobs["status"].isin(statuses)]
-    rows = [
-        {"job": _page_link(study, job.job, text=job.job), "grid": job.grid, "of": job.swept}
-        | {"status": job.status, "why": job.reason}
-        for job in jobs.head(_MOST_ROWS).itertuples()
-    ]
+    rows = jobs.head(_MOST_ROWS).rename(columns={"swept": "of", "reason": "why"})
+    rows = rows[["job", "grid", "of", "status", "why"]].to_dict("records")
+    rows = [row | {"job": _page_link(study, row["job"], text=row["job"])} for row in rows]
     if len(jobs) > _MOST_ROWS:
         rows.append({"job": f"... and {len(jobs) - _MOST_ROWS} more: il2m status {shlex.quote(str(study.folder))}"})
     return pd.DataFrame(rows).fillna("")

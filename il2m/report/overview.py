@@ -105,14 +105,11 @@ def groups(study: Study, *, shown: Sequence[str], vary: str = "") -> tuple[dict[
     table), under what they share, in words; and sentences on what is left out, ``""`` if nothing is: groups beyond the
     first few, and of each group the runs whose seeds not all have that are shown side by side.
     vary: a column; groups in which it has a single value are left out, as there is nothing to compare."""
-    groups = _all_groups(study, shown)
-    groups = {words: rows for words, rows in groups.items() if not vary or rows[vary].nunique() > 1}
-    counts, num_groups = {}, len(groups)
-    for words, rows in list(groups.items())[:_MOST_GROUPS]:
-        groups[words] = rows[comparison.common_seeds(rows, _sides(rows, shown))]
-        counts[words] = rows["run"].nunique(), groups[words]["run"].nunique()
-    shown_groups = {words: groups[words] for words, (_, num_left) in counts.items() if num_left}
-    return shown_groups, WORDS.left_out(counts, num_groups)
+    groups = {words: rows for words, rows in _all_groups(study, shown).items() if not vary or rows[vary].nunique() > 1}
+    first = dict(list(groups.items())[:_MOST_GROUPS])
+    kept = {words: rows[comparison.common_seeds(rows, _sides(rows, shown))] for words, rows in first.items()}
+    counts = {words: (rows["run"].nunique(), kept[words]["run"].nunique()) for words, rows in first.items()}
+    return {words: rows for words, rows in kept.items() if len(rows)}, WORDS.left_out(counts, len(groups))
 
 
 def _sides(rows: pd.DataFrame, shown: Sequence[str]) -> list[str]:

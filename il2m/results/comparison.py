@@ -40,7 +40,7 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     results: rows of results.parquet. Runs of one state have none."""
     counts = {name: results.get(name, np.nan) for name in COUNTS}
     results = results.assign(class_order=class_orders(results), **counts)
-    keys = ["run", *_settings(results), *SEEDS, "class_order", "method", "score_kind"]
+    keys = ["run", *_known(results), *SEEDS, "class_order", "method", "score_kind"]
     keys += ["recipe"] * ("recipe" in results.columns)
     groups = results[results["state"] > 1].groupby(keys, sort=False, dropna=False)
     return groups[["top1", "top5"]].mean().join(groups[COUNTS].sum(min_count=1)).reset_index()
@@ -114,7 +114,7 @@ def differences(
     check_choice("column", column, ("top1", "top5"))
     means = mean_results(results).query("score_kind == @score_kind")
     _check_side("a", a, means), _check_side("b", b, means)
-    shared = [name for name in _settings(results) if name not in {*a, *b}] + PAIRED
+    shared = [name for name in _known(results) if name not in {*a, *b}] + PAIRED
     how = [name for name in DISTILLATION if name in shared and a.get("distillation") != b.get("distillation")]
     shared, sides = [name for name in shared if name not in how], []
     for name, choice in (("a", a), ("b", b)):
@@ -147,7 +147,7 @@ def compare_methods(
     ``left_out``, how many others it has, and those of PairedDifference, over all, its note, and ``p_adjusted``: Holm's,
     the methods of a setting being the family. unit: of independent repetition, ``order``, or ``seed`` (of training) for
     runs of one order: each run then counts, and says nothing of other orders."""
-    methods, rows, settings = [*results["method"].unique()] or [reference], [], _settings(results)
+    methods, rows, settings = [*results["method"].unique()] or [reference], [], _known(results)
     check_choice("reference", reference, methods)
     options, b = {"column": column, "score_kind": score_kind}, {"method": reference}
     pairs = [differences(results, a := {"method": method}, b, **options).assign(**a) for method in methods]
@@ -167,7 +167,7 @@ def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     """The paper's findings against this study: one row per finding and setting that has pairs for it. Columns:
     ``finding``, the settings but distillation, those of PairedDifference, ``verdict``, ``note`` and, summed over pairs,
     COUNTS. They were named before, and are tested one by one. unit: see compare_methods."""
-    rows, settings = [], [name for name in _settings(results) if name != "distillation"]
+    rows, settings = [], [name for name in _known(results) if name != "distillation"]
     for finding, claim in FINDINGS.items():
         pairs = differences(results, claim["a"], claim["b"])
         pairs = pairs[(pairs["memory_size"] == 0) == (claim.get("memory") == 0)]
@@ -177,14 +177,12 @@ def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["finding", *settings, *STATISTICS, "verdict", "note", *COUNTS])
 
 
-def _paired(
-    pairs: pd.DataFrame, settings: list[str], unit: str
-) -> Iterator[tuple[dict, pd.DataFrame, PairedDifference]]:
+def _paired(pairs: pd.DataFrame, keys: list[str], unit: str) -> Iterator[tuple[dict, pd.DataFrame, PairedDifference]]:
     """Of each setting: the columns that the tables share, its rows of ``pairs``, and their statistics."""
-    for key, group in pairs.groupby(settings, sort=False, dropna=False):
+    for key, group in pairs.groupby(keys, sort=False, dropna=False):
         units = by_order(group, "difference") if unit == "order" else group["difference"]
         difference = paired_difference(units, len(group), unit)
-        about = dict(zip(settings, key, strict=True))
+        about = dict(zip(keys, key, strict=True))
         yield about | asdict(difference) | {"note": difference.note}, group, difference
 
 
@@ -202,7 +200,7 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
             joint = joint[joint["base"] != base]
     joint = joint.drop(columns="run").rename(columns={"top1": "joint", "top5": "joint_top5"})
     both = raw[raw["method"] != "joint"].merge(joint, on=shared).sort_values("state", kind="stable")
-    rows, keys = [], ["run", *_settings(results), *SEEDS, "method"]
+    rows, keys = [], ["run", *_known(results), *SEEDS, "method"]
     for key, group in both.groupby(keys, sort=False, dropna=False):
         of_survey = survey_gap([group["top5"].mean()], group["joint_top5"].iloc[-1:])
         rows.append((*key, aggregated_gap(group["top1"], group["joint"]), of_survey))
@@ -218,9 +216,8 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     how many other runs there are; and, summed over the runs, COUNTS."""
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap", "survey_gap"]], on=["run", "method"], how="left")
-    apart = ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding")
-    apart = [name for name in apart if name in results.columns]
-    how = [name for name in DISTILLATION[1:] if name in results.columns]
+    apart = _known(results, ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding"))
+    how = _known(results, DISTILLATION[1:])
     never = pd.Series(0, index=means.index)
     means["balanced"], means["held out"] = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
     systems = []
@@ -239,5 +236,6 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "survey_gap", "num_runs", "left_out", *COUNTS])
 
 
-def _settings(results: pd.DataFrame) -> list[str]:
-    return [name for name in SETTINGS if name in results.columns]
+def _known(results: pd.DataFrame, names: Sequence[str] = SETTINGS) -> list[str]:
+    """Those of these columns, by default SETTINGS, that the table has."""
+    return [name for name in names if name in results.columns]

@@ -99,9 +99,8 @@ FineTuning = _stage("FineTuning", Training)
 JointTraining = _stage("JointTraining", _Machine)
 Analysis = _stage("Analysis", _AllStages)
 STAGES: dict[str, type[Settings]] = {"01": BaseTraining, "02": FineTuning, "03, 04": Analysis}  # by notebook
-PARAMETERS: dict[str, Parameter] = {
-    name: one for stage in (JointTraining, *STAGES.values()) for name, one in stage.parameters().items()
-}
+_ALL = (JointTraining, *STAGES.values())
+PARAMETERS: dict[str, Parameter] = {name: one for stage in _ALL for name, one in stage.parameters().items()}
 SCORE_KINDS, UNDEFINED_POLICIES = (tuple(PARAMETERS[name].rule.words) for name in ("score_kind", "undefined"))
 
 

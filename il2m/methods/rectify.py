@@ -17,10 +17,9 @@ from il2m.rules import FLAG, check_choice
 
 FORMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())  # of Eq. 1
 STEADIER = {name: form["parts"] for name, form in FORMS.items() if "steadier" in form}
-PARTS: dict[str, dict[str, Any]] = {  # name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
-    "FT": {"use_means": False, "use_confidence": False},
-    **{name: form["parts"] for name, form in FORMS.items() if name not in STEADIER},
-}
+# name -> which parts of Eq. 1 are on; fine-tuning itself has neither factor
+PARTS: dict[str, dict[str, Any]] = {"FT": {"use_means": False, "use_confidence": False}}
+PARTS |= {name: form["parts"] for name, form in FORMS.items() if name not in STEADIER}
 
 _ROWS = 256  # rectified at a time: small enough to stay in the processor's cache
 
@@ -40,12 +39,9 @@ def undefined_in_words(
     bad, past = (sum(numbers) for numbers in zip((0, 0), *counts.values(), strict=True))
     states = ", ".join(str(state) for state, (some, _) in counts.items() if some)
     done = f"left alone{f': {method} does nothing' * (bad == past)}" if undefined == "keep" else "multiplied anyway"
-    words = (
-        f"{method} on {score_kind} scores: {bad} of {past} past classes undefined (state {states}: a mean score is "
-        f"missing or not positive), {done}; to try: score_kind = softmax (probabilities are positive), another "
-        "undefined = ..."
-    )
-    return words if bad else ""
+    what = f"{bad} of {past} past classes undefined (state {states}: a mean score is missing or not positive), {done}"
+    hint = "to try: score_kind = softmax (probabilities are positive), another undefined = ..."
+    return f"{method} on {score_kind} scores: {what}; {hint}" if bad else ""
 
 
 def rectify(scores: Any, *memory: Any, gate: bool = True, **factors: Any) -> np.ndarray:

@@ -42,8 +42,6 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
     if not policies:
         what = f"no finished fine-tuning run in {Path(out_dir).absolute()} that can be read"
         raise InputError(f"{what}: run base training and fine-tuning first; il2m verify tells what is damaged.")
-    for table in tables:
-        table.attrs = {}
     collected = pd.concat(tables, ignore_index=True)
     collected.attrs = {"computed": computed, "undefined": policies, "states": states}
     return collected

@@ -20,16 +20,14 @@ def run_folders(out_dir: str | Path) -> list[Path]:
 
 
 def find_runs(out_dir: str | Path, finished: bool = True) -> list[Run]:
-    """The runs in a study's folder that can be analysed (fine-tuned or imported), oldest first; only finished ones
-    unless told otherwise. Warns of damaged ones, and leaves them out."""
+    """A study's runs that can be analysed (fine-tuned or imported), oldest first. Warns of damaged ones, left out."""
     runs = open_readable(folder for folder in run_folders(out_dir) if not folder.name.startswith(("base-", "joint-")))
     runs = [run for run in runs if run.kind in ANALYSED and not (finished and run.missing_states)]
     return sorted(runs, key=lambda run: run.config.get("made", ""))  # before 0.2 they did not say: those first, by name
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """The runs by name, of copies of one the first. Warns of copies of which other things are told: scores that were
-    imported twice."""
+    """The runs by name, of copies the first; warns of a copy of which other things are told (scores imported twice)."""
     first: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.name):
         kept = first.setdefault(run.config["hash"], run)
@@ -54,9 +52,8 @@ def open_readable(folders: Iterable[Path]) -> list[Run]:
 
 
 def open_run(folder: str | Path, run: str = "") -> Run:
-    """A finished run that can be analysed: ``folder`` itself, if it is a run's, imported ones included; or one of the
-    study in it, by its name there or its own folder; ``""`` is the newest without distillation, or the newest of all if
-    every run distils."""
+    """A finished run that can be analysed: ``folder`` itself, if it is a run's; or one of the study in it, by its name
+    there or its own folder; ``""`` is the newest without distillation, or the newest of all if every run distils."""
     if not run and not (Path(folder) / "config.json").exists():
         if not (runs := find_runs(folder)):
             what = f"no finished fine-tuning run in {Path(folder).absolute()}"
@@ -100,10 +97,8 @@ def twin_run(run: Run) -> Run | None:
     if len(twins) < 2:
         return next(iter(twins.values()), None)
     how = concerning("distillation")[1:]
-    named = [
-        f"{one.name} ({', '.join(f'{name} {one.identity[name]}' for name in how if name in one.identity)})"
-        for one in twins.values()
-    ]
+    told = {each.name: [f"{it} {each.identity[it]}" for it in how if it in each.identity] for each in twins.values()}
+    named = [f"{name} ({', '.join(values)})" for name, values in told.items()]
     what = f"{run.name} has several twins, and none is shown: name one as compare"
     warnings.warn(f"{what}, of {', '.join(named)}.", stacklevel=2)
     return None
@@ -133,8 +128,7 @@ def find_joint_runs(out_dir: str | Path) -> list[Run]:
 
 
 def open_base(out_dir: Path, base: str) -> Run:
-    """The base named, or the one trained last in ``out_dir``, to be gone on with: it lies there, and its network is
-    registered as it was when the base was trained. Raises InputError if not."""
+    """The base named, or the last trained; raises InputError unless it lies in ``out_dir``, its network as it was."""
     if base:
         run = Run(_one_of(out_dir, base, "base"))
         if run.kind != "base":

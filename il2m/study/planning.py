@@ -18,8 +18,7 @@ from il2m.study.runs import Run
 from il2m.system.hashes import short_hash
 from il2m.system.machine import SHIPPED
 
-# of images in memory, of image files: raised when the same parameters come to give other results, so that old runs are
-# not reused (2: image files are resized as tensors)
+# of images in memory, of image files: raised when equal parameters come to give other results (2: resized as tensors)
 RESULT_VERSION = {False: 1, True: 2}
 
 
@@ -42,9 +41,8 @@ class Plan:
 
 def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = None, **parameters: Any) -> Plan:
     """Check base training's settings against each other and the data. Raises InputError before any work is done; warns
-    of files that are not used, and of odd_contents of images in memory.
-    parameters: over ``settings``. images: the data set, where it is loaded already (``il2m run`` plans many bases of
-    one). Lists in the authors' layout bring their own states and class order."""
+    of files that are not used, and of odd_contents of images in memory. parameters: over ``settings``. images: the data
+    set, where it is loaded already. Lists in the authors' layout bring their own states and class order."""
     settings = BaseTraining.given(settings, parameters)
     if images is None:
         options = {"image_size": settings.image_size, "num_workers": settings.num_workers}
@@ -73,8 +71,7 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     identity = _identity(settings, images, states, resolved)
     notes = {"dataset": images.name, "source": absolute_source(settings.dataset, Path.cwd())}
     notes["order_seed"] = None if settings.class_order else settings.order_seed  # what drew the class order
-    notes["class_names"] = list(images.class_names)
-    notes["image_shape"] = list(images.train_images.shape[1:])  # height, width, channels
+    notes |= {"class_names": list(images.class_names), "image_shape": list(images.train_images.shape[1:])}  # (h, w, c)
     return Plan(settings, "base", identity, notes, images, states)
 
 
@@ -92,8 +89,7 @@ def _check_sizes(settings: Training, images: Dataset) -> None:
         raise InputError(f"{what}, and batch normalisation needs two images in each: use {least} or more.")
     _, height, width, _ = images.train_images.shape
     if images.files is None and settings.max_shift >= min(height, width):
-        size = f"{height} x {width} pixels"
-        raise InputError(f"max_shift = {settings.max_shift}: expected less than the images' {size}.")
+        raise InputError(f"max_shift = {settings.max_shift}: expected less than the images' {height} x {width} pixels.")
 
 
 def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, np.ndarray]:
@@ -126,9 +122,8 @@ def named_mean_std(name: str, data_dir: str | Path, num_channels: int) -> dict[s
 
 
 def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | None = None, **parameters: Any) -> Plan:
-    """Check fine-tuning's settings against its base and the data. Raises InputError before any work is done.
-    parameters: over ``settings``; ``base`` may be a Run. base_plan: a base that is planned but need not be trained yet
-    (``il2m run`` checks all stages first)."""
+    """Check fine-tuning's settings against its base and the data. Raises InputError before any work is done. base_plan:
+    a base that need not be trained yet (``il2m run`` checks all stages first). ``base`` may be a Run."""
     settings = FineTuning.given(settings, parameters)
     base = base_plan or open_base(Path(settings.out_dir), settings.base)
     place = settings.data_dir, settings.dataset, settings.num_workers
@@ -153,8 +148,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
 
 
 def images_to_train_on(plan: Plan) -> dict[int, int]:
-    """Images that each state of a stage passes through the network in all its epochs: state -> images. Counted, so that
-    time left can be told before the work begins."""
+    """Images that each state passes through the network in all its epochs, to tell the time left: state -> images."""
     settings, states = plan.settings, plan.states
     if plan.kind == "base":
         return {1: int(settings.base_epochs * plan.dataset.train_counts[: states.num_seen(1)].sum())}
@@ -172,8 +166,7 @@ def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: 
     """The images that a run was made from, in its learning order. dataset: where they are now, if not where they were
     then; files are compared with what they held then when they are decoded. Raises InputError if they are others."""
     base, source = run.base, dataset or run.config["source"]
-    options = {"image_size": base.identity.get("image_size", 224), "num_workers": num_workers}
-    images = load_dataset(source, data_dir, **options)
+    images = load_dataset(source, data_dir, image_size=base.identity.get("image_size", 224), num_workers=num_workers)
     if images.fingerprint != base.identity["fingerprint"]:
         what = f"base {base.name} was trained on {base.config['dataset']} ({base.config['source']})"
         remedy = "name the dataset the base was trained on, or train a base on this one"

@@ -44,10 +44,9 @@ class Reproduction:
 
 
 def reproduce(folder: str | Path, out: Path | None = None, data_dir: str | Path = "data", **given: Any) -> Reproduction:
-    """Train a run again from its configuration, base first, and compare all that its finished states store.
-    out: a new folder; None: a temporary one. given: ``dataset``, where its images are now, and parameters
-    of the machine; without num_threads as many as then, if that is known.
-    Raises InputError before any training for what can't be made again."""
+    """Train a run again from its configuration, base first, and compare all that its finished states store. Raises
+    InputError before any training for what can't be made again. out: a new folder; None: a temporary one. given:
+    ``dataset``, where its images are now, and parameters of the machine; num_threads are as then, if that is known."""
     run = Run(folder)
     wanted = [1] if run.kind == "base" else range(1, run.states.num_states + 1)
     then = {state: run.state(state) for state in wanted if run.has_state(state)}

@@ -4,11 +4,10 @@
     <out_dir>/fine_tuning-<hash>/  config.json (names its base), state_02/ ... state_SS/
     <folder>/                      imported scores: config.json, state_01/ ... state_SS/
 
-``<hash>`` is a hash of all that shapes the result, and a folder so named holds no other run. A state's folder appears
-in one rename when all of it is written; its ``state.json`` lists each file's hash and says whose state it is and which
-one it went on from, so that a file that was damaged, edited or exchanged is noticed. While a state is trained, its run
-holds ``.lock`` (see locks.py) and may have ``state_SS.<training>.checkpoint`` (see checkpoints.py).
-"""
+``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written;
+its ``state.json`` lists each file's hash, whose state it is and which one it went on from, so that what was damaged,
+edited or exchanged is noticed. While a state is trained, its run holds ``.lock`` (see locks.py) and may have
+``state_SS.<training>.checkpoint`` (see checkpoints.py)."""
 
 import os
 import re
@@ -35,8 +34,7 @@ _TYPES = {"kind": str, "dataset": str, "source": str, "class_names": list, "orde
 
 
 class Run:
-    """A run folder: its configuration, and its states as far as they are finished. A fine-tuning run's state 1 is
-    that of its base. Imported scores have no base: all states are the run's own."""
+    """A run folder: its configuration and its finished states. State 1 is its base's; imported scores have no base."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self._opened = Path(folder), {}
@@ -139,14 +137,11 @@ class Run:
             raise InputError(f"{self.folder}: {problem}")
         base = Run(folder)
         if base.identity != self.identity["base"]:
-            what = f"{folder} is not the base that this run was trained from"
-            remedy = "Undo the edit, or delete the folder and run fine-tuning again."
-            raise InputError(f"{self.folder}/config.json was edited: {what}. {remedy}")
+            raise self._edited(f"was edited: {folder} is not the base that this run was trained from")
         return base
 
     def has_state(self, state: int) -> bool:
-        folder = self.base.folder if state == 1 else self.folder
-        return state_path(folder, state).is_dir()
+        return state_path((self.base if state == 1 else self).folder, state).is_dir()
 
     @property
     def missing_states(self) -> list[int]:

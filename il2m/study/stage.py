@@ -28,9 +28,8 @@ from il2m.system.processes import HERE, gathered, run_in_processes
 
 
 def train_missing(run: Run, settings: Training | JointTraining, train_states: Callable[[list[int]], None]) -> Run:
-    """Check the states that the run has, then hold its lock and train those that it lacks: none if another process
-    trained them in the meantime. States that did not go on from the one before them are set aside, and trained again.
-    Raises InputError as check_device."""
+    """Check the states that the run has, then hold its lock and train those that it lacks, if no other did meanwhile.
+    States that did not go on from the one before them are set aside first. Raises InputError as check_device."""
     if run.missing_states or _strangers(run):
         check_device(run.base.identity if run.kind == "joint" else run.identity, settings.device)
         torch.set_num_threads(settings.num_threads)
@@ -65,8 +64,7 @@ def _check(run: Run) -> None:
 
 
 def _strangers(run: Run) -> list[int]:
-    """The first state, of those before which none is missing, that did not go on from the one before it, and all later
-    ones: they are of another training than what lies here, and nothing can be computed from both."""
+    """The first state that did not go on from the one that lies before it, and all later ones: of another training."""
     states = range(1, run.states.num_states + 1)
     first = next((state for state in takewhile(run.has_state, states) if run.state(state).stranger), len(states) + 1)
     return [state for state in states[first - 1 :] if run.has_state(state)]
@@ -113,9 +111,8 @@ class Stage:
     def fit(
         self, model: Classifier, indices: np.ndarray, *, state: int, purpose: str = "training", **asked: Any
     ) -> list[Epoch]:
-        """Train ``model`` in place on the training images at ``indices``; ``purpose`` is part of the seed. Goes on
-        after the last checkpoint if this training was interrupted before. asked: epochs, learning_rate and teacher of
-        training.train."""
+        """Train ``model`` in place on the training images at ``indices``, from the last checkpoint on if there is one.
+        purpose: part of the seed. asked: epochs, learning_rate and teacher of training.train."""
         where = state, self.run.states.num_states, asked["epochs"], len(indices)
         return train(
             model,

@@ -1,9 +1,6 @@
 """The training stages: base training, fine-tuning, and joint training on *all* images of all classes so far, the upper
-bound of a study. They meet on disk, and resume where they stopped.
-
-Finished states are kept, and of a state that was interrupted the epochs up to its last checkpoint (see training.py).
-A run is locked while it is trained: of two processes that ask for it, one waits and takes what the other has made.
-"""
+bound of a study. They meet on disk: finished states are kept, and of one that was interrupted the epochs up to its last
+checkpoint (see training.py). Of two processes that ask for a run, one waits and takes what the other has made."""
 
 from pathlib import Path
 from typing import Any
@@ -60,8 +57,7 @@ def _train_first(stage: Stage, new: np.ndarray) -> None:
 
 def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
     """Notebook 02's stage: states 2..S, each from the previous state's weights, on new images and exemplars. Finished
-    states are kept; one that was interrupted goes on there. parameters: of parameters.FineTuning, over ``settings``.
-    Raises InputError as plan_fine_tuning."""
+    ones are kept. parameters: of parameters.FineTuning, over ``settings``. Raises InputError as plan_fine_tuning."""
     return train_planned(plan_fine_tuning(settings, **parameters))
 
 
@@ -76,8 +72,7 @@ def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
 
 
 def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None:
-    """One incremental state, trained on its new images and the exemplars ``given`` (indices), or else chosen here,
-    scored and stored."""
+    """One incremental state, on its new images and the exemplars ``given`` (indices), or else chosen here."""
     kept = _choose_exemplars(stage, state) if given is None else given
     settings, labels = stage.settings, stage.data.train_labels
     same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
@@ -114,9 +109,8 @@ def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
 
 
 def _hold_out(stage: Stage, state: int, new: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class.
-    Classes of state 1 were trained on whole in the base; with herding, new classes hold out random images, which
-    need not be those that the ranking holds out later."""
+    """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class (none
+    in the base). With herding, new classes hold out random images, maybe others than the ranking holds out later."""
     settings, labels = stage.settings, stage.data.train_labels
     if not settings.held_out:
         return kept[:0]
@@ -159,8 +153,7 @@ def _train_joint_state(stage: Stage, state: int, indices: np.ndarray) -> None:
 
 
 def _trained(*trainings: tuple[list[Epoch], np.ndarray]) -> dict[str, Any]:
-    """What to store of trainings, each with the indices of its images: the epochs, and the seconds that they took,
-    before and after an interruption."""
+    """What to store of trainings, each with its images' indices: epochs and seconds, also before an interruption."""
     epochs = [(epoch, len(indices)) for history, indices in trainings for epoch in history]
     seconds = sum(num_images / epoch.images_per_second for epoch, num_images in epochs)
     return {"history": [vars(epoch) for epoch, _ in epochs], "training_seconds": seconds}
@@ -169,8 +162,7 @@ def _trained(*trainings: tuple[list[Epoch], np.ndarray]) -> dict[str, Any]:
 def _score_and_store(
     stage: Stage, state: int, model: Classifier, new: np.ndarray, kept: np.ndarray, held_out: np.ndarray, trained: dict
 ) -> None:
-    """Score all that later stages need, reduce it to the second memory, and store the state.
-    new, kept, held_out: indices of the new classes' training images, the exemplars, and those not trained on."""
+    """Score all that later stages need, reduce it to the second memory, store the state; held_out: not trained on."""
     labels, states = stage.data.train_labels, stage.run.states
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     arrays = stage.score_validation(model, state)

@@ -20,10 +20,9 @@ _OF_TRAINING = ("history", "training_seconds", "made_with", "origin")  # nothing
 
 
 class StateFolder:
-    """One finished state of a run: its arrays (memory-mapped), second memory and model.
-    run, state, previous: the hash of the run whose state this has to be, its number, and the state whose weights and
-    memories it has to have gone on from; ``""``: whichever it says. States that were stored before version 0.2 don't
-    say: one is taken for what its place says, unless ``previous`` was stored since."""
+    """One finished state of a run: its arrays (memory-mapped), second memory and model. run, state, previous: the hash
+    of the run whose state this has to be, its number, and the state that it has to have gone on from; ``""``: whichever
+    it says. One of before version 0.2 is taken for what its place says, unless ``previous`` was stored since."""
 
     def __init__(self, path: Path, run: str = "", state: int = 0, previous: Self | None = None) -> None:
         self.path, self._run, self._state, self._previous = path, run, state, previous
@@ -42,8 +41,7 @@ class StateFolder:
 
     @property
     def stranger(self) -> str:
-        """What is wrong with the state by what it says of itself: whose it is, and which one it went on from. ``""``
-        if nothing is."""
+        """What is wrong with the state by what it says of itself, whose it is, what it went on from; "": nothing."""
         origin, previous = self._stored.get("origin"), self._previous
         if not self._run:
             return ""
@@ -57,8 +55,7 @@ class StateFolder:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """``state.json``, checked in itself and for whose state it is: the second memory, the training history and
-        each file's hash. The files are not read."""
+        """``state.json``, checked for whose it is: second memory, history, and hashes of files, which are not read."""
         if problem := self.stranger:
             raise self.damaged(problem)
         return self._stored
@@ -92,10 +89,9 @@ class StateFolder:
         return self.record.get("origin", {}).get("made", "")
 
     def damaged(self, what: str) -> InputError:
-        return InputError(
-            f"{self.path}: {what}. This state is damaged, was edited or belongs elsewhere: delete this folder, and run "
-            "the stage that made it again (what came before is kept, what was trained from it is trained again)."
-        )
+        problem = f"{self.path}: {what}. This state is damaged, was edited or belongs elsewhere: delete this folder"
+        again = "what came before is kept, what was trained from it is trained again"
+        return InputError(f"{problem}, and run the stage that made it again ({again}).")
 
     def array(self, name: str) -> np.ndarray:
         """A stored array, memory-mapped and read-only. Raises InputError if it isn't stored."""
@@ -132,9 +128,8 @@ class StateFolder:
 def write_state(
     run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: Mapping[str, Any]
 ) -> None:
-    """Write one finished state: arrays as .npy, weights (torch's tensors, or arrays) as safetensors, and state.json;
-    all or nothing.
-    Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them."""
+    """Write one finished state, all or nothing: arrays as .npy, weights (torch's tensors or arrays) as safetensors, and
+    state.json. Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them."""
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise InputError(f"state {state}: {name} holds NaN or infinite values; lower learning_rate.")

@@ -69,8 +69,7 @@ def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
 
 
 def read_all(files: ImageFiles) -> tuple[list[str], np.ndarray]:
-    """Decode every image once. What is wrong with those that can't be, one line each; and, of the others, hashes of
-    the files' contents and of the decoded pixels, (n, 2) int64."""
+    """Decode every image once: a line on each that can't be; of the others hashes of file and pixels, (n, 2) int64."""
     batches = list(_in_order(files, None))
     problems = [problem for batch in batches if isinstance(batch, list) for problem in batch]
     sound = [batch for batch in batches if not isinstance(batch, list)]
@@ -105,8 +104,7 @@ def _count_values(image: torch.Tensor) -> torch.Tensor:
 
 
 class _Files(torch.utils.data.Dataset):
-    """What workers do: read the images of a batch of (place, seed), view each with its seed; problems come back as
-    texts. view: None gives hashes of the files' contents and of the pixels instead."""
+    """What workers do: (place, seed) -> a view, or hashes of file and pixels (view: None), or its problem as text."""
 
     def __init__(self, files: ImageFiles, view: View | None) -> None:
         self.files, self.view = files, view
@@ -121,8 +119,7 @@ class _Files(torch.utils.data.Dataset):
         except InputError as error:
             return str(error)
         if self.view is None:
-            size = pixels.shape[1::-1]
-            return torch.tensor([digest, content_hash(str((*size,)).encode(), pixels.tobytes())])
+            return torch.tensor([digest, content_hash(str((*pixels.shape[1::-1],)).encode(), pixels.tobytes())])
         torch.default_generator.manual_seed(seed)
         return self.view(as_tensor(pixels))
 

@@ -17,8 +17,7 @@ from il2m.system.hashes import short_hash
 
 
 def write_checkpoint(path: Path, training: dict[str, Any], state: dict[str, Any]) -> None:
-    """Store ``state`` (tensors, numbers, text, and lists and dicts of them), so that a reader sees all of it or none.
-    training: JSON-like, all that tells this training from any other."""
+    """Store ``state`` (plain values and tensors), all or nothing. training: JSON-like, what tells it from any other."""
     buffer = io.BytesIO()
     torch.save({**state, "training": short_hash(training)}, buffer)
     content = buffer.getvalue()
@@ -26,8 +25,7 @@ def write_checkpoint(path: Path, training: dict[str, Any], state: dict[str, Any]
 
 
 def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | None:
-    """The state stored for ``training``, its tensors on the CPU; None where there is none. Warns of one that is
-    damaged, or of another training, and leaves it aside: the next one replaces it."""
+    """The state stored for ``training``, tensors on the CPU; None, with a warning, for a damaged or another's one."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -32,8 +32,7 @@ class Classifier(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut without parameters (He et al., CVPR 2016, option A). One that widens
-    halves the image."""
+    """Two 3 x 3 convolutions, a shortcut without parameters (He et al. 2016, option A); widening halves the image."""
 
     def __init__(self, in_width: int, width: int) -> None:
         super().__init__()

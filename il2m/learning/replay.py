@@ -1,5 +1,4 @@
-"""Training steps on a GPU, each launched as a whole: launched one by one, the kernels of a small network take longer to
-launch than to do their work."""
+"""Training steps on a GPU, launched whole: one by one, a small network's kernels take longer to launch than to work."""
 
 import math
 import warnings

@@ -34,9 +34,8 @@ def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, 
 
 
 def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str, np.ndarray]:
-    """What the second memory needs of training images, reduced batch by batch: never images x classes at once.
-    Returns ``own_scores, top_scores`` (raw) and ``own_probabilities, top_probabilities`` (after softmax), all (n,)
-    float32, and ``features`` (n, d) float32."""
+    """What the second memory needs of training images, reduced batch by batch: raw ``own_scores, top_scores`` and
+    softmax ``own_probabilities, top_probabilities``, (n,) each, and ``features`` (n, d), all float32."""
     reduced = []
     for batch in score_batches(model, batches):
         scores, features, labels = (part.cpu().numpy() for part in batch)
@@ -46,8 +45,7 @@ def score_training_images(model: Classifier, batches: ImageBatches) -> dict[str,
 
 
 def mean_by_class(model: Classifier, batches: ImageBatches, num_classes: int) -> dict[str, np.ndarray]:
-    """Means over each class's images, summed batch by batch: ``own_scores, own_probabilities`` (num_classes,) float64,
-    and ``unit_features`` (num_classes, d) float64. Each class must have images."""
+    """Means over each class's images, float64: ``own_scores, own_probabilities`` (C,), ``unit_features`` (C, d)."""
     sums = {"counts": np.zeros(num_classes)}
     for batch in score_batches(model, batches):
         scores, features, labels = (part.cpu().numpy() for part in batch)

@@ -37,8 +37,7 @@ class Epoch:
 
 def distillation_loss(scores: torch.Tensor, teacher_scores: torch.Tensor, temperature: float) -> torch.Tensor:
     """Cross-entropy of the model's softened past-class scores against the previous model's, both (n, past classes) and
-    raw, mean over images. The form of LwF (Li and Hoiem 2016) and of End-to-End IL (Castro et al. 2018, Eq. 3); with
-    ``temperature_squared`` it is multiplied by T^2, as Hinton et al. (2015) do."""
+    raw, mean over images: the form of LwF (Li and Hoiem 2016) and of End-to-End IL (Castro et al. 2018, Eq. 3)."""
     return F.cross_entropy(scores / temperature, F.softmax(teacher_scores / temperature, dim=1))
 
 
@@ -55,18 +54,15 @@ def train(
     on_resume: Callable[[list[Epoch]], None] = lambda history: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
-    """Train ``model`` in place with SGD, for base training and for fine-tuning alike.
+    """Train ``model`` in place with SGD. Raises InputError for a loss that is no number, or a device without the
+    precision; warns if nothing was learned.
     settings: batch size, momentum, ... and the device. Gradients of ``summed_batches`` mini-batches are summed, not
     averaged, before a step, as the authors' loop does; an epoch's last step sums what is left. Each of several
-    processes takes my_share of every batch.
-    epochs, learning_rate: over those in settings. seed: of image order and augmentation; on a CPU with one thread equal
-    seeds give equal weights, bit for bit. teacher: the previous model, to distil from.
-    checkpoint: a file that keeps this training while it is under way, written after an epoch, at most every
-    CHECKPOINT_SECONDS. If it holds this very training, that goes on there and ends as if it had not been interrupted.
-    Whoever has stored the trained model removes it.
-    on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now.
-    Raises InputError for a loss that is no number, or a device without the precision. Warns if nothing was learned.
-    """
+    processes takes my_share of every batch. epochs, learning_rate: over those in settings. seed: of image order and
+    augmentation; on a CPU with one thread equal seeds give equal weights, bit for bit. teacher: to distil from.
+    checkpoint: a file that keeps this training, written after an epoch, at most every CHECKPOINT_SECONDS. If it holds
+    this very one, that goes on and ends as if it had not been interrupted. Whoever stored the trained model removes it.
+    on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now."""
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     training = _Training(settings, asked, model, teacher)
     identity = checkpoint and settings.of_training() | asked | {
@@ -193,7 +189,7 @@ class _Training:
             return self._together(loss, distillation, past.shape[1] / scores.shape[1])
 
     def _together(self, loss: Any, distillation: Any, share: float) -> Any:
-        """Cross-entropy and the distillation loss in one. share: past classes / all."""
+        """Cross-entropy and the distillation loss, x T^2 if asked (Hinton et al. 2015). share: past classes / all."""
         settings = self.settings
         weight = settings.distillation_weight * (settings.temperature**2 if settings.temperature_squared else 1)
         if settings.distillation_share:

@@ -15,8 +15,7 @@ SET_ASIDE = "set_aside-"  # what the names of files and folders begin with that 
 
 @contextmanager
 def replacing(path: str | Path, mode: str, *, durable: bool = False) -> Iterator[IO]:
-    """A file that takes the place of ``path``, folders included, once it is wholly written.
-    durable: wait until the disk has it, so that this is true after a power cut too."""
+    """A file that takes the place of ``path``, folders included, once wholly written; durable: and is on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"dir": path.parent, "prefix": path.name, "suffix": ".tmp", "delete": False}
@@ -38,8 +37,7 @@ def replacing(path: str | Path, mode: str, *, durable: bool = False) -> Iterator
 
 
 def safe_name(name: str, where: str) -> str:
-    """``name``, if it names a file in whatever folder it is put; else InputError, as two names that were mended could
-    become one. where: begins the message."""
+    """``name``, if it can name a file; else InputError, as mended names could become one. where: begins the message."""
     if name in ("", ".", "..") or not name.isprintable() or {*name} & {*"/\\"} or len(name.encode()) > 200:
         expected = "expected 1 to 200 bytes without slashes and control characters."
         raise InputError(f"{where} {name[:60]!r} can't name a file or folder: {expected}")

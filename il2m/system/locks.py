@@ -1,9 +1,7 @@
 """Locks between processes and threads, so that two that ask for the same work do it once.
 
-A lock is an empty file that stays where it is; who holds it is known to the kernel only (``flock``). It is free again
-when its holder lets go or dies, be it by SIGKILL, so there are no stale locks to remove by hand.
-How far this goes on file systems that several machines share: docs/reliability.md.
-"""
+A lock is an empty file that stays; who holds it is known to the kernel only (``flock``), and it is free when its holder
+lets go or dies, be it by SIGKILL. How far this goes on file systems that machines share: docs/reliability.md."""
 
 import contextlib
 import errno
@@ -63,8 +61,7 @@ def is_locked(path: Path) -> bool:
 
 
 def sweep(lock: Path, leftovers: Iterable[Path]) -> None:
-    """Remove files and folders that killed processes left half made. lock: held by this process, and by whoever makes
-    such; nothing is removed where locks don't work."""
+    """Remove what killed processes left half made. lock: held here, as by whoever makes such; where locks don't work all stays."""
     for path in leftovers if is_locked(lock) else ():
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -45,8 +45,7 @@ class ImageList:
 
 
 def read_image_list(path: str | Path) -> ImageList:
-    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted. Raises
-    InputError for a missing, empty or non-text file, and for the first line that is not ``path label``."""
+    """Read a list; blank lines, CRLF endings, no last newline are accepted. Raises InputError for all else, by line."""
     path, images, labels, number = Path(path), [], [], 0
     with _readable(path), path.open(encoding="utf-8-sig") as file:
         try:
@@ -111,9 +110,8 @@ def repeated_images(images: np.ndarray) -> list[str]:
 
 
 def read_scores(path: str | Path, num_classes: int) -> Iterator[np.ndarray]:
-    """The scores of a text file, block after block: (m, num_classes) float64, never the whole file at once. Blank
-    lines, CRLF endings, any white space between scores and a missing last newline are accepted. Raises InputError for a
-    missing or empty file, and naming the line for a wrong number of columns and what is not a finite number."""
+    """The scores of a text file, block after block: (m, num_classes) float64. Blank lines, CRLF endings, any white
+    space and a missing last newline are accepted. Raises InputError for anything else, with its line."""
     path, number, is_empty = Path(path), 1, True
     with _readable(path), path.open("rb") as file:
         if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
@@ -187,8 +185,7 @@ _MEAN_STD_LINE = re.compile(r"[^:]+:\s*mean=\[([^\]]*)\];\s*std=\[([^\]]*)\]\s*"
 
 
 def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The means and the standard deviations by channel that the file gives under ``name``. Raises InputError when it
-    can't be read, has no such name or several, or gives it something else than numbers."""
+    """Means and standard deviations by channel under ``name``. Raises InputError for none, several, or no numbers."""
     lines = read_text(path).splitlines()
     names = [line.partition(":")[0].strip() for line in lines]
     if name not in names:

@@ -1,5 +1,4 @@
-"""Jobs to workers and back, here or on a dask cluster: each when those it reads have ended, until the study is done.
-What that tells meanwhile."""
+"""Jobs to workers and back, here or on a dask cluster, each when those it reads have ended; what is told meanwhile."""
 
 import contextlib
 import logging

@@ -58,8 +58,7 @@ class Grid:
 
 
 class _Constructor(SafeConstructor):
-    """Refuses what is no value of a grid before it costs time or memory, and a name that is given twice beside a merge
-    key too, where ruamel.yaml would let the second win."""
+    """Refuses what is no value of a grid before it costs time or memory, and names given twice, by a merge key too."""
 
     def construct_document(self, node: Node) -> Any:
         waiting, count = [node], 0
@@ -105,8 +104,7 @@ def _read_yaml(text: bytes, where: str) -> Any:
 
 
 def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
-    """A grid file together with those it extends. Raises InputError if one of them is not a grid.
-    below: the files that extend this one, by way of each other."""
+    """A grid file with those it extends; InputError if one is not a grid. below: the files that extend this one."""
     content = _checked(path, below)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
@@ -164,8 +162,7 @@ def values_to_sweep(name: str, value: Any) -> list[Any]:
 
 
 def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
-    """Parameters that have several values, in the order in which the grid names them; 1 and 1.0 are one.
-    grid, defaults: as all_settings takes them, which finds nothing wrong with them."""
+    """Parameters of several values (1 and 1.0 are one) in the grid's order. grid, defaults: as all_settings passed."""
     values_of: dict[str, set[str]] = {}
     for combination in (grid.combinations or {"": {}}).values():
         for name, value in {**grid.parameters, **defaults, **grid.parameters, **combination}.items():
@@ -175,9 +172,8 @@ def swept_names(grid: Grid, defaults: Mapping[str, Any]) -> list[str]:
 
 
 def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Every setting of a grid: what the grid gives, and the name of its combination ("": none).
-    defaults: every parameter that may be given, and what holds where the grid says nothing; a list there is swept too.
-    Raises InputError for all unknown names and bad values at once, and for too many settings."""
+    """Every setting of a grid and the name of its combination ("": none). defaults: every parameter, and what holds
+    where the grid is silent, lists swept too. Raises InputError for all bad names and values at once, and too many."""
     if problems := dict.fromkeys(itertools.islice(_problems(grid, defaults), _MOST_PROBLEMS)):
         raise InputError("\n".join(problems))
     lists = {name: value for name, value in defaults.items() if len(values_to_sweep(name, value)) > 1}

@@ -77,9 +77,8 @@ def plan_jobs(
     grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
 ) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
-    Relative paths in the grid start at the current directory. num_threads: CPU threads of each job.
-    plugins: loaded here first, and then by each job.
-    Raises InputError for all unknown names and bad values at once, and for stages that can't work."""
+    Relative paths in the grid start at the current directory. num_threads: of each job. plugins: loaded here and by
+    each job. Raises InputError for all unknown names and bad values at once, and for stages that can't work."""
     plugins = tuple(map(resolved, plugins))
     for plugin in plugins:
         load_plugin(plugin)
@@ -153,8 +152,7 @@ def _training(plan: Plan, notebook: str, parameters: dict[str, Any], **details: 
 
 
 def memory_and_disk(plan: Plan, notebook: str) -> dict[str, float]:
-    """Bytes that a stage takes at most while it runs, and those that it leaves; a registered network counts as the
-    largest that is built in. Image files are not held."""
+    """Bytes that a stage takes at most, and leaves; a registered network counts as the largest built in."""
     images, states, settings = plan.dataset, plan.states, plan.settings
     network = plan.identity.get("base", plan.identity)["network"]
     weights, width, kept_by_pixel = _NETWORKS.get(network, _NETWORKS["resnet18"])

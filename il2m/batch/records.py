@@ -33,8 +33,7 @@ _States = Callable[[Path], Mapping[str, str]]  # see states_of
 
 
 def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence[Job], command: Sequence[str]) -> None:
-    """Keep what a grid asks for; the same grid with the same changes to it (by the command line) replaces what it asked
-    for before, if that was anything else."""
+    """Keep what a grid, with the command line's changes, asks for, in place of what it asked for before."""
     name = f"{grid.name}-{short_hash(list(changes))}" if changes else grid.name
     path = out_dir / "plans" / f"{name}.json"
     plan = {"grid": grid.name, "description": grid.description, "command": command, "folder": str(Path.cwd())}
@@ -47,8 +46,7 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
-    """The plans of a study's folder, oldest first; ``jobs`` are Jobs, and ``command`` is for this folder. Warns of
-    damaged ones, and leaves them out: the same command writes them again."""
+    """A study's plans, oldest first; ``jobs`` are Jobs, ``command`` is for this folder. Warns of damaged ones."""
     plans = []
     for path in sorted((out_dir / "plans").glob("*.json")):
         try:
@@ -151,8 +149,7 @@ def is_done(
 
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
-    """Hash of a notebook, of the library and of plugins: what it showed with other code is not what it shows now.
-    "" where a file of them is not there."""
+    """Hash of a notebook, of the library and of plugins, as what they show depends on all; "" where a file is gone."""
     try:
         hashes = [file_hash(notebook), *map(plugin_hash, plugins)]
     except (OSError, InputError):

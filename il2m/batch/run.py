@@ -35,9 +35,8 @@ def run_study(
     command: Sequence[str],
 ) -> tuple[Path, dict[str, str]]:
     """Execute a grid's study, print its plan, its progress and a summary; returns its folder, and failed job -> reason.
-    What was done before, and is there, is kept. All is checked before the first job starts; raises InputError.
-    only: names of the grid's combinations. overrides: ``name=value`` texts, over the grid's values. plugins: see
-    system.plugins. dry_run: only print the plan. command: the words that asked for all this, kept with the plan."""
+    What is done is kept. All is checked before the first job starts; raises InputError. only: combinations. overrides:
+    ``name=value`` texts. dry_run: only print the plan. command: the words that asked for this, kept with the plan."""
     started, notebooks = time.monotonic(), find_notebooks()
     out = (out_dir or (CHECKOUT or Path.cwd()) / "runs" / grid_file.stem).resolve()
     grid = read_grid(grid_file).only(only).overridden(read_overrides(overrides))
@@ -65,8 +64,7 @@ def run_study(
 
 
 def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Job]:
-    """plan_jobs in a process of its own: plugins may end it, and the memory that the data took is free for the jobs,
-    whose warm server it starts."""
+    """plan_jobs in a process of its own, whose memory is free then, and which plugins may end. It warms the server."""
     context = multiprocessing.get_context("spawn") if spawn else process_context(PRELOAD)
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:

@@ -61,7 +61,7 @@ def is_locked(path: Path) -> bool:
 
 
 def sweep(lock: Path, leftovers: Iterable[Path]) -> None:
-    """Remove what killed processes left half made. lock: held here, as by whoever makes such; where locks don't work all stays."""
+    """Remove what killed processes left half made, where locks work. lock: held by whoever makes such, and here."""
     for path in leftovers if is_locked(lock) else ():
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -21,10 +21,9 @@ def export_scores(
 ) -> AuthorsFiles:
     """Write a run's lists and scores in the authors' layout into three folders under ``out``; returns where they lie,
     which as text is the arguments for the authors' ``il2m.py``. Images are named by their place, ``train/000012.png``.
-    run: opened, or its folder. name: of the data set there, if not the run's own. data_dir: name image files by their
-    paths instead; where those of lists start. features: also write each image's features, in a file ``features``
-    beside its ``scores``. Raises InputError if training images' scores can't be had, for a base, for a name that can't
-    be a folder's, and with data_dir if the run's image files are not there."""
+    name: of the data set there, if not the run's own. data_dir: name image files by their paths instead; where those of
+    lists start. features: each image's too, in a file ``features`` beside ``scores``. Raises InputError if training
+    images' scores can't be had, for a base, for a name that can't be a folder's, or lacking image files."""
     run = Run(run)
     if run.kind not in ANALYSED:
         what = "base" if run.kind == "base" else f"{run.kind} training"
@@ -40,7 +39,7 @@ def export_scores(
         stored = run.state(state)
         for part, (list_path, scores_path) in files.pairs(state).items():
             labels, folder = stored.array(f"{part}_labels"), "val" if part == "val" else "train"
-            knows_places = f"{part}_indices.npy" in stored.info["files"]
+            knows_places = f"{part}_indices" in stored.array_names
             places = stored.array(f"{part}_indices") if knows_places else range(len(labels))
             images = np.array([f"{folder}/{place:06d}.png" for place in places], dtype=TEXT)
             if data:
@@ -49,8 +48,7 @@ def export_scores(
             if part == "val":
                 is_new = np.isin(labels, states.new_classes(state))
                 write_image_list(files.list_layout.val(state, "separated"), images[is_new], labels[is_new])
-            scores = None if part == "new" else stored.array(f"{part}_scores")
-            write_scores(scores_path, _new_scores(stored) if scores is None else _blocks(scores))
+            write_scores(scores_path, _new_scores(stored) if part == "new" else _blocks(stored.array(f"{part}_scores")))
             if features:
                 write_scores(scores_path.with_name("features"), _blocks(stored.array(f"{part}_features")))
     return files
@@ -73,7 +71,6 @@ def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:
     for start in range(0, len(labels), _ROWS):
         rows = slice(start, start + _ROWS)
         scores = features[rows] @ weight.T + bias
-        images = np.arange(len(scores))
-        scores[images, scores.argmax(axis=1)] = top[rows]
-        scores[images, labels[rows]] = own[rows]
+        np.put_along_axis(scores, scores.argmax(axis=1)[:, None], top[rows, None], axis=1)
+        np.put_along_axis(scores, labels[rows, None], own[rows, None], axis=1)
         yield scores

@@ -31,17 +31,16 @@ SHAPES, NEEDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).v
 def import_scores(
     files: Sequence[str | Path], out: str | Path, state_sizes: Sequence[int] = (), **about: Unpack[About]
 ) -> Run:
-    """Make a run folder of any method's scores: one file per state, in any order, as read_arrays takes it, into the
-    folder ``out``. Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in
-    learning order, and, unless given here, ``state_sizes``, the number of classes that each state brings, up to this
-    state at least. Heads over all classes from the start are cut to those seen so far. If there:
-    ``new_scores, new_labels`` of the new classes' training images and ``exemplar_scores, exemplar_labels`` (both are
-    needed to rectify); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``,
-    ``head_bias (C,)``; ``held_out_scores, held_out_labels`` of images that were not trained on, for BiC;
-    ``train_counts (C,)``, the images trained on, else the rows of ``new_labels`` and ``exemplar_labels``.
-    Exemplars of a state's new classes are left out, and the run's ``missing`` says so.
-    about: see About; runs of one method, data set and K that give their seeds are repetitions of each other.
-    Raises InputError for arrays that are missing, unknown or don't fit each other; nothing is made then."""
+    """Make a run folder of any method's scores: a file per state, in any order, as read_arrays takes it, into ``out``.
+    Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in learning order, and,
+    unless given here, ``state_sizes``, the classes that each state brings, up to this state at least. Heads over all
+    classes from the start are cut to those seen so far. If there: ``new_scores, new_labels`` of the new classes'
+    training images and ``exemplar_scores, exemplar_labels`` (both needed to rectify; new classes' exemplars are left
+    out); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``, ``head_bias (C,)``;
+    ``held_out_scores, held_out_labels`` of images not trained on, for BiC; ``train_counts (C,)``, images trained on,
+    else the rows of ``new_labels`` and ``exemplar_labels``. about: see About; runs of one method, data set and K that
+    give their seeds are repetitions of each other. Raises InputError for arrays that are missing, unknown or don't fit
+    each other; nothing is made then."""
     states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)
@@ -57,8 +56,7 @@ def import_scores(
 
 
 def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[str]]:
-    """Check all files before anything is made of one. Returns the most exemplars of a state, and what a reader should
-    know: what can't be computed, what is left out, and what is doubtful."""
+    """Check all files. Returns the most exemplars of a state, and what is doubtful, left out or can't be computed."""
     lengths, cut, rows, notes = {}, [], [], []
     for state, path in by_state.items():
         arrays = checked_arrays(read_arrays(path), path, states, state)

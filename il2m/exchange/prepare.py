@@ -34,10 +34,8 @@ def make_lists(
 ) -> Path:
     """Write the authors' whole layout of lists to ``out/<name>/S~<S>``; returns that folder.
     sources: a folder of images (a folder per class), or two plain lists, of training and of validation images.
-    memory_sizes: each K; exemplars are drawn at random (lists of herded ones come from export_scores, of a run that has
-    them).
-    memory_rounding: of K / past classes, ``ceil`` (the authors') or ``floor``.
-    root: where relative paths of plain lists start.
+    memory_sizes: each K; exemplars are drawn at random (export_scores lists a run's herded ones). memory_rounding: of
+    K / past classes, ``ceil`` (the authors') or ``floor``. root: where relative paths of plain lists start.
     relative_to: the root that paths are written relative to; by default they are absolute."""
     safe_name(name, "name =")
     *parts, class_names = _read_sources(sources, root)

@@ -15,10 +15,9 @@ from il2m.system.files import replacing
 
 
 class StateRecorder:
-    """Collects one state of a model: add() its outputs by batch, tensors of any device and dtype, then save().
-    state_sizes: classes that each state brings. state: from 1. class_order: the data set's ids of the classes in
-    learning order, where labels, columns of scores and rows of the head go by ids, and not by learning order. Classes
-    not seen yet are cut off. Raises InputError for what does not fit."""
+    """Collects one state of a model: add() its outputs by batch, tensors of any device and dtype, then save(). Classes
+    not seen yet are cut off. state_sizes: classes that each state brings. state: from 1. class_order: the classes' ids
+    in learning order, where labels, columns of scores and rows of the head go by ids. Raises InputError."""
 
     def __init__(self, state_sizes: Sequence[int], state: int, class_order: Sequence[int] = ()) -> None:
         self._states, self._state = States(tuple(map(int, state_sizes))), state
@@ -29,9 +28,8 @@ class StateRecorder:
         self._batches: dict[str, list[Arrays]] = {}
 
     def add(self, part: str, scores: Any, labels: Any, features: Any = None) -> None:
-        """A batch of images without augmentation. part: ``val``, ``new`` (training images of the new classes),
-        ``exemplar`` (the memory that this state was trained with) or ``held_out`` (from training). scores: (n, C)
-        before softmax. labels: (n,). features: (n, d), as the head gets them."""
+        """A batch of plain images. part: ``val``, ``new`` (new classes' training images), ``exemplar`` (the memory of
+        this training) or ``held_out``. scores: (n, C) before softmax. labels: (n,). features: (n, d), the head's."""
         check_choice("part", part, PARTS)
         given = {"scores": scores, "labels": labels, "features": features}
         batch = {name: np.array(as_array(values)) for name, values in given.items() if values is not None}

@@ -60,8 +60,7 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
 def check_labels(
     where: str, labels: np.ndarray, states: States, state: int, part: str, images: np.ndarray | None = None
 ) -> None:
-    """Raise InputError for labels that may not stand in a part of a state, and for classes that lack training images or
-    exemplars. where: begins the message. part: one of PARTS. images: (n,) paths, if known."""
+    """Raise InputError for labels that can't be in this part of a state or lack there. images: (n,) paths, if known."""
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past)}.get(part, (0, num_seen))
     if len(outside := np.flatnonzero((labels < start) | (labels >= stop))):
@@ -118,8 +117,7 @@ class AuthorsFiles:
             raise InputError(name_first(f"of {len(self.paths)} files are missing", missing, limit=len(missing)))
 
     def read(self, state: int, part: str, score_kind: str = "raw") -> tuple[ImageList, Iterator[Block]]:
-        """A part of a state: its list, and scores (``raw`` or ``softmax``) and labels block after block. Raises
-        InputError as check_labels does, and, as blocks are taken, where rows of scores and the list don't match."""
+        """A part of a state: its list, and its Blocks. Raises InputError as check_labels, or where rows don't match."""
         list_path, scores_path = self.pairs(state)[part]
         images = read_image_list(list_path)
         check_labels(f"{list_path}: state {state}", images.labels, self.states, state, part, images.images)
@@ -208,8 +206,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
 def ranks_before_and_after(
     blocks: Iterable[Block], statistics: ClassStatistics, *, undefined: str = "keep"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's rank of its true class (metrics.ranks) before and after rectification, (n,) each; only one block's
-    scores are held at a time. blocks: scores (m, C) of the statistics' kind, and labels (m,)."""
+    """Ranks of the true class before and after rectification, (n,) each. blocks: of scores of the statistics' kind."""
     pairs = ((ranks(x, y), ranks(rectify(x, statistics, undefined=undefined), y)) for x, y in blocks)
     return tuple(map(np.concatenate, zip(*pairs, strict=True)))
 

@@ -28,12 +28,10 @@ FACTORS = ("means", "confidence", "gate")
 
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
-    """Explore the prediction bias of finished runs of the same classes, MOST_RUNS at most: returns the page, a widget.
-    Where nobody can move a control (papermill, nbconvert) the views are displayed as they are, at the last state, and
-    None is returned.
+    """Explore the prediction bias of finished runs of the same classes, MOST_RUNS at most: returns the page, a widget;
+    where nobody can move a control (papermill, nbconvert) displays the views of the last state, and returns None.
     runs: open runs, or their folders; a study's folder stands for its newest run without distillation and its twin.
-    data_dir: where the runs' images are, as in the notebooks.
-    Raises InputError for folders that hold no finished run, and for runs of different classes or states."""
+    data_dir: of the runs' images. Raises InputError for no finished run, and for different classes or states."""
     all_outcomes = open_outcomes(runs, data_dir)
     if not is_headless():
         return BiasExplorer(all_outcomes)
@@ -63,8 +61,7 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
 def _open(given: Run | str | Path) -> list[Run]:
     """The run given, or in a folder; or a study's default pair."""
     run = open_run(given)
-    is_run = (Path(given) / "config.json").exists()
-    return [run] if is_run else [member for member in (run, twin_run(run)) if member]
+    return [run] if (Path(given) / "config.json").exists() else [each for each in (run, twin_run(run)) if each]
 
 
 def _in_short(values: Sequence[object]) -> str:
@@ -86,8 +83,7 @@ def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
 
 
 def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
-    """The controls that change what is shown, by name; each has a ``value``, at first that of the last state of
-    fine-tuning, where the bias is."""
+    """The controls that change what is shown, by name; at first at fine-tuning's last state, where the bias is."""
     last, titles = all_outcomes[0].num_states, all_outcomes[0].titles
     left_out = {method for outcomes in all_outcomes for method in outcomes.left_out}
     methods = [(METHODS[name].label, name) for name in all_outcomes[0].methods if name not in left_out]
@@ -103,8 +99,7 @@ def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
 
 
 def controls_of(view: str, method: str, methods: Sequence[str]) -> set[str]:
-    """Names of the controls that can change what a view shows of ``method``, one of the ``methods`` at hand. The kind
-    of scores is among them where some method that the view tells of has two, and it makes a difference."""
+    """Names of the controls that can change what a view shows of ``method``; the kind of scores if it has any say."""
     about = STORY["views"][view]
     told = methods if about.get("of") == "all" else [about.get("of", method)]
     two_kinds = [name for name in told if len(METHODS[name].score_kinds) > 1 and ("scores" in about or name != "FT")]
@@ -120,8 +115,7 @@ def tour_of(controls: SimpleNamespace) -> list[dict[str, Any]]:
 
 
 def find_class(text: str, titles: Sequence[str]) -> int:
-    """The class that a search text means: its title (``label: name``), its number, or the first whose name holds the
-    text. Raises InputError if there is none."""
+    """The class whose title (``label: name``) or number this is, or the first with it in its name; else InputError."""
     wanted = text.strip().casefold()
     if text in titles:
         return titles.index(text)

@@ -1,7 +1,5 @@
-"""What a method made of each validation image, kept small: a place, a guess and a score per image.
-
-All views are made of these outcomes, so that the scores of a large run are read once per method and state, in blocks.
-"""
+"""What a method made of each validation image, kept small: a place, a guess and a score per image. All views are made
+of these outcomes, so that the scores of a large run are read once per method and state, in blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,24 +29,21 @@ _WHAT_IF_ROWS = 256  # as in rectify: small enough to stay in the processor's ca
 
 
 class Outcome(NamedTuple):
-    """At one state, for n validation images: ``labels``, ``ranks`` of the true class (0 is top-1), ``predicted`` class,
-    and ``own``, the score of the true class (-inf where a method took it out of play); all (n,)."""
+    """At one state, of n validation images; (n,) each."""
 
     labels: np.ndarray
-    ranks: np.ndarray
+    ranks: np.ndarray  # of the true class: 0 is top-1
     predicted: np.ndarray
-    own: np.ndarray
+    own: np.ndarray  # the true class's score, -inf where a method took it out of play
 
 
 @dataclass(frozen=True)
 class Exponents:
-    """How far each part of Eq. 1 goes: 0 is off, 1 is IL2M's own choice.
-    means, confidence: exponents of the two factors. gate: for images predicted as a past class both exponents are
-    multiplied by ``1 - gate``, so that 1 leaves them alone as the paper does and 0 treats them like the others."""
+    """Exponents of Eq. 1's two factors, and its gate: 0 is off, 1 is IL2M's own choice."""
 
     means: float = 1.0
     confidence: float = 1.0
-    gate: float = 1.0
+    gate: float = 1.0  # both exponents are multiplied by 1 - gate for images predicted as a past class
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,7 @@ class RunOutcomes:
 
     @cached_property
     def images(self) -> Dataset:
-        """The images that the run was made from, in learning order. Raises InputError, in words for the page, if they
-        are not at hand."""
+        """The run's images, in learning order. Raises InputError, in words for the page, if they are not at hand."""
         if self.run.kind == "imported":
             raise InputError(f"{self.label}: imported scores come without images; all other views work.")
         try:
@@ -140,8 +134,7 @@ class RunOutcomes:
         return len(self.labels(state)) * self.run.states.num_seen(state)
 
     def outcome(self, state: int, method: str, score_kind: str = "raw") -> Outcome:
-        """What ``method`` (a name in METHODS) makes of the state's images; one without softmax scores is taken on raw
-        ones. Raises InputError if it can't be computed."""
+        """What ``method`` (in METHODS) makes of the state's images; raises InputError if it can't be computed."""
         if why := self.left_out.get(method):
             raise InputError(f"{self.run.folder}: {method} can't be computed: {why}.")
         key = (state, method, kind_for(method, score_kind))
@@ -174,8 +167,7 @@ class RunOutcomes:
     def what_if(
         self, state: int, exponents: Exponents, score_kind: str = "raw", rows: slice = slice(None)
     ) -> np.ndarray:
-        """Ranks of the true class, (m,), had Eq. 1 these exponents: those of IL2M at 1, of fine-tuning at 0.
-        rows: which of the state's validation images."""
+        """Ranks of the true class in some rows of val images, (m,), had Eq. 1 these exponents (1: IL2M's, 0: FT's)."""
         raw, labels = self.run.state(state).array("val_scores")[rows], self.labels(state)[rows]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
         num_past = self.run.states.num_past(state)
@@ -196,8 +188,7 @@ def kind_for(method: str, score_kind: str) -> str:
 
 
 def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.ndarray:
-    """(2, C): what each class's score is multiplied by in images predicted as past (row 0) and as new (row 1).
-    An undefined ratio leaves its class's score alone (policy ``keep``), unless its exponent is 0: then it is off."""
+    """(2, C): each class's factor in images predicted as past, and as new; 1 where a ratio in use is undefined."""
     by_means = rectification_factors(statistics, use_confidence=False)
     by_confidence = rectification_factors(statistics, use_means=False)
     factors = np.ones((2, len(by_means.values)))

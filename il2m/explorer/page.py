@@ -28,8 +28,7 @@ def make_figures(shown: Mapping[str, Shown], *, titled: bool = True) -> list[Fig
     other, so they share the y axis: all are drawn before any is saved. titled: each under its label and finding."""
     figures, ax = [], None
     for label, what in shown.items():
-        above, below, right, many = 0.62 if titled else 0.12, 0.55, 0.15, ()
-        figure = Figure()
+        above, below, right, figure = 0.62 if titled else 0.12, 0.55, 0.15, Figure()
         ax = figure.add_subplot(sharey=ax)
         what.draw(ax=ax)
         if titled:
@@ -47,9 +46,8 @@ def make_figures(shown: Mapping[str, Shown], *, titled: bool = True) -> list[Fig
 
 
 def draw_figures(shown: Mapping[str, Shown], kind: str, *, titled: bool = True, **settings: object) -> list[bytes]:
-    """Those figures as files, ``svg`` or ``png``, with other ``settings`` of savefig.
-    Figures are full of reference cycles. Collected while they are young, they never provoke a collection of all that a
-    kernel holds, which would take several times as long as the figure itself."""
+    """Those figures as files, ``svg`` or ``png``, with other ``settings`` of savefig. Their reference cycles are
+    collected young: else they provoke a collection of all that a kernel holds, which takes longer than the figure."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -67,16 +65,14 @@ def _saved(figure: Figure, kind: str, **settings: object) -> bytes:
 
 
 def figures_html(view: str, shown: Mapping[str, Shown]) -> str:
-    """The figures, each under its run and finding, as SVG that takes the page's colour for lines and text, in light and
-    dark themes and in print."""
+    """The figures, each under its run and finding, as SVG in the colours of the page's theme, and of print."""
     drawn = zip(shown.items(), draw_figures(shown, "svg", titled=False), strict=True)
     themed = [plots.themed(svg.decode(), f"{view}, {label}: {what.finding}") for (label, what), svg in drawn]
     return PARTS.figures(shown, themed)
 
 
 def save_links(shown: Mapping[str, Shown], name: str) -> str:
-    """Links that save the view, a figure of each run as SVG and PNG and all numbers as CSV, each file inside its link:
-    nothing is written to disk here."""
+    """Links that hold what they save: a figure of each run as SVG and PNG, all numbers as CSV. Nothing is written."""
     numbers = pd.concat({label: what.numbers for label, what in shown.items()}, names=["run"])  # unrounded
     files = [("", "csv", numbers.to_csv().encode())]
     for kind in ("svg", "png"):

@@ -1,5 +1,4 @@
-"""What the explorer shows: each view makes a table of numbers, a finding in words, and a drawing, of a run's outcomes
-and of what was chosen. Nothing here knows of controls."""
+"""What the explorer shows: a view makes of a run's outcomes and a Choice numbers, a finding in words, and a drawing."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -179,8 +178,7 @@ def what_if(outcomes: RunOutcomes, choice: Choice) -> Shown:
 
 
 def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
-    """Two panels in place of ``ax``, whose y axis they share: accuracy against the exponent of the class
-    means, and of the confidence."""
+    """Two panels in place of ``ax``, whose y axis they share: accuracy against the exponent of each factor."""
     ax.set_axis_off()
     left, right = (ax.inset_axes((x, 0, 0.46, 0.88), sharey=ax) for x in (0, 0.54))
     for panel, factor, title in ((left, "means", "class means"), (right, "confidence", "confidence")):

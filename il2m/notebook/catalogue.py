@@ -45,9 +45,8 @@ def copy_notebooks(folder: Path) -> list[Path]:
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values in the cell of a notebook that is tagged ``parameters``: literals, each given to a name.
-    Raises InputError for anything else in it, which could not be told without running it; and where no cell is tagged,
-    as papermill would ignore what it is given."""
+    """Names and literal defaults in the cell of a notebook tagged ``parameters``. Raises InputError for anything else
+    in it, which could not be told without running it, and for no such cell, as papermill would ignore what is given."""
     try:
         cells = json.loads(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]

@@ -1,9 +1,7 @@
-"""One notebook, executed by papermill in a process of its own with a kernel of its own.
-
-So jobs share no threads, memory, crashes or working directory. Both processes end when the one that started them does,
-however that ends. They are forked from a server that has imported everything already (batch/warm.py); where a GPU might
-be touched, or forking is not safe, they start from nothing. The kernel listens on Unix sockets, not on a network.
-"""
+"""One notebook, executed by papermill in a process and with a kernel of its own: jobs share no threads, memory, crashes
+or working directory. Both end when the process that started them does, however that ends. They are forked from a server
+that has imported everything already (batch/warm.py), or start from nothing where a GPU might be touched or forking is
+not safe. The kernel listens on Unix sockets, not on a network."""
 
 import contextlib
 import logging
@@ -66,11 +64,10 @@ def execute_notebook(
     stop: Callable[[], bool] = lambda: False,
 ) -> str:
     """Execute ``notebook`` in its folder into ``output``, and make its page beside it (.html); returns why it failed,
-    ``""`` if it did not. Copy and page appear when they are whole, those of a failure as failed_copy(output).
-    Only one process at a time may execute into the same output.
-    plugins: loaded first, see system.plugins; one that can't be is the failure. preload: see process_context.
-    environment: more variables for the job's processes. log: a file for what they print beside the notebook's output.
-    stop: asked several times a second. Raises Stopped once it is true; the processes are gone then."""
+    ``""`` if it did not. Copy and page appear when they are whole, those of a failure as failed_copy(output). One
+    process at a time may execute into an output. plugins: loaded first, or the failure. preload: see process_context.
+    environment: of the job's processes. log: a file for what they print beside the notebook's output. stop: asked
+    several times a second. Raises Stopped once it is true; the processes are gone then."""
     output.parent.mkdir(parents=True, exist_ok=True)
     copy = output.with_name(f".{output.name}")
     page = {"title": title or output.stem, "hide_code": hide_code}

@@ -16,10 +16,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> None:
-    """Write an executed notebook as one HTML file that loads nothing, for offline reading: no scripts, formulas as
-    MathML, pictures inside. A reader sees the old page or the new one, never a part.
-    title: of a notebook that has no first heading; of others, ``<stage>-<run>``. hide_code: sections that show nothing
-    then leave as well; else code is folded."""
+    """Write an executed notebook as one HTML file that loads nothing: no scripts, formulas as MathML, pictures inside.
+    title: of a notebook without a first heading. hide_code: with sections that show nothing then; else it is folded."""
     import nbformat
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
@@ -67,8 +65,7 @@ def _seal(text: str, notebook: Path) -> str:
 
 
 def _markdown_as_html(source: str, headings: list[dict[str, Any]]) -> str:
-    """Markdown as HTML. Headings get ids, and are added to ``headings``; formulas become MathML: MathJax, which
-    notebooks are shown with, would be loaded from elsewhere."""
+    """Markdown as HTML. Headings get ids, and are added to ``headings``; formulas become MathML, not MathJax."""
     from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 

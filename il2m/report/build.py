@@ -104,19 +104,17 @@ def refresh_report(out_dir: Path, plugins: Sequence[str] = ()) -> Path:
 def write_missing_pages(folder: Path) -> None:
     """Make the pages of executed and failed notebooks in ``folder`` that have none, or one of another notebook, and
     link them to the report and to each other. What can't be read is passed over: its job will be run again."""
-    notebooks = sorted(folder.glob("0[1-4]_*.ipynb"))
-    for notebook in notebooks:
-        page = notebook.with_suffix(".html")
+    pages: dict[Path, dict[str, Any]] = {}
+    for notebook in sorted(folder.glob("0[1-4]_*.ipynb")):
+        file = notebook.with_suffix(".html")
         with contextlib.suppress(Exception):  # damaged, in whatever way
-            if not page_is_current(page, notebook):
-                write_page(notebook, page, title=notebook.stem, hide_code=False)
-    pages = []
-    for notebook in notebooks:
+            if not page_is_current(file, notebook):
+                write_page(notebook, file, title=notebook.stem, hide_code=False)
         stage, _, run = notebook.stem.removesuffix(".failed").partition("-")
-        page = {"stage": stage, "run": run, "failed": notebook.stem.endswith(".failed")}
-        pages.append(page | {"address": urllib.parse.quote(f"{notebook.stem}.html"), "base": None})
+        pages[notebook] = {"stage": stage, "run": run, "failed": notebook.stem.endswith(".failed"), "base": None}
+        pages[notebook]["address"] = urllib.parse.quote(file.name)
         with contextlib.suppress(InputError):
-            pages[-1]["base"] = Run(folder.parent / run).config.get("base")
-    for notebook, page in zip(notebooks, pages, strict=True):
+            pages[notebook]["base"] = Run(folder.parent / run).config.get("base")
+    for notebook, page in pages.items():
         with contextlib.suppress(OSError, ValueError):
-            link_page(notebook.with_suffix(".html"), notebook, page=page, pages=pages, report=PAGE)
+            link_page(notebook.with_suffix(".html"), notebook, page=page, pages=[*pages.values()], report=PAGE)

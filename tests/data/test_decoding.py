@@ -9,9 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 from tiny import PROJECT
 
-from il2m.data.decoding import FORMATS, decode, is_turned, max_megapixels
 from il2m.data.file_batches import read_all
-from il2m.data.image_files import ImageFiles
+from il2m.data.image_files import FORMATS, ImageFiles, decode, is_turned, max_megapixels
 from il2m.errors import InputError
 
 IMAGES = PROJECT / "tests" / "fixtures" / "images"

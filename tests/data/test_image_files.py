@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 
 from il2m.cli import main
 from il2m.data.batches import Normalisation, channel_mean_std
-from il2m.data.decoding import decode
 from il2m.data.file_batches import FileBatches, images_mean_std, read_all
+from il2m.data.image_files import decode
 from il2m.data.lists import load_folder
 from il2m.data.views import scoring_view, training_view
 from il2m.errors import InputError

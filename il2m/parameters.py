@@ -3,8 +3,7 @@ meaning, and whom it concerns.
 
 One settings object per stage. From its fields come what is accepted, what shapes the stage's result (and so its hash
 and its checkpoints), which runs are replicates or twins of each other, and the table of `il2m parameters`. A notebook's
-cell repeats name, default and meaning for its reader; a test keeps the two equal.
-"""
+cell repeats name, default and meaning for its reader; a test keeps the two equal."""
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

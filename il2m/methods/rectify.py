@@ -1,7 +1,6 @@
 """Rectification of past-class scores: the paper's Eq. 1, with its gate and its two factors one by one.
 
-``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new.
-"""
+``p'(C_i) = p(C_i) * mu_P(C_i) / mu_N(C_i) * mu(M_N) / mu(M_P)`` for past C_i, if the top-1 class is new."""
 
 import tomllib
 from collections.abc import Mapping

@@ -3,8 +3,7 @@
     @il2m.method("nearest-mean", source="Author et al., 2020")
     def nearest_mean(state: Frozen) -> np.ndarray: ...
 
-Tables, costs, plots, the explorer and notebook 04 read this registry. The study's own methods are in builtin.py.
-"""
+Tables, costs, plots, the explorer and notebook 04 read this registry. The study's own methods are in builtin.py."""
 
 import inspect
 from collections.abc import Callable, Sequence

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shlex
+import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from il2m.batch import records
 from il2m.data.dataset import read_npz
 from il2m.errors import InputError, count
 from il2m.notebook.pages import page_is_current
-from il2m.report.build import EXPLORER, PAGE, RECORD, REPORT, check_study, report_is_current
+from il2m.report.build import PAGE, RECORD, REPORT, check_study, report_is_current
 from il2m.results.collect import stored_results
 from il2m.results.table import read_results
 from il2m.study.find import run_folders
@@ -22,15 +23,7 @@ from il2m.system.files import SET_ASIDE, set_aside
 from il2m.system.locks import RUN_LOCK, is_locked
 
 DAMAGED, STALE, ORPHANED, UNKNOWN = "damaged or exchanged", "stale", "orphaned", "unknown"
-_KNOWN = {  # where -> what lies there
-    "study": rf"plans|jobs|notebooks|{RESULTS_FILE}|{PAGE}|{EXPLORER}|\{RECORD}|\.report\.lock|readable-[0-9a-f]{{16}}",
-    "run": rf"config\.json|\.lock|{RESULTS_FILE}|state_\d\d(\.\w+\.checkpoint)?",
-    "notebooks": r"0[1-5]_.*\.(ipynb|html)",
-    "jobs": r".*\.(json|lock|log)",
-    "plans": r".*\.json",
-}
-_LEFTOVER = r".*\.tmp|\.state_.*|\.0[1-5]_.*|.*\.lease|progress\.json"
-_OTHERS = r"set_aside-.*|\.ipynb_checkpoints|dask-(scratch|worker)-space"  # not the study's own, and not in its way
+_NAMES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 
 
 class Finding(NamedTuple):
@@ -59,22 +52,22 @@ def verify_study(folder: Path) -> list[Finding]:
         except InputError as error:
             findings.append(Finding(path, DAMAGED, str(error)))
     for place in ("jobs", "plans", "notebooks"):
-        findings += _unknown(folder / place, _KNOWN[place])
-    findings += _unknown(folder, "|".join([_KNOWN["study"], *(re.escape(each.name) for each in folders)]))
+        findings += _unknown(folder / place, _NAMES["known"][place])
+    findings += _unknown(folder, "|".join([_NAMES["known"]["study"], *(re.escape(each.name) for each in folders)]))
     return [*findings, *_of_jobs(folder), *_of_collected(folder / RESULTS_FILE, runs), *_of_pages(folder)]
 
 
 def _unknown(folder: Path, known: str) -> Iterator[Finding]:
     for path in sorted(folder.glob("*")) + sorted(folder.glob(".*")):
-        leftover = re.fullmatch(_LEFTOVER, path.name) and not re.fullmatch(known, path.name)
+        leftover = re.fullmatch(_NAMES["leftover"], path.name) and not re.fullmatch(known, path.name)
         if leftover and not is_locked(path):
             yield Finding(path, ORPHANED, "left by a process that was killed; it may be deleted")
-        elif not leftover and not re.fullmatch(f"{known}|{_OTHERS}", path.name):
+        elif not leftover and not re.fullmatch(f"{known}|{_NAMES['others']}", path.name):
             yield Finding(path, UNKNOWN, "nothing of this study is known by this name")
 
 
 def _of_run(run: Run) -> Iterator[Finding]:
-    yield from _unknown(run.folder, _KNOWN["run"])
+    yield from _unknown(run.folder, _NAMES["known"]["run"])
     try:
         run.base  # noqa: B018 - it is looked for, and compared
     except InputError as error:

@@ -17,6 +17,7 @@ from il2m.data.image_files import ImageFiles, with_options
 from il2m.data.views import View, as_tensor, scoring_view, training_view
 from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
+from il2m.system.processes import without_script
 
 _BATCH = 64  # images that a worker hands over at a time
 _UNREADABLE = "images can't be read"
@@ -143,6 +144,12 @@ def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) ->
     return _loader(files, view, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
 
+class _Loader(DataLoader):
+    def __iter__(self) -> Iterator:
+        with without_script():  # its workers start
+            return super().__iter__()
+
+
 def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers: bool = False) -> DataLoader:
     """batches: of (place, seed); the list is read each time that the loader is iterated, as its ``batch_sampler``.
     Workers never start as copies of this process: a kernel that has touched CUDA must not be forked."""
@@ -152,4 +159,4 @@ def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "torchvision.transforms"])  # else each worker imports anew
         options |= {"multiprocessing_context": context, "persistent_workers": keep_workers}
-    return DataLoader(_Files(files, view), batch_sampler=batches, **options)
+    return _Loader(_Files(files, view), batch_sampler=batches, **options)

@@ -1,6 +1,7 @@
 """Several processes at one training, each with its share of every mini-batch and of the images that are scored. They
 start from nothing, as nothing of a notebook's kernel should be forked. No torch here until it is needed."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,16 @@ def gathered(values: list) -> list:
     return [value for part in parts for value in part]
 
 
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """Processes that multiprocessing starts meanwhile do not run the script of this one: it may have no guard."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("none")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def run_in_processes(count: int, on_cpu: bool, meanwhile: Callable, function: Callable, *arguments: Any) -> None:
     """Call ``function`` in ``count`` processes, on CPU cores or each on a GPU of its own, and ``meanwhile`` here, some
     times a second. Raises InputError with the reason if one fails: all end then, as they do when this process ends."""
@@ -35,11 +46,8 @@ def run_in_processes(count: int, on_cpu: bool, meanwhile: Callable, function: Ca
     with tempfile.TemporaryDirectory() as folder:
         task = [*LOADED], pickle.dumps((function, *arguments))
         asked = count, on_cpu, f"{folder}/meeting", torch.get_num_threads(), *task
-        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("none")  # a script is not run in each
-        try:
+        with without_script():
             started = torch.multiprocessing.start_processes(_work, asked, count, join=False, start_method="spawn")
-        finally:
-            sys.modules["__main__"] = main
         try:
             while not started.join(POLL_SECONDS):
                 meanwhile()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +179,14 @@ def test_broken_images_are_all_named_before_training(damaged: Path, tmp_path: Pa
         path.unlink()
     assert main(["check", f"folder:{damaged}", "--workers", "0"]) == 0
     assert "64 images, all of them can be read" in capsys.readouterr().out
+
+
+def test_a_script_without_a_guard_trains_on_files_that_workers_decode(tree: Path, tmp_path: Path):
+    """multiprocessing would run the script again in each worker."""
+    given = {"dataset": f"folder:{tree}", "out_dir": str(tmp_path / "study"), "num_states": 2, "image_size": 24}
+    given |= {"network": "small", "base_epochs": 1, "num_workers": 2, "batch_size": 16, "device": "cpu"}
+    script = tmp_path / "script.py"
+    script.write_text(f"import il2m\nprint('trains')\nil2m.train_base(**{given | {'allow_leakage': True}})\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "trains\n"

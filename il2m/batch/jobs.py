@@ -21,7 +21,7 @@ from il2m.system.hashes import short_hash
 from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import load_plugin, resolved
 
-_MACHINE = ("device", "num_threads", "num_workers")  # where and how fast, but not what
+_MACHINE = ("device", "num_threads", "num_workers", "validate_every")  # where, how fast, what is told: not what comes
 PAGES = {BASE: 1.0e6, FINE_TUNING: 0.5e6, ANALYSIS: 2.5e6, ABLATION: 1.9e6}  # bytes: an executed copy and its page
 _PROCESS = 0.7e9  # bytes of a job before it has any images
 _NETWORKS = {  # numbers in the weights, width of the features, numbers kept per pixel of an image for its gradients

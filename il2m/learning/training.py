@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ CHECKPOINT_SECONDS = 30.0  # between two checkpoints: what an interruption loses
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images did: mean loss per image, and images per second."""
+    """What one pass over the training images did: mean loss per image, and images per second. val_top1: accuracy on
+    the validation images after it, where it was asked for."""
 
     epoch: int
     loss: float
     learning_rate: float
     images_per_second: float
+    val_top1: float | None = None
 
 
 def distillation_loss(scores: torch.Tensor, teacher_scores: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -53,6 +55,7 @@ def train(
     checkpoint: Path | None = None,
     on_resume: Callable[[list[Epoch]], None] = lambda history: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    validate: Callable[[], float] | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place with SGD. Raises InputError for a loss that is no number, or a device without the
     precision; warns if nothing was learned.
@@ -62,7 +65,8 @@ def train(
     augmentation; on a CPU with one thread equal seeds give equal weights, bit for bit. teacher: to distil from.
     checkpoint: a file that keeps this training, written after an epoch, at most every CHECKPOINT_SECONDS. If it holds
     this very one, that goes on and ends as if it had not been interrupted. Whoever stored the trained model removes it.
-    on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now."""
+    on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now. validate: gives
+    the ``val_top1`` of every ``validate_every``-th epoch."""
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     training = _Training(settings, asked, model, teacher)
     identity = checkpoint and settings.of_training() | asked | {
@@ -74,12 +78,16 @@ def train(
         training.load_state_dict(state)
         on_resume(list(training.history))
     batches = batches.to(training.accelerator.device)
-    training.model.train()
-    model.backbone.train(any(each.requires_grad for each in model.backbone.parameters()))  # frozen: its statistics too
     while len(training.history) < epochs:
+        training.model.train()
+        model.backbone.train(
+            any(one.requires_grad for one in model.backbone.parameters())
+        )  # frozen: its statistics too
         # the same bits from equal seeds on a GPU too, which rounds float32 to TF32 in convolutions only if asked to
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=settings.precision == "tf32"):
             epoch = training.run_epoch(batches)
+        if validate and settings.validate_every and epoch.epoch % settings.validate_every == 0:
+            epoch = training.history[-1] = replace(epoch, val_top1=validate())
         # after the last epoch the whole training would be lost: the model is scored before it is stored
         since = started if epoch.epoch == epochs else stored
         if checkpoint and not HERE.rank and time.monotonic() - since >= CHECKPOINT_SECONDS:

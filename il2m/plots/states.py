@@ -131,13 +131,19 @@ def plot_accuracy_matrix(matrix: np.ndarray, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_history(losses: Series, *, ax: Axes | None = None) -> Axes:
+def plot_history(losses: Series, val_top1: Mapping[str, Sequence] | None = None, *, ax: Axes | None = None) -> Axes:
     """Training loss by epoch, one line per label (label -> loss by epoch), from the colour of what is past to that of
-    what is new."""
+    what is new. val_top1: label -> accuracy by epoch, None where it is not known: dotted, on an axis of its own."""
     ax = set_up(ax, xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", whole="x")
     ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     for label, colour in zip(losses, sns.blend_palette(AGES, len(losses)), strict=True):
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
+    if any(share is not None for shares in (val_top1 or {}).values() for share in shares):
+        other = ax.twinx()
+        other.set(ylabel="top-1 accuracy, validation (dotted)", ylim=(0, 1))
+        for line in ax.lines:
+            seen = [(i, share) for i, share in enumerate(val_top1[line.get_label()], 1) if share is not None]
+            other.plot(*zip(*seen, strict=True), color=line.get_color(), linestyle=":", marker=".")
     if len(losses) > 1:
         ax.legend(handles=ax.lines[:: -(-len(losses) // 12)])
     return ax

@@ -123,6 +123,7 @@ class Stage:
             checkpoint=state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint"),
             on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
             on_epoch=lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
+            validate=lambda: self.val_top1(model, state),
         )
 
     def new_network(self, state: int, seed: int) -> Classifier:
@@ -143,6 +144,11 @@ class Stage:
         labels = self.data.val_labels[val]
         scores, features = score_images(model, image_batches(self.data.val_images[val], labels, self.normalisation))
         return {"val_indices": val, "val_labels": labels, "val_scores": scores, "val_features": features}
+
+    def val_top1(self, model: Classifier, state: int) -> float:
+        """Share of the validation images of all classes seen at ``state`` that the model classifies rightly."""
+        arrays = self.score_validation(model, state)
+        return float((arrays["val_scores"].argmax(axis=1) == arrays["val_labels"]).mean())
 
     def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
         """Write the finished state, with what rounds its numbers, and remove the checkpoints of its trainings."""

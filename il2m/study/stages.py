@@ -39,7 +39,8 @@ def train_planned(plan: Plan) -> Run:
 
 
 def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
-    settings = BaseTraining.of_identity(run.identity, device=plan.settings.device)
+    asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}
+    settings = BaseTraining.of_identity(run.identity, **asked)
     data = checked(plan.dataset, run.folder.parent, allow_leakage=plan.settings.allow_leakage)
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
     given = run.identity.get("normalisation")
@@ -62,7 +63,8 @@ def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
 
 
 def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
-    settings = FineTuning.of_identity(run.identity, device=plan.settings.device)
+    asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}
+    settings = FineTuning.of_identity(run.identity, **asked)
     title = "fine-tuning" + (" with distillation" if settings.distillation else "")
     num_images = sum(images_to_train_on(plan)[state] for state in missing)
     with Progress(title, num_images, run.folder) as progress:

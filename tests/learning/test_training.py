@@ -232,6 +232,23 @@ def test_every_epoch_is_told_as_it_ends(few):
     assert told == history
 
 
+def test_validation_every_so_many_epochs_changes_no_bit(batches):
+    """It scores the model while it is trained, and so leaves it in evaluation mode."""
+    plain, looked_at, shares = new_model(), new_model(), iter([0.25, 0.5])
+
+    def validate() -> float:
+        looked_at.eval()
+        return next(shares)
+
+    settings = SETTINGS | {"epochs": 5}
+    history = train_with(plain, batches, **settings, validate=lambda: 1 / 0)  # validate_every is 0: never
+    again = train_with(looked_at, batches, **settings, validate_every=2, validate=validate)
+    assert equal(weights(plain), weights(looked_at))
+    assert [epoch.loss for epoch in again] == [epoch.loss for epoch in history]
+    assert [epoch.val_top1 for epoch in again] == [None, 0.25, None, 0.5, None]
+    assert {epoch.val_top1 for epoch in history} == {None}
+
+
 def test_a_loss_that_is_no_number(few):
     with pytest.raises(InputError) as error:
         train_with(new_model(), few, **SETTINGS | {"learning_rate": 1e30, "epochs": 5})
@@ -455,7 +472,7 @@ def test_a_checkpoint_of_another_training_is_left_aside(some, tmp_path, every_ep
 
 
 def test_all_that_shapes_a_training_is_told_apart():
-    no_say = {"settings", "checkpoint", "on_resume", "on_epoch"}
+    no_say = {"settings", "checkpoint", "on_resume", "on_epoch", "validate"}
     settings = {name for name, one in Training.parameters().items() if CONCERNS[one.concerns]} - {"train_seed"}
     arguments = set(inspect.signature(training.train).parameters) - no_say
     assert settings | arguments | {"temperature", "distillation_weight"} == set(OTHERS)

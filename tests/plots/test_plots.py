@@ -91,6 +91,16 @@ def test_means_draw_a_labelled_bar_per_method_and_group():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["FT", "IL2M"]
 
 
+def test_history_with_validation_accuracies():
+    losses = {"state 2": [1.0, 0.5, 0.4], "state 3": [1.2, 0.6, 0.5]}
+    ax = plots.plot_history(losses, {"state 2": [None, 0.5, None], "state 3": [None, 0.25, 0.375]})
+    (other,) = (each for each in ax.figure.axes if each is not ax)
+    assert [line.get_xydata().tolist() for line in other.lines] == [[[2, 0.5]], [[2, 0.25], [3, 0.375]]]
+    assert [line.get_color() for line in other.lines] == [line.get_color() for line in ax.lines]
+    never = plots.plot_history(losses, {"state 2": [None] * 3, "state 3": [None] * 3})
+    assert never.figure.axes == [never]
+
+
 def test_history_draws_epochs_from_1():
     ax = plots.plot_history({"state 2": [1.0, 0.5], "state 3": [1.2, 0.6]})
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2])

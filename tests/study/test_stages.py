@@ -562,3 +562,18 @@ def test_without_a_memory_and_with_a_frozen_backbone(tiny_study, tmp_path):
     table = results_table(run, methods=METHODS)
     assert set(table["method"]) == set(METHODS) - set(left_out)
     assert table["images_held"].dropna().eq(0).all()
+
+
+def test_validate_every_is_in_the_history_and_nowhere_else(tiny_study, tmp_path):
+    """Equal to the accuracy of the stored scores after the last epoch; the run is the same, bit for bit."""
+    base = train_base(out_dir=str(tmp_path), **tiny_study.base_parameters, validate_every=1)
+    run = fine_tune(out_dir=str(tmp_path), base=base, **tiny_study.fine_tuning_parameters, validate_every=2)
+    assert base.name == tiny_study.base.name
+    for state in (1, 2, 3):
+        stored, before = run.state(state), tiny_study.off.state(state)
+        assert stored.digest == before.digest
+        shares = [epoch["val_top1"] for epoch in stored.info["history"]]
+        assert {epoch["val_top1"] for epoch in before.info["history"]} == {None}
+        top1 = (stored.array("val_scores").argmax(axis=1) == stored.array("val_labels")).mean()
+        assert shares[-1] == pytest.approx(top1)
+        assert [share is None for share in shares[:-1]] == [state > 1] * (len(shares) - 1)

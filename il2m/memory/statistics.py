@@ -19,6 +19,7 @@ from il2m.rules import FLAG, check_choice
 
 QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
 POOLINGS = ("class", "state", "past")
+Arrays = Mapping[str, np.ndarray]  # by name
 
 
 def as_array(values: Any, what: str = "") -> np.ndarray:
@@ -78,9 +79,8 @@ def class_means(own_scores: np.ndarray, labels: np.ndarray, num_classes: int) ->
     """Mean score of each class over its own images, (num_classes,) float64; NaN for a class without images.
     own_scores: (n,) each image's score for its own class. labels: (n,)."""
     counts = np.bincount(labels, minlength=num_classes)
-    sums = np.bincount(labels, weights=own_scores, minlength=num_classes)
     with np.errstate(invalid="ignore"):
-        return sums / counts
+        return np.bincount(labels, weights=own_scores, minlength=num_classes) / counts
 
 
 def reduce_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,12 +94,7 @@ def reduce_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 
 def state_statistics(
-    new: Mapping[str, np.ndarray],
-    new_labels: np.ndarray,
-    exemplars: Mapping[str, np.ndarray],
-    exemplar_labels: np.ndarray,
-    num_past: int,
-    num_seen: int,
+    new: Arrays, new_labels: np.ndarray, exemplars: Arrays, exemplar_labels: np.ndarray, num_past: int, num_seen: int
 ) -> dict[str, dict[str, Any]]:
     """What one state contributes to the second memory: kind of score -> ``initial_means`` of its new classes,
     ``confidence``, and ``current_means`` of past classes. NaN where there are no images.
@@ -122,8 +117,7 @@ def statistics_of_states(memories: Sequence[Mapping[str, Any]], state_of_class: 
     initial = np.concatenate([memory["initial_means"] for memory in memories], dtype=np.float64)
     current_past = memories[-1]["current_means"]
     current = np.concatenate([current_past, initial[len(current_past) :]], dtype=np.float64)
-    confidences = np.array([memory["confidence"] for memory in memories])
-    return ClassStatistics(initial, current, confidences, state_of_class)
+    return ClassStatistics(initial, current, np.array([memory["confidence"] for memory in memories]), state_of_class)
 
 
 class Factors(NamedTuple):

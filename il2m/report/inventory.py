@@ -85,8 +85,7 @@ def runs_table(study: Study) -> pd.DataFrame:
         columns |= {"distillation": known(about.pop("distillation"))}
         columns |= {name.replace("_", " "): "-" if about[name] is None else about[name] for name in comparison.SEEDS}
         for method in ("FT", "IL2M"):
-            mean = means.get((run.name, method), {})
-            columns |= {f"{method} top-{k}": mean.get(f"top{k}", np.nan) for k in (1, 5)}
+            columns |= {f"{method} top-{k}": means.get((run.name, method), {}).get(f"top{k}", np.nan) for k in (1, 5)}
         jobs = {stage: f"{name}-{run.base.name if name == BASE else run.name}" for stage, name in STAGES.items()}
         pages = [_page_link(study, job, text=stage) for stage, job in jobs.items()]
         columns["notebooks"] = [page for page in pages if isinstance(page, Link)]

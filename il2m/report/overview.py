@@ -33,6 +33,7 @@ _WORDS = json.loads((Path(__file__).parent / "templates" / "settings.json").read
 _WORDS |= {name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]}
 _UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": 0}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
+Panel = tuple[Axes, str, pd.DataFrame, pd.DataFrame]  # see drawn
 Split = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels
 _COUNTED = "past classes undefined"  # the column of comparison.COUNTS in words
 _MOST_GROUPS = 8  # beyond them a page is not read any more
@@ -137,9 +138,7 @@ def by_method(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {method: rows[rows["method"] == method] for method in comparison.best_methods(rows, most=3)}
 
 
-def drawn(
-    study: Study, split: Split = panels, *, vary: str = "", shown: Sequence[str] = ()
-) -> Iterator[tuple[Axes, str, pd.DataFrame, pd.DataFrame]]:
+def drawn(study: Study, split: Split = panels, *, vary: str = "", shown: Sequence[str] = ()) -> Iterator[Panel]:
     """One figure per group of runs (vary, shown: see groups), a panel for each part that ``split`` makes of its rows:
     axes to draw into, the part in words, its rows, those of the figure, which is shown once its last panel is drawn."""
     several, left_out = groups(study, shown=[*filter(None, [vary]), *shown, "distillation"], vary=vary)

@@ -80,8 +80,7 @@ def _of_run(run: Run) -> Iterator[Finding]:
                 yield Finding(path, STALE, "a state before it is missing; it is kept if that comes out as it was")
                 continue
             run.state(state).check(remembered=False)
-            files = {*run.state(state).info["files"], "state.json"}
-            yield from _unknown(path, "|".join(map(re.escape, files)))
+            yield from _unknown(path, "|".join(map(re.escape, {*run.state(state).info["files"], "state.json"})))
         except InputError as error:
             yield Finding(path, DAMAGED, str(error))
     for checkpoint in sorted(run.folder.glob("state_*.checkpoint")):

@@ -37,8 +37,7 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds; summed
     over them COUNTS, as far as they are there (NaN else, and of methods without ratios).
     results: rows of results.parquet. Runs of one state have none."""
-    counts = {name: results.get(name, np.nan) for name in COUNTS}
-    results = results.assign(class_order=class_orders(results), **counts)
+    results = results.assign(class_order=class_orders(results), **{name: results.get(name, np.nan) for name in COUNTS})
     keys = ["run", *_known(results), *SEEDS, "class_order", "method", "score_kind"]
     keys += ["recipe"] * ("recipe" in results.columns)
     groups = results[results["state"] > 1].groupby(keys, sort=False, dropna=False)

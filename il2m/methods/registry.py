@@ -55,8 +55,7 @@ class Method:
 
     def __call__(self, state: Frozen) -> np.ndarray:
         scores = self._scores(state)
-        half = len(scores) // 2
-        if self.code and half:
+        if self.code and (half := len(scores) // 2):
             parts = [self._scores(state.take(rows)) for rows in (slice(half), slice(half, None))]
             size = np.abs(scores[np.isfinite(scores)]).max(initial=0)
             if not np.allclose(np.concatenate(parts), scores, rtol=1e-4, atol=1e-5 * size):

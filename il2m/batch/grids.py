@@ -44,10 +44,9 @@ class Grid:
 
     def only(self, names: Sequence[str]) -> Self:
         """The same grid with these of its combinations. Raises InputError for one that it does not have."""
-        for name in names:
-            if name not in self.combinations:
-                known = nearest(name, self.combinations) if self.combinations else "it has none."
-                raise InputError(f"grid {self.name}: no combination {name!r}: {known}")
+        if unknown := [name for name in names if name not in self.combinations]:
+            known = nearest(unknown[0], self.combinations) if self.combinations else "it has none."
+            raise InputError(f"grid {self.name}: no combination {unknown[0]!r}: {known}")
         return replace(self, combinations={name: self.combinations[name] for name in names} or self.combinations)
 
     def overridden(self, overrides: Mapping[str, Any]) -> Self:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from il2m.system.files import write_atomically
@@ -78,7 +78,6 @@ class Progress(AbstractContextManager):
 
 def read_progress(folder: Path) -> dict | None:
     """The state of the stage that is under way in a run folder, or None."""
-    try:
+    with suppress(OSError, ValueError, RecursionError):
         return json.loads((folder / PROGRESS_FILE).read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
+    return None

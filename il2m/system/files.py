@@ -4,7 +4,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -62,10 +62,9 @@ def sync(*paths: Path) -> None:
 
 def modified(path: Path) -> float:
     """When a file was written, in seconds; 0 if it is gone."""
-    try:
+    with suppress(OSError):
         return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    return 0.0
 
 
 def set_aside(path: Path) -> Path:

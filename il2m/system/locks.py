@@ -50,14 +50,12 @@ def locked(path: Path, *, waiting_for: str, stop: Callable[[], bool] = lambda: F
 
 def is_locked(path: Path) -> bool:
     """Whether a process or thread holds the lock of the file ``path`` now; False where that can't be found out."""
-    try:
-        with path.open("rb") as file:  # the right to read it is enough; closing it lets go of the lock
+    with contextlib.suppress(OSError), path.open("rb") as file:  # the right to read it is enough; closing it lets go
+        try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is no such lock, or there are none on this file system
-        return False
-    return False
+        except BlockingIOError:
+            return True
+    return False  # also where there is no such lock, or there are none on this file system
 
 
 def sweep(lock: Path, leftovers: Iterable[Path]) -> None:

@@ -45,7 +45,8 @@ class ImageList:
 
 
 def read_image_list(path: str | Path) -> ImageList:
-    """Read a list; blank lines, CRLF endings, no last newline are accepted. Raises InputError for all else, by line."""
+    """Read a list in the authors' format; blank lines, CRLF endings and a missing last newline are accepted. Raises
+    InputError for a missing, empty or non-text file, and for the first line that is not ``path label``."""
     path, images, labels, number = Path(path), [], [], 0
     with _readable(path), path.open(encoding="utf-8-sig") as file:
         try:

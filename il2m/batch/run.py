@@ -64,7 +64,7 @@ def run_study(
 
 
 def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Job]:
-    """plan_jobs in a process of its own, whose memory is free then, and which plugins may end. It warms the server."""
+    """plan_jobs in a process of its own, which plugins may end, and whose memory is free then; it warms the server."""
     context = multiprocessing.get_context("spawn") if spawn else process_context(PRELOAD)
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:

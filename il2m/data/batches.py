@@ -40,7 +40,7 @@ def batch_sizes(num_images: int, batch_size: int) -> list[int]:
 
 
 def my_share(size: int) -> slice:
-    """This process's images of a batch of ``size``; all of one with less than two for each: batch norm needs two."""
+    """This process's images of a batch of ``size``; all of one with fewer than two for each: batch norm needs two."""
     return slice(HERE.rank, None, HERE.count) if size >= 2 * HERE.count else slice(None)
 
 

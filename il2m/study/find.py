@@ -97,7 +97,7 @@ def twin_run(run: Run) -> Run | None:
     if len(twins) < 2:
         return next(iter(twins.values()), None)
     how = concerning("distillation")[1:]
-    told = {each.name: [f"{it} {each.identity[it]}" for it in how if it in each.identity] for each in twins.values()}
+    told = {it.name: [f"{name} {it.identity[name]}" for name in how if name in it.identity] for it in twins.values()}
     named = [f"{name} ({', '.join(values)})" for name, values in told.items()]
     what = f"{run.name} has several twins, and none is shown: name one as compare"
     warnings.warn(f"{what}, of {', '.join(named)}.", stacklevel=2)
@@ -128,7 +128,7 @@ def find_joint_runs(out_dir: str | Path) -> list[Run]:
 
 
 def open_base(out_dir: Path, base: str) -> Run:
-    """The base named, or the last trained; raises InputError unless it lies in ``out_dir``, its network as it was."""
+    """The base named, or the last trained in ``out_dir``. Raises InputError unless it lies there, with its network."""
     if base:
         run = Run(_one_of(out_dir, base, "base"))
         if run.kind != "base":

@@ -164,7 +164,8 @@ def _trained(*trainings: tuple[list[Epoch], np.ndarray]) -> dict[str, Any]:
 def _score_and_store(
     stage: Stage, state: int, model: Classifier, new: np.ndarray, kept: np.ndarray, held_out: np.ndarray, trained: dict
 ) -> None:
-    """Score all that later stages need, reduce it to the second memory, store the state; held_out: not trained on."""
+    """Score all that later stages need, reduce it to the second memory, and store the state. new, kept, held_out: of
+    the new classes' training images, the exemplars, and those not trained on (indices)."""
     labels, states = stage.data.train_labels, stage.run.states
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     arrays = stage.score_validation(model, state)

@@ -23,7 +23,7 @@ def short_hash(value: Any) -> str:
 
 
 def file_hash(path: Path, *, remembered: bool = False) -> str:
-    """Hash of a file's content, 16 hex digits. remembered: as read before, if device, inode, size and times are so."""
+    """Hash of a file's content, 16 hex digits; remembered: as read before, by device, inode, size and times."""
     with path.open("rb") as file:
         is_now = os.fstat(file.fileno())
         changed = max(is_now.st_mtime_ns, is_now.st_ctime_ns)
@@ -48,7 +48,7 @@ def write_sealed(path: Path, content: Mapping[str, Any], *, durable: bool = True
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What write_sealed wrote. Raises FileNotFoundError; ValueError with the reason if it is not as it was written."""
+    """What write_sealed wrote. Raises FileNotFoundError, or ValueError, with the reason, if it is not as written."""
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop("checksum", "")

@@ -24,7 +24,7 @@ from il2m.study.runs import Run
 MOST_RUNS = 4
 SIDE_BY_SIDE = "side by side"
 STORY = YAML(typ="safe").load(Path(__file__).parent / "story.yaml")  # what each control is, what each view uses, words
-FACTORS = ("means", "confidence", "gate")
+FACTORS = ("means", "confidence", "gate", "pooling", "clipped")
 
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
@@ -226,7 +226,7 @@ class BiasExplorer(widgets.VBox):
 
     def _reset(self, button: object = None) -> None:
         for name in FACTORS:
-            getattr(self.controls, name).value = 1.0
+            getattr(self.controls, name).value = getattr(Exponents(), name)
 
     def _save(self, button: object = None) -> None:
         name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"

@@ -16,7 +16,7 @@ from il2m.data.dataset import Dataset
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import FORMS, count_undefined, rectification_factors, undefined_in_words
+from il2m.methods.rectify import FORMS, STEADIER, count_undefined, rectification_factors, undefined_in_words
 from il2m.methods.registry import METHODS, missing_for
 from il2m.parameters import check_parameters
 from il2m.results.collect import stored_results
@@ -39,11 +39,14 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Exponents:
-    """Exponents of Eq. 1's two factors, and its gate: 0 is off, 1 is IL2M's own choice."""
+    """Exponents of Eq. 1's two factors, and its gate: 0 is off, 1 is IL2M's own choice. pooling: whose means the class
+    means are of. clipped: factors of past classes to 1..3, as IL2M-pooled has them."""
 
     means: float = 1.0
     confidence: float = 1.0
     gate: float = 1.0  # both exponents are multiplied by 1 - gate for images predicted as a past class
+    pooling: str = "class"
+    clipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def kind_for(method: str, score_kind: str) -> str:
 
 def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.ndarray:
     """(2, C): each class's factor in images predicted as past, and as new; 1 where a ratio in use is undefined."""
-    by_means = rectification_factors(statistics, use_confidence=False)
+    by_means = rectification_factors(statistics, use_confidence=False, pooling=exponents.pooling)
     by_confidence = rectification_factors(statistics, use_means=False)
     factors = np.ones((2, len(by_means.values)))
     for row, opened in enumerate((1 - exponents.gate, 1)):
@@ -198,6 +201,8 @@ def what_if_factors(statistics: ClassStatistics, exponents: Exponents) -> np.nda
             if exponent > 0:
                 factors[row] *= ratios.values**exponent
                 left_alone |= ratios.undefined
+        if exponents.clipped:
+            factors[row] = factors[row].clip(*STEADIER["IL2M-pooled"]["clip"])
         factors[row, left_alone] = 1
     return factors
 

@@ -55,6 +55,8 @@ IL2M_AS_EXPONENTS = {
     "IL2M-no-gate": Exponents(gate=0),
     "IL2M-means": Exponents(confidence=0),
     "IL2M-confidence": Exponents(means=0),
+    "IL2M-pooled": Exponents(pooling="state", clipped=True),
+    "IL2M-global": Exponents(pooling="past"),
 }
 
 

@@ -197,7 +197,12 @@ def main() -> None:
     results = join(folder)
     hypotheses = decided(results)
     hypotheses.to_csv(folder / "hypotheses.csv", index=False)
-    compared = [compare_methods(results, reference).assign(reference=reference) for reference in ("FT", "IL2M")]
+    there = {*results["method"]}  # IL2M needs exemplars
+    compared = [
+        compare_methods(results, reference).assign(reference=reference)
+        for reference in ("FT", "IL2M")
+        if reference in there
+    ]
     pd.concat(compared).to_csv(folder / "methods.csv", index=False)
     findings_table(results).to_csv(folder / "findings.csv", index=False)
     with pd.option_context("display.width", 200, "display.max_colwidth", 70, "display.max_rows", None):

@@ -205,7 +205,8 @@ def explorer(lab: Lab, notebook: Path, browser: sync_api.Browser) -> Iterator[Ex
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     try:
-        page.goto(lab.address(f"lab/tree/{NAME}.ipynb"))
+        # in a workspace of its own: JupyterLab may have stored what the start page's test left open
+        page.goto(lab.address(f"lab/workspaces/explorer/tree/{NAME}.ipynb"))
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         _run_all(page)
         page.locator(".il2m svg").first.wait_for(state="attached")

@@ -79,10 +79,6 @@ def train(
         on_resume(list(training.history))
     batches = batches.to(training.accelerator.device)
     while len(training.history) < epochs:
-        training.model.train()
-        model.backbone.train(
-            any(one.requires_grad for one in model.backbone.parameters())
-        )  # frozen: its statistics too
         # the same bits from equal seeds on a GPU too, which rounds float32 to TF32 in convolutions only if asked to
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=settings.precision == "tf32"):
             epoch = training.run_epoch(batches)
@@ -115,6 +111,8 @@ class _Training:
         model.to(memory_format=self.layout)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
         learned = [each for each in model.parameters() if each.requires_grad]
+        self._learns = any(each.requires_grad for each in model.backbone.parameters())
+        self._backbone = model.backbone
         self.optimizer = sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
         self.model = self.accelerator.prepare(model)  # the optimizer's wrapper would only cost time
         if HERE.count > 1:
@@ -133,6 +131,8 @@ class _Training:
 
     def run_epoch(self, batches: ImageBatches) -> Epoch:
         """One augmented pass over ``batches``; the epoch is added to the history."""
+        self.model.train()
+        self._backbone.train(self._learns)  # frozen: its statistics too
         settings, start = self.settings, time.perf_counter()
         number, rate = len(self.history) + 1, self.optimizer.param_groups[0]["lr"]
         total_loss = num_images = 0  # the loss becomes a tensor on the device, so that no step waits for it

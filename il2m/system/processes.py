@@ -79,6 +79,9 @@ def _work(rank: int, count: int, on_cpu: bool, meeting: str, num_threads: int, p
     function, *arguments = pickle.loads(task)
     function(*arguments)
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is stored; at Python's own end threads that still run make C++ abort, now and then
 
 
 def end_with_parent() -> None:

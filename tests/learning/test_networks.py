@@ -18,7 +18,7 @@ from il2m.learning import networks
 from il2m.learning.networks import build_network, with_head
 from il2m.parameters import NETWORKS, PARAMETERS
 from il2m.study.planning import plan_base
-from il2m.system.plugins import load_plugin
+from il2m.system.plugins import LOADED, load_plugin
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -101,10 +101,11 @@ def test_extended_head_keeps_the_past_classes_weights():
 @pytest.fixture
 def networks_of_this_test(monkeypatch):
     monkeypatch.setattr(networks, "_BUILDERS", dict(networks._BUILDERS))
-    before = dict(NETWORKS)
+    before = [(known, dict(known)) for known in (NETWORKS, LOADED)]  # processes load the plugins that this one did
     yield
-    NETWORKS.clear()
-    NETWORKS.update(before)
+    for known, contents in before:
+        known.clear()
+        known.update(contents)
 
 
 def tiny_network(in_channels: int) -> nn.Module:

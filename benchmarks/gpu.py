@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bare_step import BareStep
 from PIL import Image
 from torchvision import transforms
 
@@ -57,30 +58,13 @@ def rounding(tf32: bool, deterministic: bool, benchmark: bool = False) -> Iterat
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, False
 
 
-class BareStep:
-    """Forward, loss, backward and step on one batch that lies on the GPU."""
+class GpuStep(BareStep):
+    """A bare step on the GPU, launched one by one or as a graph."""
 
     def __init__(self, network: str, layout, precision: str, compiled: bool = False, distils: bool = False) -> None:
-        self.size, self.bf16 = NETWORKS[network], precision == "bf16"
-        self.model = build_network(network, 3, CLASSES, seed=0).to("cuda", memory_format=layout).train()
-        self.teacher = distils and build_network(network, 3, PAST, seed=1).to("cuda", memory_format=layout).eval()
-        options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "fused": True}
-        self.optimizer = torch.optim.SGD(self.model.parameters(), **options)
-        self.images = torch.randn(self.size, 3, SIDE, SIDE, device="cuda").contiguous(memory_format=layout)
-        self.labels = torch.randint(CLASSES, (self.size,), device="cuda")
-        self.forward = torch.compile(self.model) if compiled else self.model
-
-    def __call__(self) -> None:
-        self.optimizer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16):
-            scores = self.forward(self.images)
-            loss = F.cross_entropy(scores, self.labels)
-            if self.teacher:
-                with torch.no_grad():
-                    past = self.teacher(self.images)
-                loss = loss + F.cross_entropy(scores[:, :PAST] / 2, F.softmax(past / 2, dim=1))
-        loss.backward()
-        self.optimizer.step()
+        shape, past = (NETWORKS[network], 3, SIDE, SIDE), PAST * distils
+        super().__init__(network, shape, CLASSES, past=past, layout=layout, device="cuda", bf16=precision == "bf16")
+        self.model = torch.compile(self.model) if compiled else self.model
 
     def as_graph(self) -> Callable[[], None]:
         side = torch.cuda.Stream()
@@ -104,14 +88,14 @@ def steps(networks: list[str], compiled: bool) -> dict[str, float]:
         ways = {"": (False, False), " deterministic": (True, False), " benchmark": (False, True)}
         for way, (deterministic, benchmark) in ways.items() if not compiled else ():
             with rounding(tf32, deterministic, benchmark):
-                step = BareStep(network, layout, precision)
+                step = GpuStep(network, layout, precision)
                 if not way:
                     found[f"{title}: one by one"] = images_per_second(step, step.size, 0.3)
                 found[f"{title}{way}: graph"] = images_per_second(step.as_graph(), step.size, 0.3)
         if compiled and name == "NHWC":
             with rounding(tf32, False):
                 start = time.perf_counter()
-                step = BareStep(network, layout, precision, compiled=True)
+                step = GpuStep(network, layout, precision, compiled=True)
                 replay = step.as_graph()
                 seconds = time.perf_counter() - start
                 found[f"{title}: compiled in {seconds:.0f} s, graph"] = images_per_second(replay, step.size, 0.3)
@@ -186,11 +170,11 @@ def compare(networks: list[str]) -> dict[str, float]:
             found[f"{title}: training"] = trained(network, 8, 50, precision=precision)
             layout = torch.contiguous_format if precision == "float32" else torch.channels_last
             with rounding(precision == TF32, deterministic=True):
-                step = BareStep(network, layout, precision)
+                step = GpuStep(network, layout, precision)
                 found[f"{title}: bare step, graph"] = images_per_second(step.as_graph(), step.size, 0.3)
                 if precision == TF32:
                     found[f"{title}: training with distillation"] = trained(network, 8, 50, True, precision=precision)
-                    distilling = BareStep(network, layout, precision, distils=True)
+                    distilling = GpuStep(network, layout, precision, distils=True)
                     what = f"{title}: bare step with distillation, graph"
                     found[what] = images_per_second(distilling.as_graph(), step.size, 0.3)
                     found[f"{title}: bare step, one by one"] = images_per_second(step, step.size, 0.3)

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from bare_step import BareStep
 
 from il2m.data.batches import ImageBatches, channel_mean_std
 from il2m.learning.networks import build_network
@@ -28,32 +28,18 @@ NETWORKS = {  # side and channels of images, batch size, steps of an epoch
 CLASSES, PAST = 20, 10
 
 
-class BareLoop:
-    """The same network, optimizer and batch size, and nothing else; with a teacher, its scores beside."""
+class BareLoop(BareStep):
+    """An epoch of bare steps, of as many as a training's."""
 
     def __init__(self, network: str, layout=torch.channels_last, distils: bool = False) -> None:
-        size, channels, batch_size, self.steps = NETWORKS[network]
-        self.model = build_network(network, channels, CLASSES, seed=0).to(memory_format=layout).train()
-        self.teacher = build_network(network, channels, PAST, seed=1).to(memory_format=layout).eval()
-        self.distils = distils
-        options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "fused": True}
-        self.optimizer = torch.optim.SGD(self.model.parameters(), **options)
-        self.images = torch.randn(batch_size, channels, size, size).contiguous(memory_format=layout)
-        self.labels = torch.randint(CLASSES, (batch_size,))
+        side, channels, batch_size, self.steps = NETWORKS[network]
+        super().__init__(network, (batch_size, channels, side, side), CLASSES, past=PAST * distils, layout=layout)
 
     def __call__(self) -> float:
         """CPU seconds of an epoch."""
         start = time.process_time()
         for _ in range(self.steps):
-            self.optimizer.zero_grad()
-            scores = self.model(self.images)
-            loss = F.cross_entropy(scores, self.labels)
-            if self.distils:
-                with torch.no_grad():
-                    past = self.teacher(self.images)
-                loss = loss + F.cross_entropy(scores[:, :PAST] / 2, F.softmax(past / 2, dim=1))
-            loss.backward()
-            self.optimizer.step()
+            super().__call__()
         return time.process_time() - start
 
 
@@ -63,7 +49,7 @@ def speed_of_training(network: str, bare: BareLoop, rounds: int, **settings) -> 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size * steps, size, size, channels), dtype=np.uint8)
     batches = ImageBatches(images, rng.integers(0, CLASSES, len(images)), channel_mean_std(images))
-    teacher = build_network(network, channels, PAST, seed=1) if bare.distils else None
+    teacher = build_network(network, channels, PAST, seed=1) if bare.past else None
     given = {"batch_size": batch_size, "device": "cpu", "flip": channels == 3, **settings}
     ratios, ended = [], [time.process_time()]
 

@@ -30,12 +30,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def whole_floats(monkeypatch):
-    """As a study has it (study/stage.py)."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
 @pytest.fixture
 def batches(tiny_arrays) -> ImageBatches:
     """72 images: four whole batches of 16, and 8 left over."""

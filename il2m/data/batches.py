@@ -92,7 +92,8 @@ class ImageBatches(Batches):
             images = self._normalised(_shift_and_flip(chosen, generator, max_shift, flip).permute(0, 3, 1, 2))
             sizes = batch_sizes(len(block), batch_size)
             for batch, labels in zip(images.split(sizes), self.labels[block].split(sizes), strict=True):
-                yield batch[my_share(len(labels))], labels[my_share(len(labels))]
+                mine = my_share(len(labels))
+                yield batch[mine], labels[mine]
 
     def plain(self, batch_size: int = 256) -> Iterator[Batch]:
         """Every image once, in order, without augmentation."""

@@ -17,8 +17,11 @@ def score_batches(model: Classifier, batches: ImageBatches) -> Iterator[tuple[to
     """Raw scores (m, C), features (m, d), both float32, and labels (m,) of one batch after the other, on the device."""
     model.eval()
     for images, labels in batches.my_part().to(next(model.parameters()).device).plain():
-        features = model.backbone(images)
-        yield model.head(features).float(), features.float(), labels
+        # whole float32, and to the same bits, on a GPU too, where PyTorch rounds convolutions unless it is told
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            features = model.backbone(images)
+            scores = model.head(features)
+        yield scores.float(), features.float(), labels
 
 
 def score_images(model: Classifier, batches: ImageBatches) -> tuple[np.ndarray, np.ndarray]:

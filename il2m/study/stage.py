@@ -33,8 +33,6 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
     if run.missing_states or _strangers(run):
         check_device(run.base.identity if run.kind == "joint" else run.identity, settings.device)
         torch.set_num_threads(settings.num_threads)
-        # images are scored in float32, and to the same bits: else PyTorch rounds convolutions on a GPU
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
             leftovers = (".state_*", "state_*.tmp", f"{PROGRESS_FILE}*.tmp")
             sweep(run.folder / RUN_LOCK, [path for pattern in leftovers for path in run.folder.glob(pattern)])

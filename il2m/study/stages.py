@@ -38,9 +38,14 @@ def train_planned(plan: Plan) -> Run:
     return train_missing(run, plan.settings, lambda missing: train_states(plan, run, missing))
 
 
-def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
+def _settings_of(plan: Plan, run: Run) -> Any:
+    """What trains the run, as its hash has it, and what the plan asks for besides."""
     asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}
-    settings = BaseTraining.of_identity(run.identity, **asked)
+    return type(plan.settings).of_identity(run.identity, **asked)
+
+
+def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
+    settings = _settings_of(plan, run)
     data = checked(plan.dataset, run.folder.parent, allow_leakage=plan.settings.allow_leakage)
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
     given = run.identity.get("normalisation")
@@ -63,8 +68,7 @@ def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
 
 
 def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
-    asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}
-    settings = FineTuning.of_identity(run.identity, **asked)
+    settings = _settings_of(plan, run)
     title = "fine-tuning" + (" with distillation" if settings.distillation else "")
     num_images = sum(images_to_train_on(plan)[state] for state in missing)
     with Progress(title, num_images, run.folder) as progress:

@@ -71,7 +71,6 @@ def _work(rank: int, count: int, on_cpu: bool, meeting: str, num_threads: int, p
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"  # nobody else can connect
     warnings.simplefilter("ignore" if rank else "default")
     torch.set_num_threads(num_threads)
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True  # as where one trains
     for plugin in plugins:
         load_plugin(plugin)
     group = {"store": torch.distributed.FileStore(meeting, count), "rank": rank, "world_size": count}

@@ -150,8 +150,9 @@ def is_done(
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
     """Hash of a notebook, of the library and of plugins, as what they show depends on all; "" where a file is gone."""
+    library = library_hash()
     with contextlib.suppress(OSError, InputError):
-        return short_hash([library_hash(), file_hash(notebook), *map(plugin_hash, plugins)])
+        return short_hash([library, file_hash(notebook), *map(plugin_hash, plugins)])
     return ""
 
 

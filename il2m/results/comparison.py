@@ -168,7 +168,8 @@ def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     rows, settings = [], [name for name in _known(results) if name != "distillation"]
     for finding, claim in FINDINGS.items():
         pairs = differences(results, claim["a"], claim["b"])
-        pairs = pairs[(pairs["memory_size"] == 0) == (claim.get("memory") == 0)]
+        without_memory = pairs.get("memory_size", pd.Series(np.nan, pairs.index)) == 0
+        pairs = pairs[without_memory == (claim.get("memory") == 0)]
         for row, group, difference in _paired(pairs, settings, unit):
             row |= {"finding": finding, "verdict": difference.verdict(claim["sign"])}
             rows.append(row | group[COUNTS].sum(min_count=1).to_dict())

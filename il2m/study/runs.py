@@ -118,8 +118,8 @@ class Run:
     @property
     def notes(self) -> dict[str, Any]:
         """What is known of its images beside the identity: runs that go on from it note the same."""
-        names = {"dataset", "source", "order_seed", "class_names", "image_shape"} & {*self.config}  # the last since 0.2
-        return {name: self.config[name] for name in names}
+        names = "dataset", "source", "order_seed", "class_names", "image_shape"  # the last since 0.2
+        return {name: self.config[name] for name in names if name in self.config}
 
     @property
     def class_names(self) -> list[str]:

@@ -29,7 +29,8 @@ def load_plugin(plugin: str) -> ModuleType:
             code = compile(files[0].read_bytes(), files[0], "exec", dont_inherit=True)  # not from a .pyc of before
             sys.modules[name] = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, files[0]))
             exec(code, vars(sys.modules[name]))
-        return LOADED.setdefault(resolved(plugin), importlib.import_module(name))
+        LOADED[resolved(plugin)] = importlib.import_module(name)
+        return LOADED[resolved(plugin)]
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]

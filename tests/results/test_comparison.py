@@ -216,6 +216,8 @@ def test_what_is_found_without_a_memory_is_no_finding_of_one():
     assert not findings_table(results)["finding"].str.contains("no memory").any()
     both = findings_table(pd.concat([results, results.assign(memory_size=0)]))
     assert len(both) == len(findings_table(results)) + 1
+    unknown = findings_table(results.drop(columns="memory_size"))
+    assert [*unknown["finding"]] == [*findings_table(results)["finding"]]
 
 
 def test_findings_of_a_study_that_reproduces_the_paper():

@@ -111,8 +111,7 @@ class _Training:
         model.to(memory_format=self.layout)
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": True}
         learned = [each for each in model.parameters() if each.requires_grad]
-        self._learns = any(each.requires_grad for each in model.backbone.parameters())
-        self._backbone = model.backbone
+        self._backbone, self._learns = model.backbone, any(each.requires_grad for each in model.backbone.parameters())
         self.optimizer = sgd = torch.optim.SGD(learned, asked["learning_rate"], **options)
         self.model = self.accelerator.prepare(model)  # the optimizer's wrapper would only cost time
         if HERE.count > 1:

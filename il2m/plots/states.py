@@ -140,6 +140,7 @@ def plot_history(losses: Series, val_top1: Mapping[str, Sequence] | None = None,
         ax.plot(np.arange(1, len(losses[label]) + 1), losses[label], label=label, color=colour)
     if any(share is not None for shares in (val_top1 or {}).values() for share in shares):
         other = ax.twinx()
+        other.grid(visible=False)  # one grid is enough
         other.set(ylabel="top-1 accuracy, validation (dotted)", ylim=(0, 1))
         for line in ax.lines:
             seen = [(i, share) for i, share in enumerate(val_top1[line.get_label()], 1) if share is not None]

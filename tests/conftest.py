@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from PIL import Image
 from tiny import TinyStudy, make_tiny_arrays
 
+from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
 
 torch.set_num_threads(1)
@@ -120,3 +122,19 @@ def tiny_study(
         for distillation in (False, True)
     )
     return TinyStudy(out_dir, tiny_base_parameters, tiny_fine_tuning_parameters, base, off, on)
+
+
+@pytest.fixture(scope="session")
+def run_of_files(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """4 classes of colour photographs in two states, scored in views of 8 pixels; 2 past classes whose means differ."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    for label in range(4):
+        for part, count in (("train", 4), ("val", 3)):
+            (place := folder / "images" / part / f"class {label}").mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (10, 12, 3)) + 40 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{part}{i}.png")
+    out, training = str(folder / "study"), {"batch_size": 4, "device": "cpu", "learning_rate": 0.05}
+    source = {"dataset": f"folder:{folder / 'images'}", "image_size": 8, "num_workers": 0}
+    train_base(num_states=2, out_dir=out, base_epochs=3, **source, **training)
+    return fine_tune(out_dir=out, memory_size=4, epochs=3, num_workers=0, **training)

@@ -132,3 +132,9 @@ def import_scores(out: Path, dry_run: bool, distillation: str | None, **given: A
         for state in map(run.state, range(1, run.states.num_states + 1) if dry_run else ()):
             print(f"{state.path.name}:", *(f"{name} {state.array(name).shape}" for name in state.array_names))
         print("nothing was written" if dry_run else f"run: {run.folder}", *import_notes(run), sep="\n")
+
+
+def predict(**asked: Any) -> None:
+    from il2m.exchange.predicting import predict
+
+    print(predict(**asked).to_csv(index=False), end="")

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tiny import TinyStudy, import_states
 from torch import nn
 
@@ -49,22 +48,6 @@ def test_a_model_gives_the_scores_of_its_state(tiny_study: TinyStudy, run: str, 
 def test_a_model_of_a_base(tiny_study: TinyStudy):
     scores = tiny_study.base.model(1)(validation_images(tiny_study.base, 1)).detach().numpy()
     np.testing.assert_allclose(scores, tiny_study.base.state(1).array("val_scores"), rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def run_of_files(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """4 classes of colour photographs in two states, scored in views of 8 pixels; 2 past classes whose means differ."""
-    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
-    for label in range(4):
-        for part, count in (("train", 4), ("val", 3)):
-            (place := folder / "images" / part / f"class {label}").mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 60, (10, 12, 3)) + 40 * label
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{part}{i}.png")
-    out, training = str(folder / "study"), {"batch_size": 4, "device": "cpu", "learning_rate": 0.05}
-    source = {"dataset": f"folder:{folder / 'images'}", "image_size": 8, "num_workers": 0}
-    il2m.train_base(num_states=2, out_dir=out, base_epochs=3, **source, **training)
-    return il2m.fine_tune(out_dir=out, memory_size=4, epochs=3, num_workers=0, **training)
 
 
 def test_a_model_of_image_files_takes_their_scoring_views(run_of_files: Run):

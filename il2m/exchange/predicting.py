@@ -1,0 +1,54 @@
+"""Images in, answers out: what a run's network takes images for, as it is and rectified."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from il2m.data.image_files import ImageFiles, find_missing
+from il2m.data.lists import EXTENSIONS
+from il2m.errors import InputError, name_first
+from il2m.study.find import open_run
+
+
+def predict(
+    run: str | Path, images: Iterable[str | Path], *, state: int | None = None, method: str = "IL2M"
+) -> pd.DataFrame:
+    """What the network of ``state`` (None: the last) takes images for: one row per image and rank 1..5, with class and
+    raw score of fine-tuning and of ``method`` (see Run.model). run: as open_run takes it. images: files, or folders
+    with all image files in them. They are seen as validation images were, turned as their EXIF data say but for runs
+    of lists; for runs of arrays the middle of each is brought to their size, grey where these are. Raises InputError
+    that names files that can't be read."""
+    opened, paths = open_run(run), []
+    size, shape = opened.base.identity.get("image_size"), opened.base.config.get("image_shape")
+    if not shape:
+        raise InputError(f"{opened.folder} does not say of what size its images are: imported, or of before 0.2.")
+    for given in map(Path, images):
+        inside = (path for path in sorted(given.rglob("*")) if path.suffix.lower() in EXTENSIONS)
+        paths += ([*inside] if given.is_dir() else [given]) or [given / "*"]
+    if missing := find_missing(paths):
+        raise InputError(name_first("no image files there", missing))
+    import torch
+    from PIL import Image, ImageOps
+
+    state = opened.states.num_states if state is None else state
+    models = {name: opened.model(state, name) for name in dict.fromkeys(("FT", method))}
+    height, width, channels = shape
+    turned = not opened.config["source"].startswith("lists:") or opened.base.identity.get("exif_rotation", False)
+    files = ImageFiles(np.array([*map(str, paths)]), size or 0, exif_rotation=turned)
+    views = files if size else (files.read(place)[0] for place in range(len(files)))
+    rows = []
+    for path, pixels in zip(files.paths, views, strict=True):
+        if not size:
+            fitted = ImageOps.fit(Image.fromarray(pixels), (width, height))
+            pixels = np.array(fitted.convert("L" if channels == 1 else "RGB")).reshape(height, width, channels)
+        with torch.inference_mode():
+            scores = {name: model(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0] for name, model in models.items()}
+        best = {name: values.topk(min(5, len(values))) for name, values in scores.items()}
+        for rank in range(len(best["FT"].indices)):
+            row = {"image": path, "rank": rank + 1}
+            for name, top in best.items():
+                row |= {name: models[name].class_names[top.indices[rank]], f"{name} score": top.values[rank].item()}
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -45,6 +45,7 @@ def _printing(place: str, says: str = "{}") -> Callable[..., None]:
 
 
 _TYPES = {"path": Path, "count": _whole(1), "number": _whole(0), "numbers": _whole(0, several=True)}
+_TYPES["words"] = lambda text: text.split(",") if text else []
 
 
 def _declare(name: str, about: dict[str, Any]) -> None:

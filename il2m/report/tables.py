@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
@@ -13,8 +14,11 @@ from il2m.errors import printable
 _FOLDER = Path(__file__).parent / "templates"
 _PAGES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
 _PAGES.filters["printable"] = printable
+_TEXTS = Environment(loader=FileSystemLoader(_FOLDER), trim_blocks=True)
+_TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"}
+_TEXTS.filters |= {"printable": printable, "tex": lambda text: printable(text).translate(str.maketrans(_TEX))}
 _COLUMNS = json.loads((_FOLDER / "columns.json").read_text())  # column -> its name in words, and its unit
-WORDS = Environment(loader=FileSystemLoader(_FOLDER), trim_blocks=True).get_template("words.j2").module
+WORDS = _TEXTS.get_template("words.j2").module
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,19 @@ class Link:
     address: str
 
 
-def show(table: pd.DataFrame, *, caption: str = "", fold: str = "", most: int = 60) -> HTML | None:
+class Table(HTML):
+    """A table on a page, with what it was made from: ``table``, and what its templates are given."""
+
+    def __init__(self, table: pd.DataFrame, given: dict[str, Any]) -> None:
+        super().__init__(_PAGES.get_template("table.html.j2").render(given))
+        self.table, self.given = table, given
+
+    def latex(self, title: str, source: str) -> str:
+        """The same words and numbers for a paper, with booktabs: a title before the caption, the source as last row."""
+        return _TEXTS.get_template("table.tex.j2").render(self.given, title=title, source=source)
+
+
+def show(table: pd.DataFrame, *, caption: str = "", fold: str = "", most: int = 60) -> Table | None:
     """A table as HTML, its named index as a column: words over columns, numbers in their units (columns.json), text
     escaped, Links (or lists of them) as links, a dash for what is undefined; nothing for a table without rows.
     fold: what stands in place of the table until it is opened. most: rows beyond these are folded."""
@@ -36,8 +52,8 @@ def show(table: pd.DataFrame, *, caption: str = "", fold: str = "", most: int = 
         {"name": str(name), "kind": values.dtype.kind, "length": values.map(lambda value: len(str(value))).max()}
         for name, values in table.items()
     ]
-    rows, options = list(table.itertuples(index=False, name=None)), {"caption": caption, "fold": fold, "most": most}
-    return HTML(_PAGES.get_template("table.html.j2").render(columns=columns, rows=rows, about=_COLUMNS, **options))
+    given = {"columns": columns, "rows": [*table.itertuples(index=False, name=None)], "about": _COLUMNS}
+    return Table(table, given | {"caption": caption, "fold": fold, "most": most})
 
 
 def say(text: str, look: str = "", *, link: Link | None = None) -> HTML | None:

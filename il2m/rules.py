@@ -60,11 +60,19 @@ def check_choice(name: str, value: Any, accepted: Collection[str] | Rule) -> Non
         raise InputError(problem)
 
 
-def integers(low: int) -> Rule:
+def integers(low: int, *, or_names: bool = False) -> Rule:
+    """A list of whole numbers from ``low``. or_names: or of texts, or one text."""
     words = f"a list of whole numbers of at least {low} (up to {_LONGEST:,}; empty: not given)"
-    one = number(low, _LONGEST, whole=True).accepts
-    accepts = lambda v: isinstance(v, list | tuple) and len(v) <= _LONGEST and all(map(one, v))  # noqa: E731
-    return Rule(accepts, words, convert=lambda v: [*map(int, v)])
+    one, names = number(low, _LONGEST, whole=True).accepts, str if or_names else ()
+
+    def accepts(v: Any) -> bool:
+        is_list = isinstance(v, list | tuple) and len(v) <= _LONGEST
+        return isinstance(v, names) or (is_list and all(isinstance(each, names) or one(each) for each in v))
+
+    def convert(v: Any) -> Any:
+        return v if isinstance(v, str) else [each if isinstance(each, str) else int(each) for each in v]
+
+    return Rule(accepts, words + ", or of names, or one name" * or_names, convert)
 
 
 SEED = number(0, math.inf, whole=True)

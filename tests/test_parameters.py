@@ -81,7 +81,10 @@ def test_a_parameter_of_another_notebook_is_unknown_here():
         ("state_sizes", [2, 0], "a list of whole numbers of at least 1"),
         ("state_sizes", [2, True], "a list of whole numbers of at least 1"),
         ("class_order", [0, 1.0], "a list of whole numbers of at least 0"),
-        ("class_order", "01", "a list of whole numbers of at least 0"),
+        ("class_order", True, "a list of whole numbers of at least 0"),
+        ("class_order", ["a", True], "a list of whole numbers of at least 0"),
+        ("state_sizes", "01", "a list of whole numbers of at least 1"),
+        ("state_sizes", ["1"], "a list of whole numbers of at least 1"),
     ],
 )
 def test_wrong_type_or_range(name, value, expected):

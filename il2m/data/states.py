@@ -6,10 +6,14 @@ the classes seen at state b are 0 .. num_seen(b) - 1 and the new ones are the la
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from il2m.errors import InputError
+from il2m.errors import InputError, nearest
+from il2m.rules import check_choice
+
+ICARL = "icarl-1993"  # numpy's legacy shuffle, as iCaRL, PyCIL and PODNet have it
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,23 @@ def make_states(num_classes: int, num_states: int, state_sizes: Sequence[int] = 
     return States((num_classes // num_states,) * num_states)
 
 
-def make_class_order(num_classes: int, order_seed: int, class_order: Sequence[int] = ()) -> np.ndarray:
-    """The dataset's class ids in learning order, (C,) int64: ``class_order`` if given, else a seeded shuffle. Raises
-    InputError when ``class_order`` does not name each class once."""
+def make_class_order(
+    num_classes: int, order_seed: int, class_order: Sequence[Any] | str = (), class_names: Sequence[str] = ()
+) -> np.ndarray:
+    """The dataset's class ids in learning order, (C,) int64: ``class_order`` if given (ids, names of ``class_names``,
+    or ICARL), else a seeded shuffle. Raises InputError when ``class_order`` does not name each class once."""
     if len(class_order) == 0:
         return np.random.default_rng(order_seed).permutation(num_classes)
+    if isinstance(class_order, str):
+        check_choice("class_order", class_order, [ICARL])
+        return np.random.RandomState(1993).permutation(num_classes)
+    if isinstance(class_order[0], str):
+        ids = {name: label for label, name in enumerate(class_names)}
+        if unknown := [name for name in class_order if name not in ids]:
+            raise InputError(f"class_order: no class {unknown[0]!r}: {nearest(unknown[0], ids)}")
+        if len(ids) < num_classes:
+            raise InputError("class_order: several classes have one name here: give their ids.")
+        class_order = [ids[name] for name in class_order]
     order = np.asarray(class_order, dtype=np.int64)
     if not np.array_equal(np.sort(order), np.arange(num_classes)):
         missing = np.setdiff1d(np.arange(num_classes), order)[:10].tolist()

@@ -1,13 +1,15 @@
 """What is done once to a collection of images before it is studied: lists, and a check."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, repeated_images, write_image_list
-from il2m.data.image_files import ImageFiles, find_missing
+from il2m.data.image_files import FORMATS, ImageFiles, find_missing
 from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
@@ -26,7 +28,7 @@ def make_lists(
     num_states: int = 10,
     state_sizes: Sequence[int] = (),
     order_seed: int = 0,
-    class_order: Sequence[int] = (),
+    class_order: Sequence[int | str] | str = (),
     exemplar_seed: int = 0,
     memory_rounding: str = "ceil",
     root: str | Path = "",
@@ -40,7 +42,7 @@ def make_lists(
     safe_name(name, "name =")
     *parts, class_names = _read_sources(sources, root)
     states = make_states(len(class_names), num_states, state_sizes)
-    order = make_class_order(len(class_names), order_seed, class_order)
+    order = make_class_order(len(class_names), order_seed, class_order, class_names)
     memories = [FineTuning.given(values={"memory_size": K, "memory_rounding": memory_rounding}) for K in memory_sizes]
     for memory in memories:
         check_memory(memory, states)
@@ -123,4 +125,16 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     if data:
         notes += data.files.unused
         notes += [*data.odd_contents(np.split(digests[places, 1], [len(data.train_labels)])), f"{what}: {data}"]
-    return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read."])
+    return "\n".join([*notes, f"{what}: {len(paths)} images, all of them can be read: {_sizes_and_modes(present)}."])
+
+
+def _sizes_and_modes(paths: np.ndarray) -> str:
+    """Of image files, in words."""
+    sizes, modes = [], Counter()
+    for path in paths:
+        with Image.open(path, formats=FORMATS) as image:
+            sizes.append(image.size)
+            modes[image.mode] += 1
+    (width, height), (widest, highest) = np.min(sizes, axis=0), np.max(sizes, axis=0)
+    counts = ", ".join(f"{number} {mode}" for mode, number in modes.most_common())
+    return f"{width} x {height} to {widest} x {highest} pixels, {counts}"

@@ -98,7 +98,7 @@ def _states_and_order(images: Dataset, settings: BaseTraining) -> tuple[States, 
     num_states, sizes, order = settings.num_states, tuple(settings.state_sizes), settings.class_order
     if not listed:
         states = make_states(images.num_classes, num_states, sizes)
-        return states, make_class_order(images.num_classes, settings.order_seed, order)
+        return states, make_class_order(images.num_classes, settings.order_seed, order, images.class_names)
     if order or (sizes or listed) != listed or (not sizes and num_states != len(listed)):
         what = f"the lists give {len(listed)} states of {list(listed)} classes and their order"
         remedy = f"use num_states = {len(listed)}, and leave state_sizes and class_order empty"

@@ -181,6 +181,20 @@ def test_broken_images_are_all_named_before_training(damaged: Path, tmp_path: Pa
     assert "64 images, all of them can be read" in capsys.readouterr().out
 
 
+def test_the_check_says_what_sizes_and_modes_there_are(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name, mode, size in (
+        ("a/1", "L", (8, 30)),
+        ("a/2", "RGBA", (40, 9)),
+        ("b/1", "RGB", (20, 20)),
+        ("b/2", "L", (21, 9)),
+    ):
+        Image.effect_noise(size, 50).convert(mode).save(tmp_path / f"{name}.png")
+    assert main(["check", f"folder:{tmp_path}", "--workers", "0"]) == 0
+    assert "4 images, all of them can be read: 8 x 9 to 40 x 30 pixels, 2 L, 1 RGBA, 1 RGB." in capsys.readouterr().out
+
+
 def test_a_script_without_a_guard_trains_on_files_that_workers_decode(tree: Path, tmp_path: Path):
     """multiprocessing would run the script again in each worker."""
     given = {"dataset": f"folder:{tree}", "out_dir": str(tmp_path / "study"), "num_states": 2, "image_size": 24}

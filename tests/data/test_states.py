@@ -84,11 +84,31 @@ def test_class_order_that_is_no_permutation(order, found):
     assert found in str(error.value)
 
 
-def test_the_order_of_icarl_is_one_to_be_given_and_no_seed_of_ours():
-    order = np.random.RandomState(1993).permutation(100).tolist()  # as docs/data.md has it
+def test_the_order_of_icarl_has_a_name_and_is_no_seed_of_ours():
+    order = make_class_order(100, 0, "icarl-1993").tolist()
     assert order[:5] == [68, 56, 78, 8, 23]
     shuffled = np.arange(100)
     np.random.RandomState(1993).shuffle(shuffled)
     assert order == shuffled.tolist()
-    assert make_class_order(100, 0, order).tolist() == order
     assert make_class_order(100, 1993).tolist()[:5] == [40, 99, 72, 35, 79]
+
+
+def test_class_order_of_names():
+    names = ("cat", "dog", "cow")
+    assert make_class_order(3, 0, ["cow", "cat", "dog"], names).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("order", "names", "said"),
+    [
+        ("icarl", ("a", "b"), "class_order = 'icarl': expected one of icarl-1993; did you mean 'icarl-1993'"),
+        (["cat", "dgo"], ("cat", "dog"), "class_order: no class 'dgo': did you mean 'dog'"),
+        (["cat", 1], ("cat", "dog"), "class_order: no class 1: "),
+        (["cat", "cat"], ("cat", "dog"), "must name each of the classes 0..1 once; it has 2 entries, 1 of them"),
+        (["a", "a"], ("a", "a"), "several classes have one name here: give their ids"),
+    ],
+)
+def test_names_that_are_no_class_order(order, names, said):
+    with pytest.raises(InputError) as error:
+        make_class_order(len(names), 0, order, names)
+    assert said in str(error.value)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from il2m.data.dataset import Dataset, FileSource
@@ -84,6 +85,16 @@ def test_hashes_of_arrays_are_those_of_version_01(images, tmp_path, case):
     about = run_description(created(tuning))
     assert (about["setting"], about["recipe"]) == expected[2:4]
     assert short_hash(effective(tuning.identity, "distillation")) == expected[4]
+
+
+def test_a_class_order_names_the_same_run_however_it_is_given(images, tmp_path):
+    ids = [3, 0, 5, 1, 4, 2]
+    given = (ids, tuple(ids), np.array(ids).tolist(), [images.class_names[label] for label in ids])
+    first, *others = (plan_base(out_dir=str(tmp_path), images=images, num_states=3, class_order=each) for each in given)
+    assert all(other.identity == first.identity and other.notes == first.notes for other in others)
+    icarl = plan_base(out_dir=str(tmp_path), images=images, num_states=3, class_order="icarl-1993")
+    assert icarl.identity["class_order"] == np.random.RandomState(1993).permutation(6).tolist()
+    assert icarl.notes["order_seed"] is None
 
 
 def test_rounding_shapes_a_run_where_it_decides_what_is_kept(images, tmp_path):

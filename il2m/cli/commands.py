@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from il2m.errors import InputError, count, name_first, printable
+from il2m.errors import InputError, name_first, printable
 from il2m.parameters import parameters_table
 
 
@@ -67,11 +67,9 @@ def share(run: Path, twin: Path | None, out: Path) -> None:
     print(share([opened, twin] if twin else [opened], out))
 
 
-def verify(study: Path, repair: bool, adopt: bool) -> int:
+def verify(study: Path, repair: bool) -> int:
     from il2m.report import verify
 
-    if adopt:
-        print(f"{count(verify.adopt(study), 'state')} of before version 0.2 adopted, as they lie")
     findings = verify.verify_study(study)
     for path, kind, why in findings:
         print(f"{kind}: {path.relative_to(study)}: {why}")

@@ -21,34 +21,31 @@ def predict(
     of lists; for runs of arrays the middle of each is brought to their size, grey where these are. Raises InputError
     that names files that can't be read."""
     opened, paths = open_run(run), []
-    size, shape = opened.base.identity.get("image_size"), opened.base.config.get("image_shape")
-    if not shape:
-        raise InputError(f"{opened.folder} does not say of what size its images are: imported, or of before 0.2.")
     for given in map(Path, images):
         inside = (path for path in sorted(given.rglob("*")) if path.suffix.lower() in EXTENSIONS)
         paths += ([*inside] if given.is_dir() else [given]) or [given / "*"]
     if missing := find_missing(paths):
         raise InputError(name_first("no image files there", missing))
+    if not (shape := opened.base.config.get("image_shape")):
+        raise InputError(f"{opened.folder} does not say of what size its images are: imported, or of before 0.2.")
     import torch
     from PIL import Image, ImageOps
 
     state = opened.states.num_states if state is None else state
     models = {name: opened.model(state, name) for name in dict.fromkeys(("FT", method))}
-    height, width, channels = shape
+    of_files, (height, width, channels) = "image_size" in opened.base.identity, shape
     turned = not opened.config["source"].startswith("lists:") or opened.base.identity.get("exif_rotation", False)
-    files = ImageFiles(np.array([*map(str, paths)]), size or 0, exif_rotation=turned)
-    views = files if size else (files.read(place)[0] for place in range(len(files)))
+    files = ImageFiles(np.array([*map(str, paths)]), height, exif_rotation=turned)
     rows = []
-    for path, pixels in zip(files.paths, views, strict=True):
-        if not size:
+    decoded = files if of_files else (files.read(place)[0] for place in range(len(files)))
+    for path, pixels in zip(paths, decoded, strict=True):
+        if not of_files:
             fitted = ImageOps.fit(Image.fromarray(pixels), (width, height))
-            pixels = np.array(fitted.convert("L" if channels == 1 else "RGB")).reshape(height, width, channels)
-        with torch.inference_mode():
-            scores = {name: model(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0] for name, model in models.items()}
-        best = {name: values.topk(min(5, len(values))) for name, values in scores.items()}
-        for rank in range(len(best["FT"].indices)):
-            row = {"image": path, "rank": rank + 1}
-            for name, top in best.items():
-                row |= {name: models[name].class_names[top.indices[rank]], f"{name} score": top.values[rank].item()}
-            rows.append(row)
-    return pd.DataFrame(rows)
+            pixels = np.array(fitted.convert("L" if channels == 1 else "RGB")).reshape(shape)
+        image, best = torch.from_numpy(pixels).permute(2, 0, 1)[None], {}
+        for name, model in models.items():
+            with torch.inference_mode():
+                scores, labels = model(image)[0].topk(min(5, len(model.class_names)))
+            best |= {name: [model.class_names[label] for label in labels], f"{name} score": scores.tolist()}
+        rows.append(pd.DataFrame({"image": str(path), "rank": range(1, 1 + len(best["FT"])), **best}))
+    return pd.concat(rows, ignore_index=True)

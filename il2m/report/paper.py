@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import nbformat
 from IPython import get_ipython
@@ -23,56 +22,44 @@ from il2m.rules import check_choice
 from il2m.study.find import open_run
 from il2m.system.plugins import resolved
 
-FIGURES, TABLES = ("pdf", "svg", "eps", "png"), ("tex", "csv")
-_BIBLIOGRAPHY = Path(__file__).with_name("methods.bib")
+KINDS = {"figures": ("pdf", "svg", "eps", "png"), "tables": ("tex", "csv")}
+BIBLIOGRAPHY = Path(__file__).with_name("methods.bib")
 
 
-def export(
-    source: str | Path,
-    out: str | Path,
-    *,
-    figures: Sequence[str] = FIGURES[:2],
-    tables: Sequence[str] = TABLES,
-    plugins: Sequence[str] = (),
-) -> str:
-    """Write the figures of notebooks 03 and 04, and of 05 for a study, as vector files on white, and their tables: with
-    booktabs, and unrounded as CSV; named by notebook and section. Beside them ``methods.bib``, ``environment.lock``.
-    source: a run's folder, or a study's: 03 and 04 are then of its newest run without distillation. figures, tables: of
-    FIGURES and TABLES. Returns what was written, in words. Raises InputError if ``out`` holds something already, or a
-    notebook fails: then nothing is written."""
-    for name, kinds, known in (("figures", figures, FIGURES), ("tables", tables, TABLES)):
-        for kind in kinds:
-            check_choice(name, kind, known)
-    run, out, folder = open_run(source), Path(out), Path(source).absolute()
+def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), **kinds: Sequence[str]) -> str:
+    """Write the figures of notebooks 03 and 04, and of 05 for a study, on white, and their tables: with booktabs, and
+    unrounded as CSV; named by notebook and section. Beside them ``methods.bib`` and ``environment.lock``.
+    source: a run's folder, or a study's: 03 and 04 are then of its newest run without distillation. kinds: ``figures``
+    and ``tables``, of KINDS. Returns what was written, in words. Raises InputError if ``out`` holds something already,
+    or a notebook fails: then nothing is written."""
+    for name in kinds:
+        for kind in kinds[name]:
+            check_choice(name, kind, KINDS[name])
+    run, folder, out = open_run(source), Path(source).absolute(), Path(out)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} holds something already: name a new folder.")
-    asked = {ANALYSIS: {"out_dir": str(run.folder.parent), "run": run.name}}
-    asked[ABLATION] = asked[ANALYSIS]
+    asked = {name: {"out_dir": str(run.folder.parent), "run": run.name} for name in (ANALYSIS, ABLATION)}
     if run.folder.absolute() != folder:
         asked[REPORT] = {"out_dir": str(folder)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
-        made = Path(place, "made")
-        made.mkdir()
+        (made := Path(place, "made")).mkdir()
         for name, parameters in asked.items():
-            said = f"il2m {__version__}, {run.name if 'run' in parameters else folder.name}"
-            saving = _saving(name, str(made), [*figures], [*tables], said)
-            nbformat.write(saving, notebook := Path(place, f"{name}.ipynb"))
-            options = {
-                "plugins": [*map(resolved, plugins)],
-                "environment": {"SOURCE_DATE_EPOCH": "0"},
-            }  # no dates in PDF
+            told = str(made), name[:2], f"il2m {__version__}, {parameters.get('run', folder.name)}"
+            nbformat.write(_saving(name, {**kinds}, *told), notebook := Path(place, f"{name}.ipynb"))
+            dateless = {"SOURCE_DATE_EPOCH": "0"}  # the same figure is the same PDF
+            options = {"plugins": [*map(resolved, plugins)], "environment": dateless}
             if failure := execute_notebook(notebook, Path(place, f"{name}.done.ipynb"), parameters, **options):
                 raise InputError(f"{source} can't be exported: notebook {name}: {failure}")
         packages = sorted(f"{each.name}=={each.version}" for each in distributions())
         (made / "environment.lock").write_text("\n".join([f"# Python {sys.version}", *packages, ""]))
-        (made / _BIBLIOGRAPHY.name).write_bytes(_BIBLIOGRAPHY.read_bytes())
+        (made / BIBLIOGRAPHY.name).write_bytes(BIBLIOGRAPHY.read_bytes())
         made.replace(out)
-    kinds = Counter(path.suffix for path in out.iterdir())
-    return f"{out}: {', '.join(count(number, f'{suffix} file') for suffix, number in sorted(kinds.items()))}"
+    suffixes = Counter(path.suffix for path in out.iterdir())
+    return f"{out}: {', '.join(count(number, f'{suffix} file') for suffix, number in sorted(suffixes.items()))}"
 
 
-def _saving(name: str, *asked: Any) -> nbformat.NotebookNode:
+def _saving(name: str, *asked: object) -> nbformat.NotebookNode:
     """The notebook, saving what it shows under the heading above it; without cells that are for another purpose. asked:
     of save_shown."""
     notebook, section = nbformat.read(find_notebooks() / f"{name}.ipynb", as_version=4), ""
@@ -81,7 +68,7 @@ def _saving(name: str, *asked: Any) -> nbformat.NotebookNode:
         if cell.cell_type == "markdown":
             section = [section, *re.findall(r"^#+ [\d.· ]*(.*)", cell.source, re.MULTILINE)][-1]
         elif "use_style()" in cell.source:
-            cell.source += f"\nfrom il2m.report import paper\npaper.save_shown{(*asked, name[:2])!r}"
+            cell.source += f"\nfrom il2m.report import paper\npaper.save_shown{asked!r}"
         elif "parameters" not in cell.metadata.get("tags", []):
             cell.source = f"paper.SECTION = {section!r}\n{cell.source}"
     return notebook
@@ -90,8 +77,8 @@ def _saving(name: str, *asked: Any) -> nbformat.NotebookNode:
 SECTION = ""  # whose cell a kernel executes
 
 
-def save_shown(folder: str, figures: Sequence[str], tables: Sequence[str], source: str, number: str) -> None:
-    """In a kernel: from now on write every figure and table that is shown into ``folder``, too; links aside. number: of
+def save_shown(kinds: dict[str, Sequence[str]], folder: str, number: str, source: str) -> None:
+    """In a kernel: from now on write every figure and table that is shown into ``folder``, too, links aside. number: of
     the notebook, begins their names. source: said below tables."""
     formatters, shown = get_ipython().display_formatter.formatters, Counter()
 
@@ -102,15 +89,15 @@ def save_shown(folder: str, figures: Sequence[str], tables: Sequence[str], sourc
 
     def save_figure(figure: Figure) -> None:
         path = place()
-        for kind in figures:
+        for kind in kinds.get("figures", ("pdf", "svg")):
             figure.savefig(f"{path}.{kind}", bbox_inches="tight", facecolor="white", dpi=300)
 
     def save_table(table: Table) -> None:
         path, links = place(), table.table.map(lambda value: isinstance(value, Link | list)).any()
         table = show(table.table.loc[:, ~links], caption=table.given["caption"])
-        if "tex" in tables:
+        if "tex" in kinds.get("tables", KINDS["tables"]):
             Path(f"{path}.tex").write_text(table.latex(SECTION, source))
-        if "csv" in tables:
+        if "csv" in kinds.get("tables", KINDS["tables"]):
             table.table.to_csv(f"{path}.csv", index=False)
 
     formatters["image/svg+xml"].for_type(Figure, save_figure)

@@ -150,7 +150,7 @@ def summary(folder: Path, findings: Iterable[Finding]) -> str:
     states = [path for path in folder.glob("*/state_[0-9][0-9]/state.json") if SET_ASIDE not in str(path)]
     told = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "all as it was made"
     old = sum(b'"origin"' not in path.read_bytes() for path in states)
-    before = f" {count(old, 'state')} of before version 0.2: a swap can't be told (--adopt)." if old else ""
+    before = f" {count(old, 'state')} of before version 0.2: a swap can't be told." if old else ""
     return f"{folder}: {count(len(states), 'state')} read; {told}.{before}"
 
 
@@ -170,17 +170,3 @@ def repair_command(folder: Path) -> str:
     again = [f"(cd {shlex.quote(plan['folder'])} && {shlex.join(plan['command'])})" for plan in plans]
     again = again or [f"il2m report {shlex.quote(str(folder))}"]
     return f"il2m verify {shlex.quote(str(folder))} --repair; {' && '.join(again)}"  # it exits 1: it found some
-
-
-def adopt(folder: Path) -> int:
-    """Make the states of a study that version 0.1 stored say whose they are, as they lie there; returns how many did
-    not. Raises InputError if any is damaged, and leaves all as they are."""
-    runs = [*map(Run, run_folders(folder))]
-    states = [(run, state) for run in runs for state in run.digests if run.base is run or state > 1]
-    for run, state in states:
-        run.state(state).check(remembered=False)
-    states = [(run, state) for run, state in states if not run.state(state).made]
-    # later states first: one that does not say whose it is may not follow one that does
-    for run, state in sorted(states, key=lambda each: (each[0].kind == "base", -each[1])):
-        run.adopt(state)
-    return len(states)

@@ -181,11 +181,6 @@ class Run:
         """Write a finished state, see write_state; it says whose it is, which one it went on from, and when it was."""
         write_state(self.folder, state, arrays, weights, {**info, "origin": self._origin(state)})
 
-    def adopt(self, state: int) -> None:
-        """Make a state that was stored before version 0.2 say whose it is, by the place in which it lies."""
-        stored = self.state(state)
-        write_sealed(stored.path / "state.json", {**stored.info, "origin": self._origin(state)})
-
     def _origin(self, state: int) -> dict[str, Any]:
         previous = self._previous(state)
         origin = {"run": self.config["hash"], "state": state, "went_on_from": previous.digest if previous else ""}

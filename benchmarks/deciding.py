@@ -4,6 +4,7 @@
     python benchmarks/deciding.py keep runs/glyphs_k50 benchmarks/results/glyphs_k50
     python benchmarks/deciding.py join benchmarks/results/glyphs_k50
     python benchmarks/deciding.py tell benchmarks/results/glyphs_k50
+    python benchmarks/deciding.py rounding benchmarks/results/glyphs_k75_floor benchmarks/results/glyphs_k50
 
 `keep` writes every finished run's rows into a file of its class order (order-3.parquet); one that is there is written
 anew. `join` reads all files of a folder, checks that code, result version and settings agree, and writes, orders for
@@ -12,7 +13,8 @@ choosing (0 to 2) left out:
     methods.csv         every method against fine-tuning, against IL2M, and head by head
     findings.csv        the paper's findings
 (`keep` also writes why.csv: results.factorial.why_table, mean over runs.) `tell` writes the tables of these files into
-docs/results.md, between the folder's markers.
+docs/results.md, between the folder's markers. `rounding` writes rounding.csv into the first folder: its runs, whose
+memory is floored, minus those of the second, class order by class order.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from il2m.results.collect import collect_results
-from il2m.results.comparison import by_order, compare_methods, differences, findings_table
+from il2m.results.comparison import by_order, compare_methods, differences, findings_table, mean_results
 from il2m.results.factorial import why_table
 from il2m.results.pairs import paired_difference
 from il2m.study.find import find_runs
@@ -95,8 +97,11 @@ def keep(study: Path, folder: Path, memory_size: int | None) -> None:
         print(f"order {order:.0f}: {len(of_order)} runs -> {folder / f'order-{order:.0f}.parquet'}")
     deciding = [run for run in runs.values() if run.config["order_seed"] not in FOR_CHOOSING]
     about = {"K": "memory_size", "head": "head", "distillation": "distillation"}
-    why = [why_table(run).assign(**{name: run.identity[key] for name, key in about.items()}) for run in deciding]
-    pd.concat(why).groupby([*about, "state"]).mean().round(4).to_csv(folder / "why.csv")
+    why = [
+        why_table(run).assign(S=run.states.num_states, **{name: run.identity[key] for name, key in about.items()})
+        for run in deciding
+    ]
+    pd.concat(why).groupby(["S", *about, "state"]).mean().round(4).to_csv(folder / "why.csv")
 
 
 def join(folder: Path) -> pd.DataFrame:
@@ -134,6 +139,28 @@ def decided(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+COMPARED = (("FT", ""), ("IL2M", ""), ("IL2M", "FT"), ("IL2M-pooled", "FT"), ("FT-th", "FT"), ("NEM", "FT"))
+
+
+def rounding(floored: Path, ceiled: Path) -> pd.DataFrame:
+    """What changes where K / past classes is rounded down, at about the same number of images held: a row per method,
+    or gain over another, and distillation, of runs with a new head."""
+    both = [join(folder) for folder in (floored, ceiled)]
+    means = [mean_results(results).query("score_kind == 'raw' and head == 'new'") for results in both]
+    rows = []
+    for distillation in (False, True):
+        floor, ceil = (
+            of[of["distillation"] == distillation].pivot_table("top1", "class_order", "method") for of in means
+        )
+        for method, reference in COMPARED:
+            values = [top1[method] - (top1[reference] if reference else 0) for top1 in (floor, ceil)]
+            found = paired_difference((values[0] - values[1]).dropna())
+            what = f"{method} over {reference}" if reference else method
+            rows.append({"what": what, "distillation": "on" if distillation else "off"} | vars(found))
+    held = [mean_held(results) for results in both]
+    return pd.DataFrame(rows).assign(held_floor=held[0], held_ceil=held[1])
+
+
 def told(folder: Path) -> str:
     """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K (and S, if several)."""
     hypotheses, methods = (pd.read_csv(folder / f"{name}.csv") for name in ("hypotheses", "methods"))
@@ -167,6 +194,11 @@ def told(folder: Path) -> str:
                 points = f" {100 * row['estimate']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
                 cells.append(f"{row['mean']:.3f}".lstrip("0") + points * (method != "FT"))
             lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    for path in folder.glob("rounding.csv"):
+        lines += ["", "| floor minus ceil, distillation | points | orders |", "| --- | --- | --- |"]
+        for row in pd.read_csv(path).itertuples():
+            points = f"{100 * row.estimate:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+            lines.append(f"| {row.what}, {row.distillation} | {points} | {row.num_units} |")
     return "\n".join(lines)
 
 
@@ -185,12 +217,15 @@ def mean_held(results: pd.DataFrame) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("keep", "join", "tell"))
+    parser.add_argument("what", choices=("keep", "join", "tell", "rounding"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--memory-size", type=int, help="keep runs of this K alone")
     arguments = parser.parse_args()
     if arguments.what == "keep":
         return keep(*arguments.folders, arguments.memory_size)
+    if arguments.what == "rounding":
+        table = rounding(*arguments.folders)
+        return table.to_csv(arguments.folders[0] / "rounding.csv", index=False)
     (folder,) = arguments.folders
     if arguments.what == "tell":
         return tell(folder)

@@ -12,7 +12,6 @@ from il2m.data.file_batches import checked, images_mean_std
 from il2m.data.states import places_by_class
 from il2m.learning.networks import Classifier, with_head
 from il2m.learning.scores import mean_by_class, score_images, score_training_images
-from il2m.learning.training import Epoch
 from il2m.memory.exemplars import held_out_places, kept_per_class, rank_classes
 from il2m.memory.statistics import QUANTITIES, reduce_scores, state_statistics
 from il2m.parameters import BaseTraining, FineTuning, JointTraining
@@ -34,18 +33,13 @@ def train_planned(plan: Plan) -> Run:
     if not plan.folder.exists():
         check_device(plan.identity, plan.settings.device)  # before anything is written
     run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+    asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}  # what no hash has
+    settings = type(plan.settings).of_identity(run.identity, **asked)
     train_states = _train_base_state if plan.kind == "base" else _fine_tune_states
-    return train_missing(run, plan.settings, lambda missing: train_states(plan, run, missing))
+    return train_missing(run, plan.settings, lambda missing: train_states(plan, run, settings, missing))
 
 
-def _settings_of(plan: Plan, run: Run) -> Any:
-    """What trains the run, as its hash has it, and what the plan asks for besides."""
-    asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}
-    return type(plan.settings).of_identity(run.identity, **asked)
-
-
-def _train_base_state(plan: Plan, run: Run, _: list[int]) -> None:
-    settings = _settings_of(plan, run)
+def _train_base_state(plan: Plan, run: Run, settings: BaseTraining, _: list[int]) -> None:
     data = checked(plan.dataset, run.folder.parent, allow_leakage=plan.settings.allow_leakage)
     new = np.flatnonzero(data.train_labels < plan.states.num_seen(1))
     given = run.identity.get("normalisation")
@@ -58,7 +52,7 @@ def _train_first(stage: Stage, new: np.ndarray) -> None:
     """State 1, trained on the images ``new`` (indices), scored and stored."""
     settings, model = stage.settings, stage.new_network(1, stage.seed(1, "weights"))
     history = stage.fit(model, new, state=1, epochs=settings.base_epochs, learning_rate=settings.learning_rate)
-    _score_and_store(stage, 1, model, new, new[:0], new[:0], _trained((history, new)))
+    _score_and_store(stage, 1, model, new, new[:0], new[:0], [(history, new)])
 
 
 def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
@@ -67,8 +61,7 @@ def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
     return train_planned(plan_fine_tuning(settings, **parameters))
 
 
-def _fine_tune_states(plan: Plan, run: Run, missing: list[int]) -> None:
-    settings = _settings_of(plan, run)
+def _fine_tune_states(plan: Plan, run: Run, settings: FineTuning, missing: list[int]) -> None:
     title = "fine-tuning" + (" with distillation" if settings.distillation else "")
     num_images = sum(images_to_train_on(plan)[state] for state in missing)
     with Progress(title, num_images, run.folder) as progress:
@@ -87,8 +80,7 @@ def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None
     model.backbone.requires_grad_(not settings.freeze)
     new, rate = np.flatnonzero(np.isin(labels, stage.run.states.new_classes(state))), settings.learning_rate / state
     held_out = _hold_out(stage, state, new, kept)
-    trained_on = np.concatenate([new, kept])
-    trained_on = trained_on[~np.isin(trained_on, held_out)]
+    trained_on = np.concatenate([images[~np.isin(images, held_out)] for images in (new, kept)])
     trainings = [(stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, **same), trained_on)]
     if epochs := settings.balanced_epochs:
         selection, num_kept = settings.exemplar_selection, kept_per_class(settings, stage.run.states.num_past(state))
@@ -98,7 +90,7 @@ def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None
         balanced = balanced[~np.isin(balanced, held_out)]
         same["purpose"] = "balanced training"
         trainings += [(stage.fit(model, balanced, epochs=epochs, learning_rate=rate / 10, **same), balanced)]
-    _score_and_store(stage, state, model, new, kept, held_out, _trained(*trainings))
+    _score_and_store(stage, state, model, new, kept, held_out, trainings)
 
 
 def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
@@ -158,18 +150,11 @@ def _train_joint_state(stage: Stage, state: int, indices: np.ndarray) -> None:
     stage.store(state, arrays, {}, {"history": [vars(epoch) for epoch in history]})
 
 
-def _trained(*trainings: tuple[list[Epoch], np.ndarray]) -> dict[str, Any]:
-    """What to store of trainings, each with its images' indices: epochs and seconds, also before an interruption."""
-    epochs = [(epoch, len(indices)) for history, indices in trainings for epoch in history]
-    seconds = sum(num_images / epoch.images_per_second for epoch, num_images in epochs)
-    return {"history": [vars(epoch) for epoch, _ in epochs], "training_seconds": seconds}
-
-
 def _score_and_store(
-    stage: Stage, state: int, model: Classifier, new: np.ndarray, kept: np.ndarray, held_out: np.ndarray, trained: dict
+    stage: Stage, state: int, model: Classifier, new: np.ndarray, kept: np.ndarray, held_out: np.ndarray, trained: list
 ) -> None:
-    """Score all that later stages need, reduce it to the second memory, and store the state. new, kept, held_out: of
-    the new classes' training images, the exemplars, and those not trained on (indices)."""
+    """Score all that later stages need, reduce it to the second memory, and store the state. new, kept, held_out:
+    indices of new classes' images, exemplars, and those not trained on. trained: (history, indices) by training."""
     labels, states = stage.data.train_labels, stage.run.states
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     arrays = stage.score_validation(model, state)
@@ -193,5 +178,8 @@ def _score_and_store(
     second_memory = state_statistics(training, labels[new], exemplar_scores, labels[kept], num_past, num_seen)
     for kind, quantity in QUANTITIES.items():
         second_memory[kind]["all_current_means"] = list(past_means.get(f"own_{quantity}", []))
-    info = {"second_memory": second_memory, "normalisation": vars(stage.normalisation), **trained}
+    epochs = [(epoch, len(indices)) for history, indices in trained for epoch in history]  # also before an interruption
+    info = {"second_memory": second_memory, "normalisation": vars(stage.normalisation)}
+    info["history"] = [vars(epoch) for epoch, _ in epochs]
+    info["training_seconds"] = sum(num_images / epoch.images_per_second for epoch, num_images in epochs)
     stage.store(state, arrays, model.state_dict(), info)

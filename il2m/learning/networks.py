@@ -1,5 +1,6 @@
 """Backbones, and a linear head over the classes seen so far."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -18,17 +19,11 @@ from il2m.system.hashes import registered_source
 Builder = Callable[[int], nn.Module]  # number of channels -> backbone
 
 
-class Classifier(nn.Module):
-    """A backbone that turns images into features (n, d), and a linear head that turns features into raw scores."""
+class Classifier(nn.Sequential):
+    """A backbone, images (n, c, h, w) -> features (n, d), and a linear head, features -> raw scores (n, C)."""
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(num_features, num_classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, c, h, w) -> raw scores (n, C)."""
-        return self.head(self.backbone(images))
+        super().__init__(OrderedDict(backbone=backbone, head=nn.Linear(num_features, num_classes)))
 
 
 class BasicBlock(nn.Module):

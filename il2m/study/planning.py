@@ -44,9 +44,8 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     of files that are not used, and of odd_contents of images in memory. parameters: over ``settings``. images: the data
     set, where it is loaded already. Lists in the authors' layout bring their own states and class order."""
     settings = BaseTraining.given(settings, parameters)
-    if images is None:
-        options = {"image_size": settings.image_size, "num_workers": settings.num_workers}
-        images = load_dataset(settings.dataset, settings.data_dir, **options)
+    options = {"image_size": settings.image_size, "num_workers": settings.num_workers}
+    images = images or load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
     resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
     odd = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
@@ -143,8 +142,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
         settings = replace(settings, memory_rounding="floor")  # neutral: lists decide
     identity = _identity(settings, images, states, resolved)
-    notes = {"base": base.folder.name, **base.notes}
-    return Plan(settings, "fine_tuning", identity, notes, images, states, exemplars)
+    return Plan(settings, "fine_tuning", identity, {"base": base.folder.name, **base.notes}, images, states, exemplars)
 
 
 def images_to_train_on(plan: Plan) -> dict[int, int]:

@@ -39,9 +39,8 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder, self._opened = Path(folder), {}
         self.name = os.path.basename(os.path.abspath(self.folder))
-        path = self.folder / "config.json"
         try:
-            self.config = read_sealed(path)
+            self.config = read_sealed(self.folder / "config.json")
             self.kind, self.identity = self.config.get("kind", ""), self.config["identity"]
             self.states = States(tuple(self.identity["state_sizes"]))
         except FileNotFoundError:
@@ -71,8 +70,8 @@ class Run:
         """Open the run of that identity in ``folder``, or make it. Raises InputError if the folder holds another run.
         identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash."""
         if not (folder / "config.json").exists():
-            config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes, "made": _now()}
-            write_sealed(folder / "config.json", config)
+            config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
+            write_sealed(folder / "config.json", config | {"made": datetime.now(UTC).isoformat()})
         run = cls(folder)
         if run.config["hash"] != short_hash(identity):
             raise InputError(f"{folder} holds another run: name another folder, or delete it.")
@@ -184,7 +183,7 @@ class Run:
     def _origin(self, state: int) -> dict[str, Any]:
         previous = self._previous(state)
         origin = {"run": self.config["hash"], "state": state, "went_on_from": previous.digest if previous else ""}
-        return origin | {"made": _now()}
+        return origin | {"made": datetime.now(UTC).isoformat()}  # what is made later is later in the order of texts
 
     @property
     def digests(self) -> dict[int, str]:
@@ -234,8 +233,3 @@ class Run:
         self.state(state)  # also of a state that there is not
         memories = [self.state(b).info["second_memory"][score_kind] for b in range(1, state + 1)]
         return statistics_of_states(memories, self.states.of_class[: self.states.num_seen(state)])
-
-
-def _now() -> str:
-    """The time (UTC), to the microsecond: what was made later is later in the order of texts."""
-    return datetime.now(UTC).isoformat()

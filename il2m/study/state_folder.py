@@ -95,13 +95,11 @@ class StateFolder:
 
     def array(self, name: str) -> np.ndarray:
         """A stored array, memory-mapped and read-only. Raises InputError if it isn't stored."""
-        if f"{name}.npy" not in self.info["files"]:
-            raise InputError(f"{self.path}: no {name} was stored.")
-        self.check(f"{name}.npy")
+        path = self._checked(f"{name}.npy")
         try:
-            return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # what numpy makes of a header can be anything
-            raise self.damaged(f"{name}.npy can't be read ({type(error).__name__})") from None
+            raise self.damaged(f"{path.name} can't be read ({type(error).__name__})") from None
 
     @property
     def array_names(self) -> list[str]:
@@ -109,20 +107,20 @@ class StateFolder:
 
     def tensor(self, name: str) -> np.ndarray:
         """One tensor of the model, for example ``head.weight``."""
-        with safe_open(self._model(), framework="numpy") as weights:
+        with safe_open(self._checked("model.safetensors"), framework="numpy") as weights:
             return weights.get_tensor(name)
 
     def model_weights(self) -> dict[str, Any]:
         """The model's weights, torch's tensors, to put into a network of the same shape."""
         from safetensors.torch import load_file  # imports torch, not needed to look at what is on disk
 
-        return load_file(self._model())
+        return load_file(self._checked("model.safetensors"))
 
-    def _model(self) -> Path:
-        if "model.safetensors" not in self.info["files"]:
-            raise InputError(f"{self.path}: no model was stored.")
-        self.check("model.safetensors")
-        return self.path / "model.safetensors"
+    def _checked(self, name: str) -> Path:
+        if name not in self.info["files"]:
+            raise InputError(f"{self.path}: no {Path(name).with_suffix('')} was stored.")
+        self.check(name)
+        return self.path / name
 
 
 def write_state(

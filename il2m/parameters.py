@@ -1,9 +1,7 @@
-"""What a study may be told. Each parameter stands once, in parameters.toml, with its type, range, default, unit,
-meaning, and whom it concerns.
-
-One settings object per stage. From its fields come what is accepted, what shapes the stage's result (and so its hash
-and its checkpoints), which runs are replicates or twins of each other, and the table of `il2m parameters`. A notebook's
-cell repeats name, default and meaning for its reader; a test keeps the two equal."""
+"""What a study may be told: each parameter once, in parameters.toml, and one settings object per stage. From its fields
+come what is accepted, what shapes the stage's result (and so its hash and its checkpoints), which runs are replicates
+or twins of each other, and the table of `il2m parameters`. A notebook's cell repeats name, default and meaning for its
+reader; a test keeps the two equal."""
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,10 +20,7 @@ CONCERNS = _DECLARED["concerns"]  # whom a parameter concerns -> does it shape w
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a stage. unit: ``""`` for none. concerns: a key of CONCERNS.
-    only_with: (name, value) of another parameter of the stage, or ("image_files", True or False): without it this one
-    has no effect. neutral: a value at which it has none. What has no effect is left out of the hash. column: whether
-    the results table has a column of it."""
+    """One parameter of a stage. What its fields mean stands at the head of parameters.toml."""
 
     default: Any
     rule: Rule
@@ -35,7 +30,7 @@ class Parameter:
     only_with: Sequence[Any] | None = None
     neutral: Any = None
     column: bool = False
-    short: str = ""  # what the field calls it
+    short: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +106,8 @@ def concerning(*concerns: str) -> list[str]:
 def check_parameters(
     values: Mapping[str, Any], known: Iterable[str] | None = None, rules: Mapping[str, Parameter] = PARAMETERS
 ) -> dict[str, Any]:
-    """The values in their one form. known: the names that may be given here; by default every parameter of the study.
-    rules: what each may be. Raises InputError that lists every problem at once: unknown names (with the nearest right
-    one), and wrong types or ranges."""
+    """The values in their one form. known: the names that may be given here; None: all of ``rules``, what each may be.
+    Raises InputError that lists all problems: unknown names (with the nearest right one), wrong types and ranges."""
     known, problems = set(rules if known is None else known), []
     long_names = {one.short.casefold(): name for name, one in rules.items() if one.short}
     for name, value in values.items():

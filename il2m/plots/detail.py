@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from il2m.plots.style import ALL, NEW, PAST, TRUTH, Series, Values, set_up, stack_errors
+from il2m.plots.style import ALL, NEW, PAST, TRUTH, Numbers, Series, Values, set_up, stack_errors
 
-Change = tuple[np.ndarray, str, Mapping[str, Sequence[str]]]  # image, caption, method -> classes
+Changes = Mapping[str, Sequence[tuple[np.ndarray, str, Mapping[str, Sequence[str]]]]]  # see plot_changed_images
 _OUTLINE = {"fill": False, "linestyle": ":", "linewidth": 1.8}  # of what stands beside
 
 
@@ -41,9 +41,7 @@ def plot_origins(shares: Series, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_own_scores(
-    scores: Mapping[str, np.ndarray], means: Mapping[str, float], *, unit: str = "raw score", ax: Axes | None = None
-) -> Axes:
+def plot_own_scores(scores: Series, means: Numbers, *, unit: str = "raw score", ax: Axes | None = None) -> Axes:
     """Distributions of a class's own-class scores. scores: label -> (n,), the first grey, the second blue, the third a
     dotted outline. means: the same labels -> a mean of the second memory, drawn as a line where it is a number."""
     ax = set_up(ax, xlabel=f"{unit} of the true class", ylabel="validation images", whole="y")
@@ -58,7 +56,7 @@ def plot_own_scores(
     return ax
 
 
-def plot_errors_before_after(errors: Mapping[str, Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
+def plot_errors_before_after(errors: Mapping[str, Numbers], *, ax: Axes | None = None) -> Axes:
     """A stacked bar per entry: label -> (true, predicted) group -> share of all images. Values stand in the bars."""
     ax = set_up(ax, plain="x")
     by_group = {group: [shares[group] for shares in errors.values()] for group in next(iter(errors.values()))}
@@ -85,11 +83,9 @@ def plot_what_if(exponents: Values, accuracies: Series, chosen: float, *, factor
     return ax
 
 
-def plot_changed_images(
-    kept: Sequence[np.ndarray], columns: Mapping[str, Sequence[Change]], *, heading: str, ax: Axes | None = None
-) -> Axes:
+def plot_changed_images(kept: Sequence[np.ndarray], columns: Changes, *, heading: str, ax: Axes | None = None) -> Axes:
     """A row of images, (h, w, c) uint8, under ``heading``; and columns of images under headings of their own, with what
-    they were taken for."""
+    they were taken for. columns: heading -> (image, caption, method -> classes)."""
     ax = set_up(ax)
     tall = max((len(entries) for entries in columns.values()), default=0)
     title = {"weight": "bold", "va": "bottom", "parse_math": False}

@@ -1,19 +1,18 @@
 """Plots over seeds and settings; see plots for what they have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from il2m.plots.style import PLAIN, TRUTH, UNNAMED, Looks, Series, nothing_to_draw, set_up
+from il2m.plots.style import PLAIN, TRUTH, UNNAMED, Looks, Numbers, Series, Values, nothing_to_draw, set_up
+
+BySetting = Mapping[str, Mapping[float, Values]]  # by label and value of a setting
 
 
-def plot_means(
-    means: Mapping[str, Mapping[str, float]], *, xlabel: str, colours: Looks = PLAIN, ax: Axes | None = None
-) -> Axes:
-    """Horizontal bars, each with its value. means: method -> (group -> value), left out where all are NaN; groups
-    go from full to pale."""
+def plot_means(means: Mapping[str, Numbers], *, xlabel: str, colours: Looks = PLAIN, ax: Axes | None = None) -> Axes:
+    """Horizontal bars, each with its value. means: method -> (group -> value), from full to pale; all NaN: left out."""
     ax = set_up(ax, xlabel=xlabel, percent="x", plain="y")
     means = {method: by_group for method, by_group in means.items() if not np.isnan([*by_group.values()]).all()}
     if not means:
@@ -60,12 +59,7 @@ def plot_differences(
 
 
 def plot_over_seeds(
-    values: Mapping[str, Mapping[float, Sequence[float]]],
-    intervals: Mapping[str, Mapping[float, tuple[float, float]]],
-    *,
-    xlabel: str,
-    colours: Looks = PLAIN,
-    ax: Axes | None = None,
+    values: BySetting, intervals: BySetting, *, xlabel: str, colours: Looks = PLAIN, ax: Axes | None = None
 ) -> Axes:
     """Accuracy of each method against a setting, whose values stand at equal distances: every seed as a point, their
     mean on a line, its interval as a band.

@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 Values = Sequence[float]
 Series = Mapping[str, Values]  # by label
+Numbers = Mapping[str, float]  # by label, too
 Looks = Mapping[str, str]  # label -> colour, or dashes
 
 PAST, NEW, ALL, TRUTH = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
@@ -33,8 +34,7 @@ ERROR_COLOURS = {"past as new": "#D55E00", "past as past": "#0072B2", "new as pa
 
 
 def use_style() -> None:
-    """Set the look of all figures of a notebook: calm, readable on paper and on screen. There they are SVG, see
-    themed."""
+    """Set the look of all figures of a notebook: calm, readable on paper and on screen; there SVG, see themed."""
     sns.set_theme(context="notebook", style="whitegrid", rc=_STYLE)
     if shell := get_ipython():
         plt.switch_backend(plt.get_backend())  # an inline one sets its own formats once it is loaded
@@ -59,8 +59,7 @@ def themed(svg: str, label: str = "") -> str:
 
 
 def page_style() -> dict[str, object]:
-    """The same look as matplotlib parameters for figures that lie on a page: no background, smaller type; places of
-    axes are set by hand."""
+    """The same look as matplotlib parameters for figures that lie on a page: smaller type, see also page.mplstyle."""
     return sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | _STYLE | _PAGE
 
 
@@ -93,9 +92,7 @@ def set_finding(ax: Axes, label: str, finding: str, value: float) -> None:
     ax.set_title(label if np.isnan(value) else f"{label}: {finding.format(value)}")
 
 
-def stack_errors(
-    ax: Axes, places: Sequence[object], errors: Series, width: float, **legend: object
-) -> dict[str, BarContainer]:
+def stack_errors(ax: Axes, places: Sequence, errors: Series, width: float, **legend: object) -> dict[str, BarContainer]:
     """Bars of wrong images' shares, one group on the other, n of them. errors: (true, predicted) group -> (n,)."""
     set_up(ax, ylabel="share of validation images, wrong", percent="y")
     bars, bottom = {}, np.zeros(len(places))

@@ -16,8 +16,7 @@ VAL_FACES = tuple("DejaVuSerif" + style for style in ("", "-Bold", "-Italic", "-
 
 _CANVAS = 2 * IMAGE_SIZE  # drawn and warped at twice the size, then averaged down: smooth edges
 _FONT_SIZE = 40
-# first and last letters of Latin, Greek, Cyrillic and Armenian, capitals and small
-_ALPHABETS = ("AZ", "az", "ΑΩ", "αω", "АЯ", "ая", "ԱՖ", "աֆ")
+_ALPHABETS = ("AZ", "az", "ΑΩ", "αω", "АЯ", "ая", "ԱՖ", "աֆ")  # Latin, Greek, Cyrillic, Armenian: first and last letter
 
 
 def render_glyphs(

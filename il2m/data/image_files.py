@@ -1,6 +1,5 @@
 """Image files in the place of an array of images, and how the bytes of one become pixels: decode, the one place where
-Pillow meets what others made. How they reach a network: views.py and file_batches.py. Planning needs no more than this,
-and no torch."""
+Pillow meets what others made. How they reach a network: views.py and file_batches.py. No torch: to plan needs none."""
 
 import contextlib
 import io

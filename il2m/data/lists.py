@@ -24,9 +24,8 @@ VAL_SHARE = 0.2  # of each class, where a folder has no validation images of its
 def load_folder(folder: Path, **options: int) -> Dataset:
     """Image files in one folder per class, in ``train/`` and ``val/`` (the first there is of each of TRAIN_FOLDERS and
     VAL_FOLDERS), or directly: then a fifth of each class, drawn with a fixed seed, is for validation. Classes are the
-    folders' names, sorted.
-    options: image_size and num_workers of ImageFiles. Raises InputError where there are no class folders, an empty one,
-    or other classes in one part than in the other."""
+    folders' names, sorted. options: image_size and num_workers of ImageFiles. Raises InputError where there are no
+    class folders, an empty one, or other classes in one part than in the other."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder.absolute()}: expected one folder of images per class.")
     parts = {path.name.casefold(): path for path in sorted(folder.iterdir()) if path.is_dir()}  # small letters win
@@ -44,8 +43,7 @@ def load_folder(folder: Path, **options: int) -> Dataset:
 
 
 def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
-    """Names of the class folders, and their image files as seen from ``root``, all of it sorted; hidden files and other
-    kinds of file are passed over."""
+    """Names of the class folders, and their image files as seen from ``root``, all sorted; no hidden or other files."""
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     files = {path.name: sorted(f for f in os.listdir(path) if not f.startswith(".")) for path in folders}
     files = {name: [f for f in listed if f.lower().endswith(EXTENSIONS)] for name, listed in files.items()}

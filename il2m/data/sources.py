@@ -144,9 +144,8 @@ def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarra
 
 
 def _cached_glyphs(data_dir: Path) -> Dataset:
-    """The rendered glyphs, from the cache if it holds what was written, else rendered anew and cached.
-    The cache has their fingerprint, and says what rendered them. Warns of a cache that is not used, and, when they are
-    rendered, of others than the published ones."""
+    """The rendered glyphs, from the cache if it holds what was written (it has their fingerprint, and what rendered
+    them), else rendered anew and cached. Warns of a cache that is not used, and of others than the published ones."""
     path = data_dir / f"glyphs-v{VERSION}.npz"
     if path.is_file():
         with contextlib.suppress(InputError):

@@ -29,9 +29,8 @@ def read_checkpoint(path: Path, training: dict[str, Any]) -> dict[str, Any] | No
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        problem = "is damaged"
-    else:
+    problem = "is damaged"
+    if hashlib.sha256(content[32:]).digest() == content[:32]:
         state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
         if state.pop("training") == short_hash(training):
             return state

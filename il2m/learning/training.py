@@ -58,15 +58,14 @@ def train(
     validate: Callable[[], float] | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place with SGD. Raises InputError for a loss that is no number, or a device without the
-    precision; warns if nothing was learned.
-    settings: batch size, momentum, ... and the device. Gradients of ``summed_batches`` mini-batches are summed, not
-    averaged, before a step, as the authors' loop does; an epoch's last step sums what is left. Each of several
-    processes takes my_share of every batch. epochs, learning_rate: over those in settings. seed: of image order and
-    augmentation; on a CPU with one thread equal seeds give equal weights, bit for bit. teacher: to distil from.
-    checkpoint: a file that keeps this training, written after an epoch, at most every CHECKPOINT_SECONDS. If it holds
-    this very one, that goes on and ends as if it had not been interrupted. Whoever stored the trained model removes it.
-    on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch that is trained now. validate: gives
-    the ``val_top1`` of every ``validate_every``-th epoch."""
+    precision; warns if nothing was learned. settings: batch size, momentum, ... and the device. Gradients of
+    ``summed_batches`` mini-batches are summed, not averaged, before a step, as the authors' loop does; an epoch's last
+    step sums what is left. Each of several processes takes my_share of every batch. epochs, learning_rate: over those
+    in settings. seed: of image order and augmentation; on a CPU with one thread equal seeds give equal weights, bit for
+    bit. teacher: to distil from. checkpoint: a file that keeps this training, written after an epoch, at most every
+    CHECKPOINT_SECONDS. If it holds this very one, that goes on and ends as if it had not been interrupted. Whoever
+    stored the trained model removes it. on_resume: told the epochs that the checkpoint held. on_epoch: told each epoch
+    that is trained now. validate: gives the ``val_top1`` of every ``validate_every``-th epoch."""
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     training = _Training(settings, asked, model, teacher)
     identity = checkpoint and settings.of_training() | asked | {

@@ -44,8 +44,7 @@ class Settings:
     @classmethod
     def given(cls, settings: Self | None = None, values: Mapping[str, Any] | None = None) -> Self:
         """``settings`` (or the defaults) with these values. Raises InputError that lists every problem at once."""
-        known = cls.parameters()
-        return cls(**check_parameters(vars(settings or cls()) | dict(values or {}), known, known))
+        return cls(**check_parameters(vars(settings or cls()) | dict(values or {}), rules=cls.parameters()))
 
     @classmethod
     def read(cls, cell: Mapping[str, Any], **changed: Any) -> Self:

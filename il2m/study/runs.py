@@ -17,11 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from il2m.data.states import States
 from il2m.errors import InputError, printable
-from il2m.memory.statistics import ClassStatistics, statistics_of_states
+from il2m.memory.statistics import Arrays, ClassStatistics, statistics_of_states
 from il2m.parameters import NETWORKS, check_parameters
 from il2m.rules import check_choice, number
 from il2m.study.state_folder import StateFolder, state_path, write_state
@@ -176,7 +174,7 @@ class Run:
         self._opened.clear()
         self.__dict__.pop("base", None)
 
-    def store(self, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: dict) -> None:
+    def store(self, state: int, arrays: Arrays, weights: Mapping[str, Any], info: dict) -> None:
         """Write a finished state, see write_state; it says whose it is, which one it went on from, and when it was."""
         write_state(self.folder, state, arrays, weights, {**info, "origin": self._origin(state)})
 

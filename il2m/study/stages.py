@@ -65,8 +65,7 @@ def _fine_tune_states(plan: Plan, run: Run, settings: FineTuning, missing: list[
     title = "fine-tuning" + (" with distillation" if settings.distillation else "")
     num_images = sum(images_to_train_on(plan)[state] for state in missing)
     with Progress(title, num_images, run.folder) as progress:
-        normalisation = Normalisation(**run.state(1).info["normalisation"])
-        stage = Stage(run, settings, plan.dataset, normalisation, progress)
+        stage = Stage(run, settings, plan.dataset, Normalisation(**run.state(1).info["normalisation"]), progress)
         stage.train(_fine_tune_state, [(state, plan.exemplars.get(state)) for state in missing])
 
 

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from il2m.errors import InputError
+from il2m.memory.statistics import Arrays
 from il2m.system.files import sync
 from il2m.system.hashes import file_hash, read_sealed, short_hash, write_sealed
 
@@ -123,9 +124,7 @@ class StateFolder:
         return self.path / name
 
 
-def write_state(
-    run_folder: Path, state: int, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Any], info: Mapping[str, Any]
-) -> None:
+def write_state(run_folder: Path, state: int, arrays: Arrays, weights: Mapping[str, Any], info: dict) -> None:
     """Write one finished state, all or nothing: arrays as .npy, weights (torch's tensors or arrays) as safetensors, and
     state.json. Raises InputError for floating-point arrays that are not finite: nothing could be analysed from them."""
     for name, array in arrays.items():

@@ -3,9 +3,9 @@ of these outcomes, so that the scores of a large run are read once per method an
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ from il2m.results.metrics import predictions, ranks, top_k
 from il2m.study.planning import load_images
 from il2m.study.runs import Run
 
+TOPS = (1, 5)
+CURVE_WORK = 4_000_000  # images times classes of one point of a what-if curve: a larger run gives a part of its images
 _ROWS = 8192  # images scored at a time
 _WHAT_IF_ROWS = 256  # as in rectify: small enough to stay in the processor's cache
 
@@ -104,7 +106,7 @@ class RunOutcomes:
         self.run, self.label, self.data_dir, self.num_states = run, label or run.name, data_dir, run.states.num_states
         self.left_out = {method: why for method in METHODS if (why := missing_for(run, method))}
         self.methods = [method for method in METHODS if method not in self.left_out]
-        self.curves: dict[tuple, tuple] = {}  # of views.what_if_curves
+        self.curves = cache(self._curves)  # each computed once, and kept as long as this is
         self._kept: dict[tuple[int, str, str], Outcome] = {}
 
     @property
@@ -131,10 +133,6 @@ class RunOutcomes:
     def labels(self, state: int) -> np.ndarray:
         """True classes of the state's validation images, (n,)."""
         return np.asarray(self.run.state(state).array("val_labels"))
-
-    def work(self, state: int) -> int:
-        """Images times classes: what an outcome at ``state`` costs."""
-        return len(self.labels(state)) * self.run.states.num_seen(state)
 
     def outcome(self, state: int, method: str, score_kind: str = "raw") -> Outcome:
         """What ``method`` (in METHODS) makes of the state's images; raises InputError if it can't be computed."""
@@ -181,6 +179,17 @@ class RunOutcomes:
             predicted_new = scores.argmax(axis=1) >= num_past
             image_ranks[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
         return image_ranks
+
+    def _curves(self, state: int, points: tuple[Exponents, ...], score_kind: str = "raw") -> dict[str | int, Any]:
+        """Accuracies by top-k and group at each of the points; ``step``: of how many images one is used."""
+        step = -(-len(self.labels(state)) * self.run.states.num_seen(state) // CURVE_WORK)
+        rows, by_top = slice(None, None, step), {top: [] for top in TOPS}
+        labels, num_past = self.labels(state)[rows], self.run.states.num_past(state)
+        for exponents in points:
+            image_ranks = self.what_if(state, exponents, score_kind, rows)
+            for top, found in by_top.items():
+                found.append(accuracies(image_ranks, labels, num_past, top))
+        return {"step": step} | {top: pd.DataFrame(found).to_dict("list") for top, found in by_top.items()}
 
 
 def kind_for(method: str, score_kind: str) -> str:

@@ -14,15 +14,15 @@ import pandas as pd
 from il2m import __version__
 from il2m.errors import InputError
 from il2m.explorer.explore import open_outcomes
-from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, accuracies
-from il2m.explorer.views import CURVE_WORK, EXPONENTS, VIEWS
+from il2m.explorer.outcomes import TOPS, Choice, Exponents, RunOutcomes
+from il2m.explorer.views import EXPONENTS, VIEWS
 from il2m.memory.statistics import class_means
 from il2m.methods.registry import METHODS
 from il2m.results.description import run_description
 from il2m.study.runs import Run
 from il2m.system.files import write_atomically
 
-GATES, TOPS = (0, 1), (1, 5)
+GATES = (0, 1)
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -61,6 +61,7 @@ def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
 def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
     """What the page shows of one run: by state each method's numbers, the second memory, and (from 2 on) what if."""
     run, states, data = outcomes.run, range(1, outcomes.num_states + 1), {}
+    points = tuple(Exponents(*each) for each in product(EXPONENTS, EXPONENTS, GATES))  # means, confidence, gate
     of_il2m = () if "IL2M" in outcomes.left_out else states
     for view in ("true-class scores", "predictions", "states"):
         shown = {m: [VIEWS[view](outcomes, Choice(state, m)) for state in states] for m in methods}
@@ -73,7 +74,7 @@ def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
         "own": {m: [_own_means(outcomes, state, m) for state in states] for m in methods},
         "notes": {m: [outcomes.undefined_note(state, m, "raw") for state in states] for m in methods},
         "memory": [vars(run.statistics(state)) for state in of_il2m],
-        "what if": [_what_if(outcomes, state) for state in of_il2m[1:]],
+        "what if": [outcomes.curves(state, points) for state in of_il2m[1:]],
     }
 
 
@@ -82,15 +83,3 @@ def _own_means(outcomes: RunOutcomes, state: int, method: str) -> np.ndarray:
     outcome = outcomes.outcome(state, method)
     in_play = np.isfinite(outcome.own)
     return class_means(outcome.own[in_play], outcome.labels[in_play], outcomes.run.states.num_seen(state))
-
-
-def _what_if(outcomes: RunOutcomes, state: int) -> dict[str | int, Any]:
-    """Accuracies by top-k and group at each means x confidence x gate; ``step``: of how many images one is used."""
-    step = -(-outcomes.work(state) // CURVE_WORK)
-    rows, points = slice(None, None, step), {top: [] for top in TOPS}
-    labels, num_past = outcomes.labels(state)[rows], outcomes.run.states.num_past(state)
-    for exponents in product(EXPONENTS, EXPONENTS, GATES):
-        ranks = outcomes.what_if(state, Exponents(*exponents), rows=rows)
-        for top, found in points.items():
-            found.append(accuracies(ranks, labels, num_past, top))
-    return {"step": step} | {top: pd.DataFrame(found).to_dict("list") for top, found in points.items()}

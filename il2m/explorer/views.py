@@ -19,7 +19,6 @@ from il2m.results.metrics import error_breakdown, share_new, state_confusion
 from il2m.results.table import series
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
-CURVE_WORK = 4_000_000  # images times classes of one point of these curves: a larger run gives a part of its images
 _NO_PAST = "all classes are new at state 1"
 _KEPT, _SHOWN = 7, 4  # exemplars, and images of each kind on a page
 
@@ -192,15 +191,9 @@ def _curves(outcomes: RunOutcomes, choice: Choice, *, ax: Axes) -> Axes:
 
 def what_if_curves(outcomes: RunOutcomes, choice: Choice, factor: str) -> tuple[Mapping[str, Sequence[float]], float]:
     """Accuracy by group over EXPONENTS of ``factor``, the other as chosen; and the share of images used."""
-    state, kind, top, step = choice.state, choice.score_kind, choice.top, -(-outcomes.work(choice.state) // CURVE_WORK)
-    points = [replace(choice.exponents, **{factor: exponent}) for exponent in EXPONENTS]
-    key = (state, kind, top, *points)  # a slider of one factor leaves the curves over that factor as they are
-    if key not in outcomes.curves:
-        rows = slice(None, None, step)
-        labels, num_past = outcomes.labels(state)[rows], outcomes.run.states.num_past(state)
-        curve = [accuracies(outcomes.what_if(state, point, kind, rows), labels, num_past, top) for point in points]
-        outcomes.curves[key] = pd.DataFrame(curve).to_dict("list"), 1 / step
-    return outcomes.curves[key]
+    points = tuple(replace(choice.exponents, **{factor: exponent}) for exponent in EXPONENTS)
+    curves = outcomes.curves(choice.state, points, choice.score_kind)  # kept: a slider of one factor leaves its own
+    return curves[choice.top], 1 / curves["step"]
 
 
 def images(outcomes: RunOutcomes, choice: Choice) -> Shown:

@@ -90,7 +90,7 @@ def test_what_if_lies_on_its_grid(page: Path, tiny_study: TinyStudy):
 def test_a_large_state_gives_a_part_of_its_images(
     tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("il2m.explorer.share.CURVE_WORK", 60)  # 30 images of 6 classes at state 3
+    monkeypatch.setattr("il2m.explorer.outcomes.CURVE_WORK", 60)  # 30 images of 6 classes at state 3
     found = page_data(share([tiny_study.off], tmp_path / "page.html"))["runs"][0]["what if"][1]
     assert found["step"] == 3
     outcomes, own = RunOutcomes(tiny_study.off), list(product(EXPONENTS, EXPONENTS, GATES)).index((1, 1, 1))

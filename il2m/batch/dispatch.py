@@ -10,15 +10,14 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dask.distributed import Client, Future, as_completed, wait
-from distributed import KilledWorker
+from dask.distributed import Client, Future, KilledWorker, as_completed, wait
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
 from il2m.batch.records import FAILED, RUNNING
-from il2m.batch.status import Estimates, duration, stage_text, title
+from il2m.batch.status import Estimates, say, stage_text, title
 from il2m.batch.worker import JobEnd, Workers, run_job, why_not_here
-from il2m.errors import InputError, count, printable
+from il2m.errors import InputError, printable
 from il2m.system.files import modified
 from il2m.system.locks import is_locked, locked, sweep
 
@@ -167,11 +166,5 @@ class _Live:
         """Say what is under way, and at how many jobs a time: to a person more often than to a log."""
         if time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES[sys.stdout.isatty()]:
             self._shown, (jobs, slots) = time.monotonic(), under_way()
-            print("\n".join([self._summary(slots), *(f"  {stage_text(job)}" for job in jobs)]), flush=True)
-
-    def _summary(self, slots: int) -> str:
-        seconds, unknown = self._estimates.total(self._left.values())
-        left = f", about {duration(seconds / slots)} left" if slots and seconds and not unknown else ""
-        left = left if slots else ", waiting for a worker"
-        failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._total - len(self._left)} of {count(self._total, 'job')} done{failed}{left}"
+            about = {"total": self._total, "failed": self._failed, "left": self._left, "estimates": self._estimates}
+            print(say("under_way", **about, slots=slots, running=map(stage_text, jobs)), flush=True)

@@ -1,7 +1,6 @@
 """A grid's study, run: planned, told, and its jobs executed side by side on dask.distributed."""
 
 import multiprocessing
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from il2m.batch.grids import read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
 from il2m.batch.status import Estimates, duration, say
 from il2m.batch.worker import PRELOAD, Workers
-from il2m.errors import InputError, count, printable
+from il2m.errors import InputError, printable
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.system.machine import CHECKOUT
@@ -56,10 +55,8 @@ def run_study(
     failed = execute_jobs(waiting, notebooks, workers, estimates) if waiting else {}
     _print_results(jobs, failed, out)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done, {duration(time.monotonic() - started)}")
-    for name, reason in failed.items():
-        print(printable(f"{name}: {reason}"), file=sys.stderr)
     if failed:
-        print(f"not done: {count(len(failed), 'job')}. To do only what is left: {shlex.join(command)}", file=sys.stderr)
+        print(say("failed", failed=failed, command=command), file=sys.stderr)
     return out, failed
 
 

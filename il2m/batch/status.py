@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from il2m.batch.jobs import Job
 from il2m.batch.records import DONE, FAILED, RUNNING, STATUSES, job_rows, read_plans, read_record, swept_text
-from il2m.errors import InputError, count, name_first
+from il2m.errors import InputError, count, name_first, printable
 from il2m.notebook.catalogue import BASE, FINE_TUNING
 from il2m.study.progress import read_progress
 from il2m.system.files import modified
@@ -59,7 +59,7 @@ class Estimates:
 def say(what: str, **about: Any) -> str:
     """A text for a person, of templates/<what>.txt.j2."""
     texts = Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")))
-    texts.filters["shell"] = shlex.join
+    texts.filters |= {"shell": shlex.join, "printable": printable}
     texts.globals |= {"count": count, "duration": duration, "title": title, "first": name_first}
     return texts.get_template(f"{what}.txt.j2").render(about)
 

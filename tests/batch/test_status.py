@@ -62,7 +62,11 @@ def test_a_job_is_told_by_what_differs(jobs: list[Job], tmp_path: Path, capsys: 
     assert capsys.readouterr().out == f"[1/1] {status.title(job)}: 60 s\n"
 
 
-def test_time_left_is_not_told_where_it_is_not_known(jobs: list[Job], tmp_path: Path):
+def test_time_left_is_not_told_where_it_is_not_known(
+    jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     estimates = Estimates(tmp_path / "none", {})
     assert estimates.total(jobs) == (0, 3)
-    assert dispatch._Live(jobs, estimates)._summary(2) == "0 of 3 jobs done"
+    monkeypatch.setattr(dispatch, "_SECONDS_BETWEEN_LINES", {False: 0})
+    dispatch._Live(jobs, estimates).show(lambda: ([], 2))
+    assert capsys.readouterr().out == "0 of 3 jobs done\n"

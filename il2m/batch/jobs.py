@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -22,14 +23,7 @@ from il2m.system.machine import CHECKOUT
 from il2m.system.plugins import load_plugin, resolved
 
 _MACHINE = ("device", "num_threads", "num_workers", "validate_every")  # where, how fast, what is told: not what comes
-PAGES = {BASE: 1.0e6, FINE_TUNING: 0.5e6, ANALYSIS: 2.5e6, ABLATION: 1.9e6}  # bytes: an executed copy and its page
-_PROCESS = 0.7e9  # bytes of a job before it has any images
-_NETWORKS = {  # numbers in the weights, width of the features, numbers kept per pixel of an image for its gradients
-    "small": (75_000, 64, 39), "resnet8": (76_000, 64, 147), "resnet20": (271_000, 64, 372),
-    "resnet32": (466_000, 64, 596), "resnet18": (11_200_000, 512, 111),
-}  # fmt: skip
-_CHOSEN_HERE = {"out_dir": "use --out", "base": "each run gets its own", "run": "each run is analysed"}
-_CHOSEN_HERE |= {"num_threads": "use --threads"}
+_PROCESS, PAGES, _NETWORKS, _CHOSEN_HERE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).values()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Grid files: which settings a study is made of. They are data: YAML that can name values, and nothing else.
-
-What they may hold: docs/batches.md. For a parameter that is itself a list, a list of lists is swept.
-"""
+What they may hold: docs/batches.md. For a parameter that is itself a list, a list of lists is swept."""
 
 import itertools
 import math
@@ -12,11 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, MappingNode, Node, SafeConstructor, ScalarNode
 from ruamel.yaml.composer import MaxDepthExceededError
-from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from il2m.errors import InputError, nearest
 from il2m.parameters import PARAMETERS, check_parameters

@@ -3,8 +3,7 @@
 <out>/plans/<grid>.json   one per grid run into the folder: its jobs, the command, the environment
 <out>/jobs/<job>.json     how a job ended, and what it left behind
 <out>/jobs/<job>.lock     held while a process is at the job
-<out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed
-"""
+<out>/notebooks/          the executed copies, each with its page (.html); those of failed jobs end in .failed"""
 
 import contextlib
 import json

@@ -43,8 +43,6 @@ class Workers:
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended."""
-
     seconds: float = 0.0
     work: float = 0.0  # 0: its results were there
     failure: str = ""  # why it failed; "": it did not

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,13 +25,7 @@ from il2m.system.machine import visible_gpus
 from il2m.system.plugins import load_plugin
 from il2m.system.processes import end_with_parent
 
-KERNEL_ENVIRONMENT = {
-    "IL2M_HEADLESS": "1",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a kernel sets it, if matplotlib is not imported yet
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else each kernel warns about frozen modules
-    # a stage sets the threads that it is told; what else counts in parallel shall not
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-}
+KERNEL_ENVIRONMENT = tomllib.loads(Path(__file__).with_name("environment.toml").read_text())
 
 
 def is_warm() -> bool:

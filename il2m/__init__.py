@@ -1,7 +1,5 @@
 """il2m: a study of class-incremental learning with dual memory (Belouadah and Popescu, ICCV 2019).
-
-What a notebook needs, each from the room where it lives, imported when it is first asked for.
-"""
+What a notebook needs, each from the room where it lives, imported when it is first asked for."""
 
 from importlib import import_module
 from typing import Any

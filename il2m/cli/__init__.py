@@ -1,8 +1,4 @@
-"""``il2m ...``: arguments in, one library call, readable errors out.
-
-commands.toml says what each command is for, lists its arguments, and names the function that it prints the result of;
-one without such a function has one of its own name in commands.py, which takes the arguments.
-"""
+"""``il2m ...``: arguments in (see commands.toml), one library call, readable errors out."""
 
 import argparse
 import os

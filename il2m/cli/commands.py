@@ -1,5 +1,4 @@
-"""The commands that do more than print what a function returns, see commands.toml: each takes the
-arguments that it lists, by name. What is slow to import is imported inside."""
+"""The commands that do more than commands.toml can say. What is slow to import is imported inside."""
 
 import json
 import shlex

@@ -165,11 +165,9 @@ class RunOutcomes:
         counts = {state: (undefined, self.run.states.num_past(state))}
         return undefined_in_words(counts, score_kind, method=method)
 
-    def what_if(
-        self, state: int, exponents: Exponents, score_kind: str = "raw", rows: slice = slice(None)
-    ) -> np.ndarray:
-        """Ranks of the true class in some rows of val images, (m,), had Eq. 1 these exponents (1: IL2M's, 0: FT's)."""
-        raw, labels = self.run.state(state).array("val_scores")[rows], self.labels(state)[rows]
+    def what_if(self, state: int, exponents: Exponents, score_kind: str = "raw", step: int = 1) -> np.ndarray:
+        """Ranks of the true class of every ``step``-th image, (m,), had Eq. 1 these exponents (1: IL2M's, 0: FT's)."""
+        raw, labels = self.run.state(state).array("val_scores")[::step], self.labels(state)[::step]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
         num_past = self.run.states.num_past(state)
         image_ranks = np.empty(len(raw), dtype=np.int64)
@@ -183,13 +181,13 @@ class RunOutcomes:
     def _curves(self, state: int, points: tuple[Exponents, ...], score_kind: str = "raw") -> dict[str | int, Any]:
         """Accuracies by top-k and group at each of the points; ``step``: of how many images one is used."""
         step = -(-len(self.labels(state)) * self.run.states.num_seen(state) // CURVE_WORK)
-        rows, by_top = slice(None, None, step), {top: [] for top in TOPS}
-        labels, num_past = self.labels(state)[rows], self.run.states.num_past(state)
+        labels, num_past = self.labels(state)[::step], self.run.states.num_past(state)
+        by_top = {k: [] for k in TOPS}
         for exponents in points:
-            image_ranks = self.what_if(state, exponents, score_kind, rows)
-            for top, found in by_top.items():
-                found.append(accuracies(image_ranks, labels, num_past, top))
-        return {"step": step} | {top: pd.DataFrame(found).to_dict("list") for top, found in by_top.items()}
+            image_ranks = self.what_if(state, exponents, score_kind, step)
+            for k, found in by_top.items():
+                found.append(accuracies(image_ranks, labels, num_past, k))
+        return {"step": step} | {k: pd.DataFrame(found).to_dict("list") for k, found in by_top.items()}
 
 
 def kind_for(method: str, score_kind: str) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,8 +110,8 @@ def write_missing_pages(folder: Path) -> None:
             if not page_is_current(file, notebook):
                 write_page(notebook, file, title=notebook.stem, hide_code=False)
         stage, _, run = notebook.stem.removesuffix(".failed").partition("-")
-        pages[notebook] = {"stage": stage, "run": run, "failed": notebook.stem.endswith(".failed"), "base": None}
-        pages[notebook]["address"] = urllib.parse.quote(file.name)
+        about = {"file": file.name, "stage": stage, "run": run, "base": None}
+        pages[notebook] = about | {"failed": notebook.stem.endswith(".failed")}
         with contextlib.suppress(InputError):
             pages[notebook]["base"] = Run(folder.parent / run).config.get("base")
     for notebook, page in pages.items():

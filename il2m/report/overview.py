@@ -58,8 +58,7 @@ def open_study(out_dir: str | Path) -> Study:
     """Read a study's folder. Raises InputError if it is none."""
     folder = Path(out_dir).absolute()
     check_study(folder)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
         runs, results = find_runs(folder, finished=False), None
         finished = [run for run in runs if not run.missing_states]
         if finished:

@@ -99,8 +99,7 @@ def _of_run(run: Run) -> Iterator[Finding]:
 
 
 def _of_jobs(folder: Path) -> Iterator[Finding]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
         plans = records.read_plans(folder)
     damaged = {*(folder / "plans").glob("*.json")} - {folder / "plans" / plan["file"] for plan in plans}
     for path in damaged:
@@ -164,8 +163,7 @@ def repair(findings: Iterable[Finding]) -> None:
 
 def repair_command(folder: Path) -> str:
     """What makes a study again where it is not as it should be: one line for a shell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         plans = records.read_plans(folder)
     again = [f"(cd {shlex.quote(plan['folder'])} && {shlex.join(plan['command'])})" for plan in plans]
     again = again or [f"il2m report {shlex.quote(str(folder))}"]

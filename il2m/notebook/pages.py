@@ -18,7 +18,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> None:
     """Write an executed notebook as one HTML file that loads nothing: no scripts, formulas as MathML, pictures inside.
     title: of a notebook without a first heading. hide_code: with sections that show nothing then; else it is folded."""
-    import nbformat
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
     from traitlets.config import Config
@@ -35,7 +34,7 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     light, dark = (style.get_style_defs(".highlight") for style in styles)
     css = f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
     resources = {"page_title": title, "page_style": css}
-    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    text, _ = exporter.from_filename(str(notebook), resources)
     write_atomically(page, f"{text}{_seal(text, notebook)}")
 
 

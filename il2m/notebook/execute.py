@@ -112,12 +112,10 @@ def _in_a_process(preload: Sequence[str], stop: Callable[[], bool], log: Path | 
         process.join()
 
 
-# in the job's processes
-
-
 def _job_main(
     reply: Connection, log: Path | None, environment: Mapping[str, str], plugins: Sequence[str], *task: Any
 ) -> None:
+    """In the job's process: start its kernel, execute the notebook, and reply why that failed."""
     os.setpgid(0, 0)  # a group of its own: Ctrl-C reaches the process that started it only
     os.environ |= {**KERNEL_ENVIRONMENT, **environment}
     sys.stdout.flush(), sys.stderr.flush()

@@ -84,8 +84,7 @@ def _made_from(folder: Path) -> dict[str, Any]:
 
 
 def report_is_current(folder: Path) -> bool:
-    """Whether the report of a study's folder is as it was made, of the notebook beside it, and would be made the same
-    way now."""
+    """Whether a study's report is as it was made, of the notebook beside it, and would be made the same way now."""
     with contextlib.suppress(OSError, ValueError):
         of_notebook = page_is_current(folder / PAGE, folder / "notebooks" / f"{REPORT}.ipynb")
         return of_notebook and read_sealed(folder / RECORD) == {**_made_from(folder), **_made(folder)}

@@ -56,8 +56,7 @@ def progress_in_words(study: Study) -> str:
 
 
 def _page_link(study: Study, job: str, *, text: str) -> Link | str:
-    """To the page of an executed notebook, or of one that failed (then that first, an older one may have done well);
-    where there is none, plain text."""
+    """To a job's page, of its failure first (an older notebook may have done well); plain text where there is none."""
     kinds = [(".html", ""), (".failed.html", " (failed)")]
     failed = study.jobs.loc[study.jobs["status"] == FAILED, "job"]
     for ending, note in reversed(kinds) if job in failed.to_numpy() else kinds:

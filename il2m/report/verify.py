@@ -35,8 +35,7 @@ class Finding(NamedTuple):
 
 
 def verify_study(folder: Path) -> list[Finding]:
-    """Read a study's folder whole, and tell all that is wrong in it. What a process is at is left out.
-    Raises InputError if it is no study."""
+    """All that is wrong in a study's folder, but for what a process is at. Raises InputError if it is no study."""
     check_study(folder)
     findings, runs, folders = [], [], run_folders(folder)
     for path in folders:

@@ -32,6 +32,27 @@ def test_the_files_are_of_the_committed_runs(folder: Path):
         assert again[name].to_numpy() == pytest.approx(written[name].to_numpy(), abs=1e-12)
 
 
+def test_what_rounding_changes_is_of_the_committed_runs():
+    """Each row again by literal loops: class order by class order, the mean over states 2..S."""
+    floored, ceiled = (PROJECT / "benchmarks" / "results" / name for name in ("glyphs_k75_floor", "glyphs_k50"))
+    table = pd.read_csv(floored / "rounding.csv")
+    for row in table.itertuples():
+        method, _, reference = row.what.partition(" over ")
+        differences = []
+        for order in range(3, 9):
+            sides = []
+            for folder in (floored, ceiled):
+                rows = pd.read_parquet(folder / f"order-{order}.parquet")
+                rows = rows[(rows["head"] == "new") & (rows["distillation"] == (row.distillation == "on"))]
+                rows = rows[(rows["score_kind"] == "raw") & (rows["state"] > 1)]
+                top1 = {name: rows[rows["method"] == name]["top1"].mean() for name in (method, reference) if name}
+                sides.append(top1[method] - top1.get(reference, 0))
+            differences.append(sides[0] - sides[1])
+        assert row.estimate == pytest.approx(sum(differences) / 6, abs=1e-12)
+        assert row.num_units == 6
+    assert table["held_floor"][0] == pytest.approx(table["held_ceil"][0], abs=0.1)
+
+
 def test_numbers_in_the_text_are_numbers_of_the_tables():
     text = re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", TOLD, flags=re.DOTALL)
     tables = "\n".join(deciding.told(folder) for folder in FOLDERS)

@@ -39,8 +39,7 @@ def export_scores(
         stored = run.state(state)
         for part, (list_path, scores_path) in files.pairs(state).items():
             labels, folder = stored.array(f"{part}_labels"), "val" if part == "val" else "train"
-            knows_places = f"{part}_indices" in stored.array_names
-            places = stored.array(f"{part}_indices") if knows_places else range(len(labels))
+            places = stored.array(f"{part}_indices") if f"{part}_indices" in stored.array_names else range(len(labels))
             images = np.array([f"{folder}/{place:06d}.png" for place in places], dtype=TEXT)
             if data:
                 images = (data.val_images if part == "val" else data.train_images).paths[places]

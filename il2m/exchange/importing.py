@@ -23,9 +23,7 @@ from il2m.system.hashes import file_hash
 
 Arrays = dict[str, np.ndarray]  # by name
 _MASKED = -1000  # or less, for all images: what a head is padded with, or one task's is hidden by
-REQUIRED = ("val_scores", "val_labels", "state_sizes")
-HEAD = {"head_weight": "head.weight", "head_bias": "head.bias"}
-SHAPES, NEEDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).values()
+REQUIRED, SHAPES, HEAD, NEEDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).values()
 
 
 def import_scores(
@@ -44,8 +42,7 @@ def import_scores(
     states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)
-    memory_size = told.get("memory_size", most_exemplars)
-    run = _create(Path(out), states, memory_size, by_state.values(), told, said + missing)
+    run = _create(Path(out), states, told.get("memory_size", most_exemplars), by_state.values(), told, said + missing)
     for state, path in ((b, by_state[b]) for b in run.missing_states):
         arrays = of_past_classes(checked_arrays(read_arrays(path), path, states, state), states, state)
         if "new_scores" in arrays:
@@ -254,7 +251,6 @@ def _store(run: Run, state: int, arrays: Arrays) -> None:
     new_labels, labels = (arrays.get(f"{name}_labels", np.empty(0, dtype=np.int64)) for name in ("new", "exemplar"))
     if "held_out_labels" in arrays and len(new_labels) and (len(labels) or not num_past):  # which are no rows of these
         arrays.setdefault("train_counts", np.bincount([*new_labels, *labels], minlength=num_seen))
-    has_exemplars = num_past and "exemplar_scores" in arrays
-    exemplars = reduce_scores(arrays["exemplar_scores"], labels) if has_exemplars else {}
+    exemplars = reduce_scores(arrays["exemplar_scores"], labels) if num_past and "exemplar_scores" in arrays else {}
     statistics = state_statistics(new, new_labels, exemplars, labels, num_past, num_seen)
     run.store(state, arrays, weights, {"second_memory": statistics})

@@ -148,8 +148,7 @@ def authors_files(
         raise InputError(f"{given}: {total} classes in all; expected at most {_MOST_CLASSES}. Check S and P.")
     if memory_size < 1:
         raise InputError(f"K = {memory_size}: expected the size of the memory, a whole number of at least 1.")
-    roots = map(Path, (lists, scores, first_scores))
-    return AuthorsFiles(*roots, dataset, States(tuple(sizes) * repeats), memory_size)
+    return AuthorsFiles(*map(Path, (lists, scores, first_scores)), dataset, States(tuple(sizes) * repeats), memory_size)
 
 
 @dataclass(frozen=True)
@@ -166,13 +165,12 @@ class Summary:
         return {method: {k: [100 * v for v in top[method]] for k, top in tops.items()} for method in self.top1}
 
     def __str__(self) -> str:
-        lines, percent = [], self.percent()
+        lines = []
         for b in range(len(self.top1["FT"])):
-            for method, values in percent.items():
-                top1, top5 = values["top1"][b], values["top5"][b]
-                lines.append(f"[b{b + 1}] {method:<5} | Val : acc@1 = {top1:.4f}% ; acc@5 = {top5:.4f}%")
-        for method, top1 in self.top1.items():
-            lines += method_lines(method, top1, self.top5[method])
+            for name, top1 in self.top1.items():
+                lines.append(f"[b{b + 1}] {name:<5} | Val : acc@1 = {top1[b]:.4%} ; acc@5 = {self.top5[name][b]:.4%}")
+        for name, top1 in self.top1.items():
+            lines += method_lines(name, top1, self.top5[name])
         return "\n".join([*lines, *self.notes])
 
 

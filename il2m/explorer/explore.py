@@ -24,7 +24,6 @@ from il2m.study.runs import Run
 MOST_RUNS = 4
 SIDE_BY_SIDE = "side by side"
 STORY = YAML(typ="safe").load(Path(__file__).parent / "story.yaml")  # what each control is, what each view uses, words
-FACTORS = ("means", "confidence", "gate", "pooling", "clipped")
 
 
 def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> "BiasExplorer | None":
@@ -41,7 +40,11 @@ def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> 
 
 def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../data") -> list[RunOutcomes]:
     """The runs, checked that each is finished and that they can be compared, each with a label of its own."""
-    opened = [run for given in runs for run in _open(given)]
+    opened = []
+    for given in runs:
+        opened.append(open_run(given))
+        if not (Path(given) / "config.json").exists() and (twin := twin_run(opened[-1])):  # a study's default pair
+            opened.append(twin)
     if not 1 <= len(opened) <= MOST_RUNS:
         raise InputError(f"{len(opened)} runs were given: the explorer shows 1 to {MOST_RUNS}.")
     for run in opened:
@@ -56,12 +59,6 @@ def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../d
             shown = "the explorer shows undefined = keep (a class whose ratio is undefined is left alone)"
             warnings.warn(f"{shown}; the table stored beside {run.name} has {policy}.", stacklevel=3)
     return [RunOutcomes(run, label, data_dir) for label, run in labelled(opened).items()]
-
-
-def _open(given: Run | str | Path) -> list[Run]:
-    """The run given, or in a folder; or a study's default pair."""
-    run = open_run(given)
-    return [run] if (Path(given) / "config.json").exists() else [each for each in (run, twin_run(run)) if each]
 
 
 def _in_short(values: Sequence[object]) -> str:
@@ -167,7 +164,7 @@ class BiasExplorer(widgets.VBox):
     def choice(self) -> Choice:
         """What the controls say; of the class, the last one that could be told."""
         values = {name: control.value for name, control in vars(self.controls).items()}
-        exponents, page = Exponents(*(values[name] for name in FACTORS)), values["page"] - 1
+        exponents, page = Exponents(**{name: values[name] for name in vars(Exponents())}), values["page"] - 1
         chosen = {name: values[name] for name in ("state", "method", "score_kind", "top", "by_origin")}
         return Choice(**chosen, label=self._label, exponents=exponents, page=page)
 
@@ -225,8 +222,8 @@ class BiasExplorer(widgets.VBox):
         return notes + [f"{label}: {note}" for label, note in every if note]
 
     def _reset(self, button: object = None) -> None:
-        for name in FACTORS:
-            getattr(self.controls, name).value = getattr(Exponents(), name)
+        for name, value in vars(Exponents()).items():
+            getattr(self.controls, name).value = value
 
     def _save(self, button: object = None) -> None:
         name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"

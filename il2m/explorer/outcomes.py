@@ -154,16 +154,14 @@ class RunOutcomes:
 
     def some_scores(self, rows: slice | np.ndarray, state: int, method: str, score_kind: str = "raw") -> np.ndarray:
         """Scores (m, C) of some of the state's validation images (``rows``): the same as among all of them."""
-        frozen = Frozen.of_run(self.run, state, score_kind=kind_for(method, score_kind))
-        return METHODS[method](frozen.take(rows))
+        return METHODS[method](Frozen.of_run(self.run, state, score_kind=kind_for(method, score_kind)).take(rows))
 
     def undefined_note(self, state: int, method: str, score_kind: str) -> str:
         """A sentence on a method's undefined ratios at a state, ``""`` if it has none."""
         if state == 1 or method not in FORMS or method in self.left_out:
             return ""
-        undefined = count_undefined(self.run.statistics(state, score_kind), method)
-        counts = {state: (undefined, self.run.states.num_past(state))}
-        return undefined_in_words(counts, score_kind, method=method)
+        undefined = count_undefined(self.run.statistics(state, score_kind), method), self.run.states.num_past(state)
+        return undefined_in_words({state: undefined}, score_kind, method=method)
 
     def what_if(self, state: int, exponents: Exponents, score_kind: str = "raw", step: int = 1) -> np.ndarray:
         """Ranks of the true class of every ``step``-th image, (m,), had Eq. 1 these exponents (1: IL2M's, 0: FT's)."""

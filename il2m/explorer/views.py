@@ -15,7 +15,7 @@ from il2m.errors import InputError
 from il2m.explorer.outcomes import Choice, Outcome, RunOutcomes, Shown, accuracies, kind_for
 from il2m.methods.registry import METHODS
 from il2m.plots import detail
-from il2m.results.metrics import error_breakdown, share_new, state_confusion
+from il2m.results.metrics import error_breakdown, share_new, state_confusion, top_k
 from il2m.results.table import series
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # where the curves of the what-if view are computed
@@ -104,8 +104,7 @@ def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     finding = f"{choice.method}: {taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
     draw = partial(detail.plot_class_confusion, shares, states.of_class[:num_seen])
-    table = pd.DataFrame(common).set_index("true")
-    return Shown(numbers, finding, draw, table, height=4.8, number_format="{:.0%}")
+    return Shown(numbers, finding, draw, pd.DataFrame(common).set_index("true"), height=4.8, number_format="{:.0%}")
 
 
 def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -146,11 +145,11 @@ def accuracy(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy on all classes seen so far, by state: the chosen method against all others."""
     columns, stored, states = {}, outcomes.stored, range(1, outcomes.num_states + 1)
     for method in outcomes.methods:
+        kind = kind_for(method, choice.score_kind)
         if stored is not None and (stored["method"] == method).any():
-            columns[method] = series(stored, method, f"top{choice.top}", kind_for(method, choice.score_kind))
+            columns[method] = series(stored, method, f"top{choice.top}", kind)
         else:
-            by_state = (outcomes.outcome(state, method, choice.score_kind) for state in states)
-            columns[method] = [np.mean(outcome.ranks < choice.top) for outcome in by_state]
+            columns[method] = [top_k(outcomes.outcome(state, method, kind).ranks, choice.top) for state in states]
     numbers = pd.DataFrame(columns, index=pd.Index(states, name="state"), dtype=float)
     finding = "; ".join(f"{method}: {numbers.at[choice.state, method]:.1%}" for method in choice.compared)
     look = {"strong": (choice.method, "FT", "IL2M"), "colours": METHODS.colours, "dashes": METHODS.dashes}

@@ -40,8 +40,7 @@ class StateRecorder:
         self._batches.setdefault(part, []).append(batch)
 
     def save(self, path: str | Path, weight: Any = None, bias: Any = None) -> Path:
-        """Write the state's ``.npz``; its rows are sorted, so that the order of batches doesn't matter. weight: (C, d)
-        and bias: (C,) of the last layer, for methods that change it."""
+        """Write the state's ``.npz``. weight: (C, d) and bias: (C,) of the last layer, for methods that change it."""
         where, bias = f"state {self._state}", [0.0] * len(self._place) if bias is None else bias
         head = {} if weight is None else {"head_weight": weight, "head_bias": bias}
         arrays = {name: self._of_seen(as_array(values), name) for name, values in head.items()}
@@ -51,7 +50,7 @@ class StateRecorder:
                 raise InputError(f"{where}: {part} has labels {unknown[:10]}, not of the classes {[*self._place]}.")
             rows["labels"] = np.array([self._place[label] for label in rows["labels"].tolist()])
             rows["scores"] = self._of_seen(rows["scores"].T, f"{part} scores").T
-            order = np.lexsort([*np.column_stack([*rows.values()]).T, rows["labels"]])
+            order = np.lexsort([*np.column_stack([*rows.values()]).T, rows["labels"]])  # whatever that of the batches
             arrays |= {f"{part}_{name}": array[order] for name, array in rows.items()}
         exemplars = arrays.get("exemplar_labels", np.empty(0))
         if "val_labels" not in arrays or (exemplars >= self._states.num_past(self._state)).any():

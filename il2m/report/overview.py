@@ -78,8 +78,7 @@ def jobs_table(folder: Path, plans: list[dict[str, Any]] | None = None) -> pd.Da
 
 
 def origins_in_words(study: Study) -> str:
-    """Sentences on numbers that had to be computed for this report, as what was stored is not what would come out now,
-    and on runs of before version 0.2; ``""`` if there are none."""
+    """Sentences on numbers computed for this report, as stored ones are stale, and on runs of before 0.2; or ``""``."""
     computed = Counter(study.results.attrs["computed"].values() if study.results is not None else ())
     return WORDS.origins(computed.most_common(), sum(run.is_of_before for run in study.runs))
 
@@ -198,8 +197,7 @@ def findings(study: Study) -> pd.DataFrame:
 def headline(study: Study) -> str:
     """What the study says of IL2M in its plainest setting, as far as its class orders allow."""
     gains = findings(study).query("finding == 'IL2M gains over fine-tuning'").to_dict("records")
-    num_states = 0 if study.results is None else study.results["num_states"].max()
-    return WORDS.headline(gains, num_states, FEWEST_FOR_VERDICT)
+    return WORDS.headline(gains, 0 if study.results is None else study.results["num_states"].max(), FEWEST_FOR_VERDICT)
 
 
 def plainest(study: Study) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:

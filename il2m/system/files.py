@@ -68,8 +68,7 @@ def modified(path: Path) -> float:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder, which may be deleted then; returns its new path, beside the old one. A file's has
-    another ending, so that it is not found by that."""
-    counted = itertools.count(int(path.is_file()))
+    """Rename a file or folder, which may be deleted then; returns its new path, beside the old one."""
+    counted = itertools.count(int(path.is_file()))  # a file gets another ending: it shall not be found by that
     names = (path.with_name(f"{SET_ASIDE}{path.name}{f'-{n}' if n else ''}") for n in counted)
     return path.rename(next(name for name in names if not name.exists()))

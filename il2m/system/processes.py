@@ -85,5 +85,4 @@ def _work(rank: int, count: int, on_cpu: bool, meeting: str, num_threads: int, p
 
 def end_with_parent() -> None:
     """End this process when the one that started it by multiprocessing ends, however that ends."""
-    started_by = multiprocessing.parent_process()
-    threading.Thread(target=lambda: [started_by.join(), os._exit(1)], daemon=True).start()
+    threading.Thread(target=lambda: [multiprocessing.parent_process().join(), os._exit(1)], daemon=True).start()

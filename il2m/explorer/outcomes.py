@@ -106,8 +106,7 @@ class RunOutcomes:
         self.run, self.label, self.data_dir, self.num_states = run, label or run.name, data_dir, run.states.num_states
         self.left_out = {method: why for method in METHODS if (why := missing_for(run, method))}
         self.methods = [method for method in METHODS if method not in self.left_out]
-        self.curves = cache(self._curves)  # each computed once, and kept as long as this is
-        self._kept: dict[tuple[int, str, str], Outcome] = {}
+        self._outcome, self.curves = cache(self._compute), cache(self._curves)  # kept as long as this is
 
     @property
     def titles(self) -> list[str]:
@@ -138,10 +137,7 @@ class RunOutcomes:
         """What ``method`` (in METHODS) makes of the state's images; raises InputError if it can't be computed."""
         if why := self.left_out.get(method):
             raise InputError(f"{self.run.folder}: {method} can't be computed: {why}.")
-        key = (state, method, kind_for(method, score_kind))
-        if key not in self._kept:
-            self._kept[key] = self._compute(*key)
-        return self._kept[key]
+        return self._outcome(state, method, kind_for(method, score_kind))
 
     def _compute(self, state: int, method: str, score_kind: str) -> Outcome:
         labels, parts = self.labels(state), []

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+from vl_convert import javascript_bundle
 
 from il2m import __version__
 from il2m.errors import InputError
@@ -39,9 +41,6 @@ def share(runs: Sequence[Run | str | Path], out: Path) -> Path:
 
 def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
     """The page: it holds all that it needs, and its content policy lets nothing else in."""
-    from jinja2 import Environment, FileSystemLoader
-    from vl_convert import javascript_bundle
-
     first, study = all_outcomes[0], all_outcomes[0].run.folder.absolute().parent.name
     methods = [m for m in first.methods if not any(m in outcomes.left_out for outcomes in all_outcomes)]
     data = {

@@ -17,9 +17,8 @@ def predict(
 ) -> pd.DataFrame:
     """What the network of ``state`` (None: the last) takes images for: one row per image and rank 1..5, with class and
     raw score of fine-tuning and of ``method`` (see Run.model). run: as open_run takes it. images: files, or folders
-    with all image files in them. They are seen as validation images were, turned as their EXIF data say but for runs
-    of lists; for runs of arrays the middle of each is brought to their size, grey where these are. Raises InputError
-    that names files that can't be read."""
+    of them. They are seen as validation images were, turned as EXIF data say but for runs of lists; for runs of arrays
+    the middle of each is brought to their size, grey where these are. InputErrors name files that can't be read."""
     opened, paths = open_run(run), []
     for given in map(Path, images):
         inside = (path for path in sorted(given.rglob("*")) if path.suffix.lower() in EXTENSIONS)

@@ -59,13 +59,12 @@ def make_lists(
 def _read_sources(sources: Sequence[str], root: str | Path) -> tuple[ImageList, ImageList, tuple[str, ...]]:
     """Training images and validation images with the data set's labels, and the class names."""
     if len(sources) == 2:
-        train, val = map(read_image_list, sources)
-        count = len(np.unique(train.labels))
-        for part in (train, val):
+        parts = [read_image_list(source) for source in sources]
+        count = len(np.unique(parts[0].labels))
+        for part in parts:
             expected = f"images of each of the classes 0..{count - 1} and of no others"
             check_classes(part, count, f"{part.source}: expected {expected};")
-        train, val = (ImageList(part.source, part.paths(root), part.labels) for part in (train, val))
-        return train, val, tuple(map(str, range(count)))
+        return *(ImageList(part.source, part.paths(root), part.labels) for part in parts), tuple(map(str, range(count)))
     if len(sources) != 1:
         expected = "a folder, or two lists, of training and of validation images"
         raise InputError(f"{len(sources)} sources ({', '.join(sources)}): expected {expected}.")

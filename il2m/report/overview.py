@@ -89,13 +89,12 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
     names = {}
     for key, (dataset, recipe) in recipes.items():
         others = [other for other_dataset, other in recipes.values() if other_dataset == dataset]
-        words = [dataset]
+        names[key] = dataset
         for name, value in recipe.items():
             said_already = name.startswith("base_") and recipe.get(name.removeprefix("base_")) == value
             imported = name in ("method", "scores")
             if imported or (any(other.get(name) != value for other in others) and not said_already):
-                words.append(f"{name} {value if len(str(value)) <= 30 else short_hash(value)}")
-        names[key] = ", ".join(words)
+                names[key] += f", {name} {value if len(str(value)) <= 30 else short_hash(value)}"
     return names
 
 

@@ -32,13 +32,12 @@ def import_scores(
     """Make a run folder of any method's scores: a file per state, in any order, as read_arrays takes it, into ``out``.
     Each holds ``val_scores (n, C)`` raw scores of all classes seen so far, ``val_labels (n,)`` in learning order, and,
     unless given here, ``state_sizes``, the classes that each state brings, up to this state at least. Heads over all
-    classes from the start are cut to those seen so far. If there: ``new_scores, new_labels`` of the new classes'
-    training images and ``exemplar_scores, exemplar_labels`` (both needed to rectify; new classes' exemplars are left
-    out); ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``, ``head_bias (C,)``;
+    classes are cut to those seen so far. If there: ``new_scores, new_labels`` of the new classes' training images and
+    ``exemplar_scores, exemplar_labels`` (both needed to rectify; new classes' exemplars are left out);
+    ``val_features, new_features, exemplar_features``, (n, d); ``head_weight (C, d)``, ``head_bias (C,)``;
     ``held_out_scores, held_out_labels`` of images not trained on, for BiC; ``train_counts (C,)``, images trained on,
     else the rows of ``new_labels`` and ``exemplar_labels``. about: see About; runs of one method, data set and K that
-    give their seeds are repetitions of each other. Raises InputError for arrays that are missing, unknown or don't fit
-    each other; nothing is made then."""
+    give their seeds are repetitions. Raises InputError, and makes nothing, for missing, unknown or unfitting arrays."""
     states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)

@@ -121,5 +121,4 @@ def aggregated_gap(accuracies: np.ndarray, joint: np.ndarray) -> float:
     """G_IL by state: mean over states of ``(acc_t - joint_t) / (1 - joint_t)``, joint training at each state as bound.
     0 is as good as joint training, negative is below it. NaN where joint training makes no error at some state: there
     is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S."""
-    accuracies, joint = np.asarray(accuracies, dtype=np.float64), np.asarray(joint, dtype=np.float64)
-    return float("nan") if (joint == 1).any() else _mean((accuracies - joint) / (1 - joint))
+    return float("nan") if (np.asarray(joint) == 1).any() else survey_gap(accuracies, joint)

@@ -45,8 +45,7 @@ def run_description(run: Run) -> dict[str, object]:
         "num_states": run.states.num_states,
         "memory_size": run.memory_size,
         "memory_rounding": "" if others_decide else settings.get("memory_rounding", "floor"),
-        "exemplar_selection": settings.get("exemplar_selection", ""),
-        "head": settings.get("head", ""),
+        **{name: settings.get(name, "") for name in ("exemplar_selection", "head")},
         **{name: settings.get(name) for name in concerning("distillation")},
         "distillation": bool(settings.get("distillation", False)),
         "held_out": float(settings.get("held_out", 0)),
@@ -75,11 +74,10 @@ def run_recipe(run: Run) -> dict[str, object]:
         is_known = told and run.config["dataset"] != "unknown" and any(seeds)
         return told | ({} if is_known else {"scores": run.name}) | sizes
     settings = _shaping(run)
-    del settings["state_sizes"]
-    base = {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
-    del base["base_state_sizes"]
-    columns = {name for name, one in FineTuning.parameters().items() if one.column} | {"exemplar_lists"}
-    recipe = {name: value for name, value in settings.items() if name not in columns} | base | sizes
+    settings |= {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
+    columns = {name for name, one in FineTuning.parameters().items() if one.column}
+    columns |= {"exemplar_lists", "state_sizes", "base_state_sizes"}
+    recipe = {name: value for name, value in settings.items() if name not in columns} | sizes
     if settings.get("exemplars_per_class"):
         recipe["memory"] = "images per class"
     return recipe

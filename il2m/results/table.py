@@ -79,9 +79,8 @@ def results_table(
 def provenance_of(run: Run, undefined: str) -> dict[str, Any]:
     """What a table of a run has to be made from and by, to be what would come out now."""
     states = {str(state): digest for state, digest in run.digests.items()}
-    code = library_hash("memory", "methods", "results")
-    about = short_hash(run_description(run))
-    return {"run": run.config["hash"], "about": about, "states": states, "undefined": undefined, "code": code}
+    made_from = {"run": run.config["hash"], "about": short_hash(run_description(run)), "states": states}
+    return made_from | {"undefined": undefined, "code": library_hash("memory", "methods", "results")}
 
 
 def evaluate(scores: Any, labels: Any, state_sizes: Sequence[int]) -> dict[str, float]:
@@ -124,8 +123,7 @@ def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefin
         past, new = own[labels < num_past], own[labels >= num_past]
         row = {"state": state, "past_score": past.mean() if num_past else np.nan, "new_score": new.mean()}
         row["confidence"] = run.statistics(state, score_kind).confidences[-1]
-        for name, classes in (("predicted_new", predicted), ("true_new", labels)):
-            row[name] = metrics.share_new(classes, num_past)
+        row["predicted_new"], row["true_new"] = (metrics.share_new(each, num_past) for each in (predicted, labels))
         rows.append(row | metrics.error_breakdown(predicted, labels, num_past))
     return pd.DataFrame(rows).set_index("state")
 
@@ -151,10 +149,9 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
     """Mean top-1 and top-5 over states 2..S and over 1..S, one row per run, method and score kind."""
     keys = ["dataset", "run", "distillation", "method", "score_kind"]
     groups = table.sort_values("state", kind="stable").groupby(keys, sort=False, dropna=False)
-    means = {
-        f"{column}, states {first}..S": groups[column].agg(metrics.mean_over_states, first)
-        for column, first in itertools.product(("top1", "top5"), (2, 1))
-    }
+    means = {}
+    for column, first in itertools.product(("top1", "top5"), (2, 1)):
+        means[f"{column}, states {first}..S"] = groups[column].agg(metrics.mean_over_states, first)
     return pd.DataFrame(means).reset_index()
 
 

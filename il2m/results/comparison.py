@@ -25,10 +25,8 @@ SEEDS = ["order_seed", "train_seed"]
 PAIRED = ["class_order", "train_seed"]  # equal within a pair: an order counts as itself, be it drawn or given
 DISTILLATION = concerning("distillation")  # whether and how
 COUNTS = ["undefined_past", "past"]  # how many past classes' ratios are undefined, of how many
-SETTINGS = ["dataset", "num_states", "setting", "head", "memory_size", "memory_rounding", "exemplar_selection"]
-SETTINGS += ["held_out", "balanced_epochs", *DISTILLATION]  # what else tells runs apart
-
 _TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+SETTINGS = [*_TABLES["settings"], *DISTILLATION]  # what else tells runs apart
 SYSTEMS: dict[str, dict[str, Any]] = _TABLES["systems"]  # the field's, as near as this study comes to them
 FINDINGS: dict[str, dict[str, Any]] = _TABLES["findings"]  # the paper's: ``a``, ``b`` of differences; its ``sign``
 
@@ -74,8 +72,7 @@ def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[
     check_choice("by", by, [*means])
     grouped = {method: means[means["method"] == method].groupby(by) for method in methods}
     values = {name: {key: by_order(runs, "top1") for key, runs in rows} for name, rows in grouped.items() if len(rows)}
-    intervals = {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
-    return values, intervals
+    return values, {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
 
 
 def against(results: pd.DataFrame, reference: str) -> Points:

@@ -78,18 +78,16 @@ def _mean_cost(size: Size) -> tuple[int, int]:
 @_own("NEM", _mean_cost)
 def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
-    New classes have as many images as a past class has exemplars, chosen by the run's own rule: the exemplars that they
-    would leave behind."""
-    settings, features, labels = state.settings, state.new.features, state.new.labels
-    if state.num_past:
-        kept = [(state.exemplars.features, state.exemplars.labels)]
-        num_kept = int(np.bincount(state.exemplars.labels).max())
-    else:
-        kept, num_kept = [], kept_per_class(settings, state.states.num_past(2))
-    ranking = rank_classes(settings.exemplar_selection, features, labels, num_kept, settings.train_seed)
-    kept += [(features[positions], labels[positions]) for positions in ranking.values()]
-    features, labels = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
-    return nearest_mean_scores(state.features, mean_directions(features, labels, state.num_classes))
+    Of new classes the exemplars that they would leave behind: as many as a past class has, by the run's own rule."""
+    settings, new, exemplars, num_past = state.settings, state.new, state.exemplars, state.num_past
+    at_first = kept_per_class(settings, state.states.num_past(2))
+    num_kept = int(np.bincount(exemplars.labels).max()) if num_past else at_first
+    ranking = rank_classes(settings.exemplar_selection, new.features, new.labels, num_kept, settings.train_seed)
+    kept = np.concatenate([*ranking.values()])
+    directions = mean_directions(new.features[kept], new.labels[kept], state.num_classes)
+    if num_past:
+        directions[:num_past] = mean_directions(exemplars.features, exemplars.labels, num_past)
+    return nearest_mean_scores(state.features, directions)
 
 
 def head_scores(features: np.ndarray, head: Head) -> np.ndarray:
@@ -186,8 +184,7 @@ def fit_bias_correction(scores: np.ndarray, labels: np.ndarray, num_past: int) -
 def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -> np.ndarray:
     """BiC's bias-correction layer, (n, C): ``alpha s + beta`` for new classes, past classes as they are."""
     corrected = scores.copy()
-    corrected[:, num_past:] *= alpha
-    corrected[:, num_past:] += beta
+    corrected[:, num_past:] = alpha * scores[:, num_past:] + beta
     return corrected
 
 

@@ -80,9 +80,8 @@ class Method:
             raise InputError(f"{where} fails: {type(error).__name__}: {error}{hint}") from error
         if not isinstance(scores, np.ndarray) or scores.dtype.kind not in "fiu":
             raise InputError(f"{where} returned {type(scores).__name__}; expected a numpy array of scores (n, C).")
-        expected = state.scores.shape
-        if scores.shape != expected:
-            raise InputError(f"{where} returned scores of shape {scores.shape}; expected (n, C) = {expected}.")
+        if (shape := scores.shape) != state.scores.shape:
+            raise InputError(f"{where} returned scores of shape {shape}; expected (n, C) = {state.scores.shape}.")
         if np.isnan(scores).any() or np.isposinf(scores).any():
             raise InputError(f"{where} gives scores that are not numbers (-inf takes a class out of play).")
         return scores

@@ -20,8 +20,7 @@ def kept_per_class(settings: FineTuning, num_past: int) -> int:
 
 
 def check_memory(settings: FineTuning, states: States) -> None:
-    """Raise InputError if some past class would be left without an image (all of them is allowed: K = 0), naming the
-    state and the smallest K."""
+    """Raise InputError, naming state and smallest K, if some past class would have no image (K = 0: all may)."""
     if settings.balanced_epochs and not (settings.memory_size or settings.exemplars_per_class):
         raise InputError("balanced_epochs needs images per class, and memory_size = 0 keeps none: leave it 0.")
     size, needed = settings.memory_size, states.num_past(states.num_states)

@@ -18,7 +18,6 @@ from il2m.parameters import check_parameters
 from il2m.rules import FLAG, check_choice
 
 QUANTITIES = {"raw": "scores", "softmax": "probabilities"}  # kind of score -> what its own and top values are called
-POOLINGS = ("class", "state", "past")
 Arrays = Mapping[str, np.ndarray]  # by name
 
 
@@ -144,7 +143,7 @@ def rectification_factors(
     ``keep`` leaves that class's score alone, ``as-published`` multiplies anyway as the authors' script does (a ratio
     that isn't finite still leaves it alone), ``raise`` raises InputError."""
     check_parameters({"undefined": undefined})
-    check_choice("pooling", pooling, POOLINGS)
+    check_choice("pooling", pooling, ("class", "state", "past"))
     for name, value in {"use_means": use_means, "use_confidence": use_confidence}.items():
         check_choice(name, value, FLAG)
     if clip and not (np.shape(clip) == (2,) and np.asarray(clip).dtype.kind in "fiu" and clip[0] <= clip[1]):

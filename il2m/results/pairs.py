@@ -47,8 +47,7 @@ class PairedDifference:
         return f"half width {half:.3f}: a mean like this would need {needed} {UNITS[self.unit]}s"
 
     def verdict(self, sign: int) -> str:
-        """``reproduced`` if the difference has the claimed sign, by interval and t test; ``not reproduced`` if it has
-        the other one; else ``undecided``."""
+        """One of VERDICTS: whether by interval and t test the difference has the claimed sign, or the other one."""
         if self.num_units < FEWEST_FOR_VERDICT or not (self.low > 0 or self.high < 0):
             return "undecided"
         return "reproduced" if self.estimate * sign > 0 else "not reproduced"

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from il2m.memory.statistics import ClassStatistics
 from il2m.methods import rectify
 from il2m.methods.frozen import Frozen
 from il2m.methods.registry import missing_for
@@ -21,9 +20,8 @@ def factorial_table(run: Run) -> pd.DataFrame:
     """Every combination of IL2M's factors, averaged over the incremental states 2..S; one row per combination.
     Columns: ``score_kind``, ``statistics`` (current means of ``exemplars``, or of ``all`` past training images: an
     oracle), ``undefined`` (policy), ``gate, means, confidence`` (bool); ``top1, top5`` and their ``gain_top1,
-    gain_top5`` over fine-tuning; ``undefined_classes``, classes whose ratio is undefined, and ``undefined_images``,
-    images whose rectification met such a class, both summed over states. Combinations that can't differ from another
-    are left out."""
+    gain_top5`` over fine-tuning; ``undefined_classes``, whose ratio is undefined, and ``undefined_images``, whose
+    rectification met such a class, summed over states. Combinations that can't differ from another are left out."""
     rows = []
     for score_kind in SCORE_KINDS:
         by_state = [_factorial_at(run, state, score_kind) for state in range(2, run.states.num_states + 1)]
@@ -44,12 +42,12 @@ def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[fl
     predicted_new = scores.argmax(axis=1) >= run.states.num_past(state)
     plain = ranks(scores, labels)
     result = {("exemplars", "keep", True, False, False): (top_k(plain, 1), top_k(plain, 5), 0, 0)}
-    by_source: dict[str, ClassStatistics] = {}
-    if not missing_for(run, "IL2M"):
-        by_source["exemplars"] = run.statistics(state, score_kind)
-        if means_of_all := run.state(state).info["second_memory"][score_kind].get("all_current_means"):
-            current = np.concatenate([means_of_all, by_source["exemplars"].current_means[len(means_of_all) :]])
-            by_source["all"] = replace(by_source["exemplars"], current_means=current)
+    if missing_for(run, "IL2M"):
+        return result
+    by_source = {"exemplars": run.statistics(state, score_kind)}
+    if means_of_all := run.state(state).info["second_memory"][score_kind].get("all_current_means"):
+        current = np.concatenate([means_of_all, by_source["exemplars"].current_means[len(means_of_all) :]])
+        by_source["all"] = replace(by_source["exemplars"], current_means=current)
     for source, statistics in by_source.items():
         for means, confidence, undefined in itertools.product((True, False), (True, False), ("keep", "as-published")):
             if not means and (not confidence or source == "all"):

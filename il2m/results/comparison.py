@@ -36,8 +36,7 @@ def mean_results(results: pd.DataFrame) -> pd.DataFrame:
     over them COUNTS, as far as they are there (NaN else, and of methods without ratios).
     results: rows of results.parquet. Runs of one state have none."""
     results = results.assign(class_order=class_orders(results), **{name: results.get(name, np.nan) for name in COUNTS})
-    keys = ["run", *_known(results), *SEEDS, "class_order", "method", "score_kind"]
-    keys += ["recipe"] * ("recipe" in results.columns)
+    keys = ["run", *_known(results), *SEEDS, "class_order", "method", "score_kind", *_known(results, ["recipe"])]
     groups = results[results["state"] > 1].groupby(keys, sort=False, dropna=False)
     return groups[["top1", "top5"]].mean().join(groups[COUNTS].sum(min_count=1)).reset_index()
 
@@ -66,8 +65,7 @@ def common_seeds(rows: pd.DataFrame, sides: Sequence[str], apart: Sequence[str] 
 
 
 def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Mean top-1 over states 2..S (raw scores), method -> value of ``by``, rising -> by class order; and the intervals
-    of their means, in the same order."""
+    """Mean top-1 over states 2..S (raw): method -> value of ``by``, rising -> by class order; and means' intervals."""
     means = mean_results(results).query("score_kind == 'raw'")
     check_choice("by", by, [*means])
     grouped = {method: means[means["method"] == method].groupby(by) for method in methods}
@@ -99,12 +97,11 @@ def best_methods(results: pd.DataFrame, *, most: int) -> list[str]:
 def differences(
     results: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], *, column: str = "top1", score_kind: str = "raw"
 ) -> pd.DataFrame:
-    """Paired differences a - b of mean ``column`` over states 2..S: one row per pair, with settings, seeds, ``a``,
-    ``b``, ``difference``. Settings that neither side names must be equal within a pair. Where one side alone distils, a
-    pair has its temperature and the like: a run that doesn't is the partner of each that does, in whatever way.
-    a, b: values of ``method`` and of settings that choose the rows of each side. column: ``top1`` or ``top5``.
-    ``undefined_past, past``: those of mean_results, of both sides. Raises InputError for other names, an unknown
-    method, and where a side has several runs of the same seeds: no one can say which make a pair."""
+    """Paired differences a - b of mean ``column`` (top1, top5) over states 2..S: a row per pair, with settings, seeds,
+    ``a``, ``b``, ``difference`` and COUNTS of both sides. Settings that neither side names must be equal within a pair.
+    Where one side alone distils, a pair has its temperature and the like: a run that doesn't is the partner of each
+    that does, in whatever way. a, b: values of ``method`` and of settings that choose a side's rows. Raises InputError
+    for other names, an unknown method, and several runs of the same seeds on a side: no one can say which pair up."""
     check_parameters({"score_kind": score_kind})
     check_choice("column", column, ("top1", "top5"))
     means = mean_results(results).query("score_kind == @score_kind")
@@ -184,9 +181,8 @@ def _paired(pairs: pd.DataFrame, keys: list[str], unit: str) -> Iterator[tuple[d
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
     """Gaps of every run and method (raw scores) to the joint training of the same base: ``run, method``, ``gap`` (by
-    state, of top-1), ``survey_gap`` (of mean top-5, to the training on all classes) and settings and seeds. Empty
-    without rows of method ``joint``. Where a base has several joint trainings, of other epochs, none is taken: a
-    warning names them."""
+    state, of top-1), ``survey_gap`` (of mean top-5, to the training on all classes), settings and seeds. Empty without
+    rows of method ``joint``. Of several joint trainings of a base, of other epochs, none is taken, with a warning."""
     raw, shared = results.query("score_kind == 'raw' and state > 1"), ["base", "state"]
     joint = raw.loc[raw["method"] == "joint", ["run", *shared, "top1", "top5"]].drop_duplicates(["run", *shared])
     for base, runs in joint.groupby("base")["run"].unique().items():
@@ -214,8 +210,7 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     means = means.merge(gap_table(results)[["run", "method", "gap", "survey_gap"]], on=["run", "method"], how="left")
     apart = _known(results, ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding"))
     how = _known(results, DISTILLATION[1:])
-    never = pd.Series(0, index=means.index)
-    means["balanced"], means["held out"] = (means.get(name, never) > 0 for name in ("balanced_epochs", "held_out"))
+    means["balanced"], means["held out"] = (means.get(name, 0) > 0 for name in ("balanced_epochs", "held_out"))
     systems = []
     for system, parts in SYSTEMS.items():
         chosen = np.logical_and.reduce([means[name] == value for name, value in (_TABLES["plain"] | parts).items()])

@@ -3,8 +3,7 @@
 In the paper's notation, for class C_i that was new in state P, and current state N:
 ``mu_P(C_i)``, the mean score of C_i over its training images in state P (*initial mean*);
 ``mu_N(C_i)``, its mean score over its exemplars in state N (*current mean*);
-``mu(M_b)``, the mean of the highest score over the training images of state b's new classes (*confidence* of state b).
-"""
+``mu(M_b)``, the mean of the highest score over training images of state b's new classes (*confidence* of state b)."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -97,8 +96,7 @@ def state_statistics(
 ) -> dict[str, dict[str, Any]]:
     """What one state contributes to the second memory: kind of score -> ``initial_means`` of its new classes,
     ``confidence``, and ``current_means`` of past classes. NaN where there are no images.
-    new, exemplars: what reduce_scores gives of the new classes' training images, labels (n,), and of the exemplars,
-    labels (m,); empty if there are none."""
+    new, exemplars: what reduce_scores gives of new classes' training images, (n,), and of exemplars, (m,); or empty."""
     memory = {}
     for kind, quantity in QUANTITIES.items():
         own, top, kept = new.get(f"own_{quantity}"), new.get(f"top_{quantity}"), exemplars.get(f"own_{quantity}")

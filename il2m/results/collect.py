@@ -15,11 +15,10 @@ from il2m.study.runs import RESULTS_FILE, Run
 
 def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame:
     """The results of all finished runs in a study's folder, of every method that each can give, and of its joint
-    trainings (method ``joint``, raw scores, the base's seeds).
-    What notebook 04 stored beside a run is read, and computed again where it is damaged, or made from other states or
-    by other code; ``attrs["computed"]``: name of each such run -> why. A copy of a run counts as one with it. Damaged
-    runs are left out, with a warning. undefined: a policy for all; ``""``: each table's own, "keep" where none is.
-    Raises InputError if none is left."""
+    trainings (method ``joint``, raw scores, the base's seeds). What notebook 04 stored beside a run is read, and
+    computed again where it is damaged, or made from other states or by other code; ``attrs["computed"]``: name of each
+    such run -> why. A copy of a run counts as one with it. Damaged runs are left out, with a warning. undefined: a
+    policy for all; ``""``: each table's own, "keep" where none is. Raises InputError if none is left."""
     if undefined:
         check_parameters({"undefined": undefined})
     tables, computed, policies, states = [], {}, {}, {}

@@ -64,9 +64,8 @@ def run_description(run: Run) -> dict[str, object]:
 
 def run_recipe(run: Run) -> dict[str, object]:
     """What shapes a run beside its seeds and what the results table has columns for: name -> value, those of the base
-    as ``base_<name>``. Sizes of states are part of it only where they differ: the table has their number. Of imported
-    scores: what was told; unless method, data set and a seed were, the run's name is part of it: nobody knows whether
-    it repeats another."""
+    as ``base_<name>``. Sizes of states only where they differ: the table has their number. Of imported scores: what was
+    told, and, unless method, data set and a seed were, the run's name: nobody knows whether it repeats another."""
     sizes = {"state_sizes": list(run.states.sizes)} if len({*run.states.sizes}) > 1 else {}
     if run.kind == "imported":
         told = {"method": run.config["method"]} if run.config.get("method") else {}

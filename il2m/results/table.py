@@ -36,8 +36,7 @@ def results_table(
     has no past classes); ``predicted_new``, ``true_new`` the shares of images predicted as, and truly of, a new class;
     ``images_held`` the exemplars that the state was trained on (NaN where it has none to have, or does not say);
     ``undefined_past`` the number of past classes whose ratio in Eq. 1 is undefined (NaN for methods without one);
-    ``undefined`` the policy for these; ``forgetting, backward_transfer`` of past states' classes, see metrics (NaN at
-    state 1).
+    ``undefined`` the policy for these; ``forgetting, backward_transfer`` of past states' classes, see metrics.
     methods: names in METHODS; those that the run can't give are left out (registry.missing_for says why).
     details: more columns: kinds of errors (metrics.error_breakdown), and what became of fine-tuning's ranks
     (metrics.rank_changes). ``attrs["methods"]`` of the table: source hashes of the methods that users registered."""

@@ -50,8 +50,7 @@ class Images:
 class Frozen:
     """One state's model, frozen. Arrays can't be written to. What is not there raises NotStored.
     state, states: which it is, from 1, and the classes that each state brings. settings: exemplar selection and seed.
-    earlier: the states before, 1..N-1.
-    score_kind: of ``scores`` and ``statistics``, raw or softmax. undefined: see rectify.rectification_factors."""
+    earlier: the states before. score_kind: of ``scores`` and ``statistics``. undefined: see rectification_factors."""
 
     state: int
     states: States

@@ -59,10 +59,9 @@ class Method:
             parts = [self._scores(state.take(rows)) for rows in (slice(half), slice(half, None))]
             size = np.abs(scores[np.isfinite(scores)]).max(initial=0)
             if not np.allclose(np.concatenate(parts), scores, rtol=1e-4, atol=1e-5 * size):
-                where = f"method {self.name!r}: at state {state.state}"
-                what = "the scores of an image depend on which others are scored with it"
+                what = f"at state {state.state} the scores of an image depend on which others are scored with it"
                 why = "as in use: a table and the explorer, which scores images in blocks, would differ"
-                raise InputError(f"{where} {what}. Each image must be seen by itself, {why}.")
+                raise InputError(f"method {self.name!r}: {what}. Each image must be seen by itself, {why}.")
         return scores
 
     def _scores(self, state: Frozen) -> np.ndarray:

@@ -75,10 +75,9 @@ def rank_classes(
     ranking = {}
     for label, positions in places_by_class(labels).items():
         if selection == "herding":
-            order = herding_ranking(features[positions], num_kept)
+            ranking[label] = positions[herding_ranking(features[positions], num_kept)]
         else:
-            order = np.random.default_rng([seed, label]).permutation(len(positions))[:num_kept]
-        ranking[label] = positions[order]
+            ranking[label] = np.random.default_rng([seed, label]).permutation(positions)[:num_kept]
     return ranking
 
 

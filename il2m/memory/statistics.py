@@ -151,13 +151,12 @@ def rectification_factors(
     if pooling != "class":
         pools = statistics.state_of_class if pooling == "state" else (~past).astype(np.intp)
         means = [(np.bincount(pools, each) / np.maximum(np.bincount(pools), 1))[pools] for each in means]
-    ratios = [(*means, use_means), (statistics.confidences[-1], own_confidences, use_confidence)]
+    ratios = [means] * bool(use_means) + [[statistics.confidences[-1], own_confidences]] * bool(use_confidence)
     values, bad = np.ones(len(past)), np.zeros(len(past), dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for numerator, denominator, used in ratios:
-            if used:
-                values = values * (numerator / denominator)
-                bad |= past & ~((numerator > 0) & (denominator > 0))
+        for numerator, denominator in ratios:
+            values = values * (numerator / denominator)
+            bad |= past & ~((numerator > 0) & (denominator > 0))
     values = np.clip(values, *clip) if clip else values
     if undefined == "raise" and bad.any():
         classes = np.flatnonzero(bad)[:10].tolist()

@@ -70,12 +70,7 @@ def nearest_mean_scores(features: np.ndarray, directions: np.ndarray) -> np.ndar
     return -np.sqrt(np.maximum(-scores, 0, out=scores), out=scores)
 
 
-def _mean_cost(size: Size) -> tuple[int, int]:
-    """A mean per class in place of the head; the feature's norm."""
-    return size.linear, size.linear + size.features
-
-
-@_own("NEM", _mean_cost)
+@_own("NEM", lambda size: (size.linear, size.linear + size.features))  # means in place of the head; the feature's norm
 def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
     Of new classes the exemplars that they would leave behind: as many as a past class has, by the run's own rule."""
@@ -177,8 +172,7 @@ def fit_bias_correction(scores: np.ndarray, labels: np.ndarray, num_past: int) -
         new = probabilities[:, num_past:]
         return loss, np.array([(new * scores[:, num_past:]).sum(), new.sum()]) / len(labels)
 
-    alpha, beta = minimize(loss_and_gradient, (1.0, 0.0), jac=True, method="L-BFGS-B").x
-    return float(alpha), float(beta)
+    return tuple(minimize(loss_and_gradient, (1.0, 0.0), jac=True, method="L-BFGS-B").x.tolist())
 
 
 def correct_bias(scores: np.ndarray, num_past: int, alpha: float, beta: float) -> np.ndarray:
@@ -197,7 +191,7 @@ def bias_correction(state: Frozen) -> np.ndarray:
     return correct_bias(state.scores, state.num_past, *fitted)
 
 
-@_own("NCM-oracle", _mean_cost)
+@_own("NCM-oracle", lambda size: (size.linear, size.linear + size.features))
 def nearest_class_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of *all* training images: breaks the memory limit."""
     directions = mean_directions(state.new.features, state.new.labels, state.num_classes)

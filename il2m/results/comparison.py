@@ -32,9 +32,8 @@ FINDINGS: dict[str, dict[str, Any]] = _TABLES["findings"]  # the paper's: ``a``,
 
 
 def mean_results(results: pd.DataFrame) -> pd.DataFrame:
-    """One row per run, method and score kind: mean ``top1, top5`` over states 2..S, beside settings and seeds; summed
-    over them COUNTS, as far as they are there (NaN else, and of methods without ratios).
-    results: rows of results.parquet. Runs of one state have none."""
+    """One row per run, method and score kind: settings and seeds; over states 2..S mean ``top1, top5``, sums of COUNTS
+    (NaN where not there, and of methods without ratios). results: of results.parquet. Runs of one state have none."""
     results = results.assign(class_order=class_orders(results), **{name: results.get(name, np.nan) for name in COUNTS})
     keys = ["run", *_known(results), *SEEDS, "class_order", "method", "score_kind", *_known(results, ["recipe"])]
     groups = results[results["state"] > 1].groupby(keys, sort=False, dropna=False)
@@ -175,8 +174,7 @@ def _paired(pairs: pd.DataFrame, keys: list[str], unit: str) -> Iterator[tuple[d
     for key, group in pairs.groupby(keys, sort=False, dropna=False):
         units = by_order(group, "difference") if unit == "order" else group["difference"]
         difference = paired_difference(units, len(group), unit)
-        about = dict(zip(keys, key, strict=True))
-        yield about | asdict(difference) | {"note": difference.note}, group, difference
+        yield dict(zip(keys, key, strict=True)) | asdict(difference) | {"note": difference.note}, group, difference
 
 
 def gap_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -202,10 +200,9 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
 def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     """The field's known systems as this study's combinations (SYSTEMS): one row per system that has runs, apart by data
     set, recipe (network, epochs, ...), S and K. They share this study's network, head and schedule, so that they differ
-    in method alone; figures of the original papers had others. Columns: these (as far as ``results`` has them),
-    ``system``, what it is made of, how it distils; over states 2..S and the seeds that all systems there have, mean
-    ``top1``, ``top5``, ``gap`` and ``survey_gap`` (of runs with a joint training) and ``num_runs``; and ``left_out``,
-    how many other runs there are; and, summed over the runs, COUNTS."""
+    in method alone; figures of the original papers had others. Columns: these (if there), ``system``, what it is made
+    of, how it distils; over states 2..S and the seeds that all systems there have, mean ``top1, top5, gap, survey_gap``
+    (of runs with a joint training), ``num_runs``, sums of COUNTS; and ``left_out``, how many other runs there are."""
     means = mean_results(results).query("score_kind == 'raw'")
     means = means.merge(gap_table(results)[["run", "method", "gap", "survey_gap"]], on=["run", "method"], how="left")
     apart = _known(results, ("dataset", "recipe", "num_states", "head", "memory_size", "memory_rounding"))

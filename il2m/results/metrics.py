@@ -100,8 +100,7 @@ def backward_transfer(matrix: np.ndarray) -> np.ndarray:
 
 def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """What a correction did to the true class's place, as shares of images. ``corrected``: wrong before, top-1 after;
-    ``broken``: the reverse; ``moved up``, ``moved down``: the true class came nearer to, or farther from, the top.
-    before, after: (n,), from ranks."""
+    ``broken``: the reverse; ``moved up, moved down``: nearer to or farther from the top. before, after: ranks, (n,)."""
     return {
         "corrected": _mean((before > 0) & (after == 0)),
         "broken": _mean((before == 0) & (after > 0)),

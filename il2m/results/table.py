@@ -110,10 +110,9 @@ def _accuracies(scores: np.ndarray, image_ranks: np.ndarray, labels: np.ndarray,
 
 
 def bias_table(run: Run, *, method: str = "FT", score_kind: str = "raw", undefined: str = "keep") -> pd.DataFrame:
-    """The prediction bias, one row per state (index ``state``), of a method's validation scores.
-    ``past_score``, ``new_score``: mean score of the true class over images of past and of new classes (the paper's
-    Fig. 1; NaN without past classes); ``confidence``: mu(M_b); ``predicted_new``, ``true_new``: shares of images; and
-    the four shares of metrics.error_breakdown."""
+    """The prediction bias of a method's validation scores, one row per state (the index). ``past_score, new_score``:
+    mean score of the true class over images of past and of new classes (the paper's Fig. 1; NaN without past classes);
+    ``confidence``: mu(M_b); ``predicted_new, true_new``: shares of images; and those of metrics.error_breakdown."""
     rows = []
     for state in range(1, run.states.num_states + 1):
         scores = method_scores(run, state, method, score_kind=score_kind, undefined=undefined)

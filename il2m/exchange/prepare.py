@@ -129,11 +129,10 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
 
 def _sizes_and_modes(paths: np.ndarray) -> str:
     """Of image files, in words."""
-    sizes, modes = [], Counter()
+    heads = []
     for path in paths:
         with Image.open(path, formats=FORMATS) as image:
-            sizes.append(image.size)
-            modes[image.mode] += 1
-    (width, height), (widest, highest) = np.min(sizes, axis=0), np.max(sizes, axis=0)
-    counts = ", ".join(f"{number} {mode}" for mode, number in modes.most_common())
-    return f"{width} x {height} to {widest} x {highest} pixels, {counts}"
+            heads.append((*image.size, image.mode))
+    widths, heights, modes = zip(*heads, strict=True)
+    counts = ", ".join(f"{number} {mode}" for mode, number in Counter(modes).most_common())
+    return f"{min(widths)} x {min(heights)} to {max(widths)} x {max(heights)} pixels, {counts}"

@@ -1,6 +1,7 @@
 """Out to a paper: every figure and table that a run's or a study's notebooks show, as files."""
 
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 
 from il2m import __version__
-from il2m.errors import InputError, count
+from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, find_notebooks
 from il2m.notebook.execute import execute_notebook
 from il2m.report.build import REPORT
@@ -23,15 +24,14 @@ from il2m.study.find import open_run
 from il2m.system.plugins import resolved
 
 KINDS = {"figures": ("pdf", "svg", "eps", "png"), "tables": ("tex", "csv")}
-BIBLIOGRAPHY = Path(__file__).with_name("methods.bib")
 
 
-def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), **kinds: Sequence[str]) -> str:
+def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), **kinds: Sequence[str]) -> Path:
     """Write the figures of notebooks 03 and 04, and of 05 for a study, on white, and their tables: with booktabs, and
     unrounded as CSV; named by notebook and section. Beside them ``methods.bib`` and ``environment.lock``.
     source: a run's folder, or a study's: 03 and 04 are then of its newest run without distillation. kinds: ``figures``
-    and ``tables``, of KINDS. Returns what was written, in words. Raises InputError if ``out`` holds something already,
-    or a notebook fails: then nothing is written."""
+    and ``tables``, of KINDS. Returns ``out``. Raises InputError if it holds something already, or a notebook fails;
+    nothing is written then."""
     for name in kinds:
         for kind in kinds[name]:
             check_choice(name, kind, KINDS[name])
@@ -53,10 +53,9 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
                 raise InputError(f"{source} can't be exported: notebook {name}: {failure}")
         packages = sorted(f"{each.name}=={each.version}" for each in distributions())
         (made / "environment.lock").write_text("\n".join([f"# Python {sys.version}", *packages, ""]))
-        (made / BIBLIOGRAPHY.name).write_bytes(BIBLIOGRAPHY.read_bytes())
+        shutil.copy(Path(__file__).with_name("methods.bib"), made)
         made.replace(out)
-    suffixes = Counter(path.suffix for path in out.iterdir())
-    return f"{out}: {', '.join(count(number, f'{suffix} file') for suffix, number in sorted(suffixes.items()))}"
+    return out
 
 
 def _saving(name: str, *asked: object) -> nbformat.NotebookNode:

@@ -83,8 +83,8 @@ def test_tables_for_latex_hold_text_alone():
 
 @pytest.mark.papermill
 def test_one_run_in_chosen_forms_is_the_same_again(exported: Path, half_done_study: Path, tmp_path):
-    said = export(il2m.open_run(half_done_study).folder, out := tmp_path / "of a run", figures=["pdf"], tables=[])
-    assert re.fullmatch(rf"{out}: 1 \.bib file, 1 \.lock file, \d+ \.pdf files", said)
+    out = export(il2m.open_run(half_done_study).folder, tmp_path / "of a run", figures=["pdf"], tables=[])
+    assert {path.suffix for path in out.iterdir()} == {".bib", ".lock", ".pdf"}
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     assert files == {name: (exported / name).read_bytes() for name in files}
     assert {path.name for path in exported.glob("0[34]*.pdf")} == {name for name in files if name.endswith("pdf")}

@@ -87,8 +87,6 @@ def make_class_order(
         ids = {name: label for label, name in enumerate(class_names)}
         if unknown := [name for name in class_order if name not in ids]:
             raise InputError(f"class_order: no class {unknown[0]!r}: {nearest(unknown[0], ids)}")
-        if len(ids) < num_classes:
-            raise InputError("class_order: several classes have one name here: give their ids.")
         class_order = [ids[name] for name in class_order]
     order = np.asarray(class_order, dtype=np.int64)
     if not np.array_equal(np.sort(order), np.arange(num_classes)):

@@ -32,9 +32,7 @@ def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> 
     runs: open runs, or their folders; a study's folder stands for its newest run without distillation and its twin.
     data_dir: of the runs' images. Raises InputError for no finished run, and for different classes or states."""
     all_outcomes = open_outcomes(runs, data_dir)
-    if is_headless():
-        return show_static(all_outcomes)
-    return BiasExplorer(all_outcomes)
+    return show_static(all_outcomes) if is_headless() else BiasExplorer(all_outcomes)
 
 
 def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../data") -> list[RunOutcomes]:

@@ -105,7 +105,7 @@ def test_class_order_of_names():
         (["cat", "dgo"], ("cat", "dog"), "class_order: no class 'dgo': did you mean 'dog'"),
         (["cat", 1], ("cat", "dog"), "class_order: no class 1: "),
         (["cat", "cat"], ("cat", "dog"), "must name each of the classes 0..1 once; it has 2 entries, 1 of them"),
-        (["a", "a"], ("a", "a"), "several classes have one name here: give their ids"),
+        (["a", "a"], ("a", "a"), "it has 2 entries, 1 of them different; missing: [0]"),
     ],
 )
 def test_names_that_are_no_class_order(order, names, said):

@@ -1,7 +1,6 @@
-"""What jobs import, imported once: processes for jobs are forked from a server that has loaded this module.
-
-A job then starts in half a second instead of six. Nothing here may touch a GPU or start a thread: what is forked after
-that does not work. (Where there are GPUs jobs are not forked at all, see notebook.execute.)"""
+"""What jobs import, imported once: processes for jobs are forked from a server that has loaded this module. A job then
+starts in half a second instead of six. Nothing here may touch a GPU or start a thread: what is forked after that does
+not work. (Where there are GPUs jobs are not forked at all, see notebook.execute.)"""
 
 import gc
 import importlib

@@ -15,6 +15,7 @@ from il2m import __version__
 from il2m.cli import commands
 from il2m.errors import InputError, nearest, printable
 from il2m.parameters import PARAMETERS
+from il2m.system.plugins import load_plugin
 
 PARSER = argparse.ArgumentParser(prog="il2m", description="A study of class-incremental learning with dual memory.")
 PARSER.add_argument("--version", action="version", version=f"il2m {__version__}")
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(PARSER.parse_args(arguments))
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
     try:
+        for plugin in given.pop("load", ()):
+            load_plugin(plugin)
         return given.pop("function")(**given) or 0
     except InputError as error:
         print(f"il2m: {printable(error)}", file=sys.stderr)

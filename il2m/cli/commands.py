@@ -80,13 +80,10 @@ def verify(study: Path, repair: bool) -> int:
     return 1 if findings else 0
 
 
-def reproduce(folder: Path, plugins: Sequence[str], given: Sequence[str], **where: Any) -> int:
+def reproduce(folder: Path, given: Sequence[str], **where: Any) -> int:
     from il2m.batch.grids import read_overrides
     from il2m.study.reproduce import DIFFERENT, reproduce
-    from il2m.system.plugins import load_plugin
 
-    for plugin in plugins:
-        load_plugin(plugin)
     reproduction = reproduce(folder, **where, **read_overrides(given))
     print(reproduction)
     return 1 if reproduction.verdict == DIFFERENT else 0

@@ -1,7 +1,6 @@
-"""The embedded dataset: letters of four scripts, rendered from the DejaVu fonts that matplotlib ships.
-
-Training images come from the Sans and Sans Mono faces, validation images from the Serif faces, so that validation is a
-real shift. Each (letter, face) is drawn once; all images are then warped from those drawings in batches."""
+"""The embedded dataset: letters of four scripts, rendered from the DejaVu fonts that matplotlib ships. Training images
+come from the Sans and Sans Mono faces, validation images from the Serif faces, so that validation is a real shift. Each
+(letter, face) is drawn once; all images are then warped from those drawings in batches."""
 
 from pathlib import Path
 

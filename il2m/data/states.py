@@ -1,7 +1,6 @@
-"""States: the order in which classes arrive, and which classes each state brings.
-
-States are numbered from 1, as in the paper. Inside the library a class's label is its place in the learning order, so
-the classes seen at state b are 0 .. num_seen(b) - 1 and the new ones are the last of them."""
+"""States: the order in which classes arrive, and which classes each state brings. States are numbered from 1, as in the
+paper. Inside the library a class's label is its place in the learning order, so the classes seen at state b are 0 ..
+num_seen(b) - 1 and the new ones are the last of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from il2m.errors import InputError, nearest
 from il2m.rules import check_choice
 
-ICARL = "icarl-1993"  # numpy's legacy shuffle, as iCaRL, PyCIL and PODNet have it
+ICARL = "icarl-1993"  # numpy's legacy shuffle, of iCaRL for ImageNet, and of PyCIL and FACIL
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def make_class_order(
     if isinstance(class_order, str):
         check_choice("class_order", class_order, [ICARL])
         return np.random.RandomState(1993).permutation(num_classes)
-    if isinstance(class_order[0], str):
+    if any(isinstance(each, str) for each in class_order):
         ids = {name: label for label, name in enumerate(class_names)}
         if unknown := [name for name in class_order if name not in ids]:
             raise InputError(f"class_order: no class {unknown[0]!r}: {nearest(unknown[0], ids)}")

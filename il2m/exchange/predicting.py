@@ -1,6 +1,8 @@
 """Images in, answers out: what a run's network takes images for, as it is and rectified."""
 
 from collections.abc import Iterable
+from glob import glob
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,43 +10,50 @@ import pandas as pd
 
 from il2m.data.image_files import ImageFiles, find_missing
 from il2m.data.lists import EXTENSIONS
-from il2m.errors import InputError, name_first
+from il2m.errors import InputError, name_first, printable
 from il2m.study.find import open_run
+
+_BATCH = 64  # images scored at a time
 
 
 def predict(
-    run: str | Path, images: Iterable[str | Path], *, state: int | None = None, method: str = "IL2M"
+    run: str | Path, images: str | Path | Iterable[str | Path], *, state: int | None = None, method: str = "IL2M"
 ) -> pd.DataFrame:
     """What the network of ``state`` (None: the last) takes images for: one row per image and rank 1..5, with class and
-    raw score of fine-tuning and of ``method`` (see Run.model). run: as open_run takes it. images: files, or folders
-    of them. They are seen as validation images were, turned as EXIF data say but for runs of lists; for runs of arrays
-    the middle of each is brought to their size, grey where these are. InputErrors name files that can't be read."""
+    raw score of fine-tuning and of ``method``, IL2M or FT. run: as open_run takes it. images: files, or folders with
+    all image files in them but hidden ones. They are seen as validation images were, turned as their EXIF data say if
+    those were; for runs of arrays the middle of each is brought to their size, grey where these are. Raises InputError
+    that names what is missing, or the first file that can't be read."""
     opened, paths = open_run(run), []
-    for given in map(Path, images):
-        inside = (path for path in sorted(given.rglob("*")) if path.suffix.lower() in EXTENSIONS)
-        paths += ([*inside] if given.is_dir() else [given]) or [given / "*"]
-    if missing := find_missing(paths):
-        raise InputError(name_first("no image files there", missing))
-    if not (shape := opened.base.config.get("image_shape")):
-        raise InputError(f"{opened.folder} does not say of what size its images are: imported, or of before 0.2.")
+    for given in map(Path, [images] if isinstance(images, str | Path) else images):
+        inside = [given / path for path in sorted(glob("**/*", root_dir=given, recursive=True))]
+        inside = [path for path in inside if path.suffix.lower() in EXTENSIONS]
+        paths += (inside if given.is_dir() else [given]) or [given / "*"]
+    if missing := find_missing(paths or ["(none given)"]):
+        raise InputError(name_first("image files are not there", missing))
+    config = opened.base.config
+    if "image_shape" not in config:
+        raise InputError(f"{opened.folder}: imported, or of before 0.2: it does not say of what size its images are.")
     import torch
     from PIL import Image, ImageOps
 
-    state = opened.states.num_states if state is None else state
-    models = {name: opened.model(state, name) for name in dict.fromkeys(("FT", method))}
-    of_files, (height, width, channels) = "image_size" in opened.base.identity, shape
-    turned = not opened.config["source"].startswith("lists:") or opened.base.identity.get("exif_rotation", False)
+    model = opened.model(opened.states.num_states if state is None else state, method)
+    height, width, channels = shape = config["image_shape"]
+    turned = config.get("exif_rotation", not config["source"].startswith("lists:"))
     files = ImageFiles(np.array([*map(str, paths)]), height, exif_rotation=turned)
-    rows = []
-    decoded = files if of_files else (files.read(place)[0] for place in range(len(files)))
-    for path, pixels in zip(paths, decoded, strict=True):
-        if not of_files:
-            fitted = ImageOps.fit(Image.fromarray(pixels), (width, height))
-            pixels = np.array(fitted.convert("L" if channels == 1 else "RGB")).reshape(shape)
-        image, best = torch.from_numpy(pixels).permute(2, 0, 1)[None], {}
-        for name, model in models.items():
-            with torch.inference_mode():
-                scores, labels = model(image)[0].topk(min(5, len(model.class_names)))
-            best |= {name: [model.class_names[label] for label in labels], f"{name} score": scores.tolist()}
-        rows.append(pd.DataFrame({"image": str(path), "rank": range(1, 1 + len(best["FT"])), **best}))
-    return pd.concat(rows, ignore_index=True)
+    pixels = (Image.fromarray(files.read(place)[0]) for place in range(len(files)))
+    fitted = (ImageOps.fit(image, (width, height)).convert("L" if channels == 1 else "RGB") for image in pixels)
+    of_files, best, names = "image_size" in opened.base.identity, {"FT": []}, np.array(model.class_names)
+    views = iter(files) if of_files else (np.array(image).reshape(shape) for image in fitted)
+    most = min(5, len(names))
+    while batch := [*islice(views, _BATCH)]:
+        with torch.inference_mode():
+            scores = model[:3](torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2))
+            best["FT"].append(scores.topk(most))
+            if method == "IL2M":
+                best.setdefault(method, []).append(model[3](scores).topk(most))
+    table = {"image": np.repeat([*map(printable, paths)], most), "rank": np.tile(np.arange(most) + 1, len(paths))}
+    for name, tops in best.items():
+        values, labels = (torch.cat(each).flatten().numpy() for each in zip(*tops, strict=True))
+        table |= {name: names[labels], f"{name} score": values}
+    return pd.DataFrame(table)

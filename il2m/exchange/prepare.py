@@ -129,10 +129,11 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
 
 def _sizes_and_modes(paths: np.ndarray) -> str:
     """Of image files, in words."""
+    Image.MAX_IMAGE_PIXELS = None  # all were decoded, within our own limit
     heads = []
     for path in paths:
         with Image.open(path, formats=FORMATS) as image:
             heads.append((*image.size, image.mode))
     widths, heights, modes = zip(*heads, strict=True)
-    counts = ", ".join(f"{number} {mode}" for mode, number in Counter(modes).most_common())
-    return f"{min(widths)} x {min(heights)} to {max(widths)} x {max(heights)} pixels, {counts}"
+    counts = ", ".join(f"{number} of mode {mode}" for mode, number in Counter(modes).most_common())
+    return f"{min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high, {counts}"

@@ -1,7 +1,6 @@
-"""Checkpoints: a training under way, in one file, so that it goes on after its last stored epoch.
-
-A file is a SHA-256 hash and what torch.save made of the training's state (torch.load alone takes flipped bits for
-weights). It is for this installation and this one training only; what is to last is in a run's state folders."""
+"""Checkpoints: a training under way, in one file, so that it goes on after its last stored epoch. A file is a SHA-256
+hash and what torch.save made of the training's state (torch.load alone takes flipped bits for weights). It is for this
+installation and this one training only; what is to last is in a run's state folders."""
 
 import hashlib
 import io

@@ -1,7 +1,6 @@
-"""First memory: which past images are kept, under a bound on their number.
-
-Each class's training images are ranked once, when the class is new; what is kept for it later is always a prefix of
-that ranking, so that it can only shrink as the memory is shared by more classes."""
+"""First memory: which past images are kept, under a bound on their number. Each class's training images are ranked
+once, when the class is new; what is kept for it later is always a prefix of that ranking, so that it can only shrink as
+the memory is shared by more classes."""
 
 from collections.abc import Mapping
 

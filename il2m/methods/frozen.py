@@ -1,7 +1,6 @@
-"""A state, frozen: all that a method may read of its model and its memories, from a run on disk.
-
-Names are those of a state's stored arrays: ``val_...`` of the validation images, ``new_...`` of the new classes'
-training images, ``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training."""
+"""A state, frozen: all that a method may read of its model and its memories, from a run on disk. Names are those of a
+state's stored arrays: ``val_...`` of the validation images, ``new_...`` of the new classes' training images,
+``exemplar_...`` of the first memory, ``held_out_...`` of images kept from training."""
 
 import tomllib
 from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from il2m.notebook.execute import execute_notebook
 from il2m.report.build import REPORT
 from il2m.report.tables import Link, Table, show
 from il2m.rules import check_choice
-from il2m.study.find import open_run
+from il2m.study.find import open_pair, open_run
 from il2m.system.plugins import resolved
 
 KINDS = {"figures": ("pdf", "svg", "eps", "png"), "tables": ("tex", "csv")}
@@ -35,20 +35,20 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
     for name in kinds:
         for kind in kinds[name]:
             check_choice(name, kind, KINDS[name])
-    run, folder, out = open_run(source), Path(source).absolute(), Path(out)
+    run, folder, out = open_run(Path(source).absolute()), Path(source).absolute(), Path(out).absolute()
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} holds something already: name a new folder.")
     asked = {name: {"out_dir": str(run.folder.parent), "run": run.name} for name in (ANALYSIS, ABLATION)}
-    if run.folder.absolute() != folder:
+    if run.folder != folder:
         asked[REPORT] = {"out_dir": str(folder)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
         (made := Path(place, "made")).mkdir()
         for name, parameters in asked.items():
-            told = str(made), name[:2], f"il2m {__version__}, {parameters.get('run', folder.name)}"
+            shown = [folder] if name == REPORT else [each.folder for each in open_pair(**parameters).values()]
+            told = str(made), name[:2], f"il2m {__version__}, {' with '.join(each.name for each in shown)}"
             nbformat.write(_saving(name, {**kinds}, *told), notebook := Path(place, f"{name}.ipynb"))
-            dateless = {"SOURCE_DATE_EPOCH": "0"}  # the same figure is the same PDF
-            options = {"plugins": [*map(resolved, plugins)], "environment": dateless}
+            options = {"plugins": [*map(resolved, plugins)], "environment": {"SOURCE_DATE_EPOCH": "0"}}  # no dates
             if failure := execute_notebook(notebook, Path(place, f"{name}.done.ipynb"), parameters, **options):
                 raise InputError(f"{source} can't be exported: notebook {name}: {failure}")
         packages = sorted(f"{each.name}=={each.version}" for each in distributions())
@@ -59,8 +59,7 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
 
 
 def _saving(name: str, *asked: object) -> nbformat.NotebookNode:
-    """The notebook, saving what it shows under the heading above it; without cells that are for another purpose. asked:
-    of save_shown."""
+    """The notebook, saving what it shows by its headings; without cells of another purpose. asked: of save_shown."""
     notebook, section = nbformat.read(find_notebooks() / f"{name}.ipynb", as_version=4), ""
     notebook.cells = [cell for cell in notebook.cells if "not exported" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
@@ -94,10 +93,9 @@ def save_shown(kinds: dict[str, Sequence[str]], folder: str, number: str, source
     def save_table(table: Table) -> None:
         path, links = place(), table.table.map(lambda value: isinstance(value, Link | list)).any()
         table = show(table.table.loc[:, ~links], caption=table.given["caption"])
-        if "tex" in kinds.get("tables", KINDS["tables"]):
-            Path(f"{path}.tex").write_text(table.latex(SECTION, source))
-        if "csv" in kinds.get("tables", KINDS["tables"]):
-            table.table.to_csv(f"{path}.csv", index=False)
+        texts = {"tex": table.latex(SECTION, source), "csv": table.table.to_csv(index=False)}
+        for kind in kinds.get("tables", texts):
+            Path(f"{path}.{kind}").write_text(texts[kind])
 
     formatters["image/svg+xml"].for_type(Figure, save_figure)
     formatters["text/html"].for_type(Table, save_table)

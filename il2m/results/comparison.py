@@ -1,7 +1,6 @@
-"""Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts.
-
-A pair is one seed (a class order, and a seed of training) under both of the things compared; what is compared is the
-mean over the incremental states 2..S. Pairs of one class order are averaged: orders are the independent units."""
+"""Paired comparisons over seeds: from the results table of many runs to estimates, intervals, tests and verdicts. A
+pair is one seed (a class order, and a seed of training) under both of the things compared; what is compared is the mean
+over the incremental states 2..S. Pairs of one class order are averaged: orders are the independent units."""
 
 import tomllib
 import warnings

@@ -1,5 +1,4 @@
 """Metrics of one state: small functions on arrays, fractions unrounded, NaN where there is nothing to take a mean of.
-
 ``labels`` are in learning order; ``num_past`` is how many classes the *model's* state calls past (0..num_past-1)."""
 
 from collections.abc import Sequence

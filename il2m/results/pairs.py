@@ -1,6 +1,5 @@
-"""Paired differences: estimates, intervals, tests and verdicts.
-
-The unit is the class order: training seeds of one order are correlated (.3 to .96 were seen), and averaged before."""
+"""Paired differences: estimates, intervals, tests and verdicts. The unit is the class order: training seeds of one
+order are correlated (.3 to .96 were seen), and averaged before."""
 
 import math
 from collections.abc import Sequence

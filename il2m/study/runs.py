@@ -128,7 +128,7 @@ class Run:
         """The base run: the one that this fine-tuning names; else this one."""
         if self.kind in ("base", "imported"):
             return self
-        folder = self.folder.parent / self.config["base"]
+        folder = self.folder.absolute().parent / self.config["base"]
         if not folder.is_dir():
             problem = f"its base {folder} is gone; run base training again with the same parameters."
             raise InputError(f"{self.folder}: {problem}")

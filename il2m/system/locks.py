@@ -1,7 +1,6 @@
-"""Locks between processes and threads, so that two that ask for the same work do it once.
-
-A lock is an empty file that stays; who holds it is known to the kernel only (``flock``), and it is free when its holder
-lets go or dies, be it by SIGKILL. How far this goes on file systems that machines share: docs/reliability.md."""
+"""Locks between processes and threads, so that two that ask for the same work do it once. A lock is an empty file that
+stays; who holds it is known to the kernel only (``flock``), and it is free when its holder lets go or dies, be it by
+SIGKILL. How far this goes on file systems that machines share: docs/reliability.md."""
 
 import contextlib
 import errno

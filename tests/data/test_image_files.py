@@ -192,7 +192,17 @@ def test_the_check_says_what_sizes_and_modes_there_are(tmp_path: Path, capsys: p
     ):
         Image.effect_noise(size, 50).convert(mode).save(tmp_path / f"{name}.png")
     assert main(["check", f"folder:{tmp_path}", "--workers", "0"]) == 0
-    assert "4 images, all of them can be read: 8 x 9 to 40 x 30 pixels, 2 L, 1 RGBA, 1 RGB." in capsys.readouterr().out
+    said = "all of them can be read: 8 to 40 pixels wide, 9 to 30 high, 2 of mode L, 1 of mode RGBA, 1 of mode RGB."
+    assert f"4 images, {said}" in capsys.readouterr().out
+
+
+def test_the_check_of_very_large_images_that_may_be_so(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own limit, which workers lift for themselves
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.effect_noise((30, 30), 50).save(tmp_path / f"{name}.png")
+    assert main(["check", f"folder:{tmp_path}", "--workers", "1"]) == 0
+    assert "4 images, all of them can be read" in capsys.readouterr().out
 
 
 def test_a_script_without_a_guard_trains_on_files_that_workers_decode(tree: Path, tmp_path: Path):

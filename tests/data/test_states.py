@@ -104,6 +104,8 @@ def test_class_order_of_names():
         ("icarl", ("a", "b"), "class_order = 'icarl': expected one of icarl-1993; did you mean 'icarl-1993'"),
         (["cat", "dgo"], ("cat", "dog"), "class_order: no class 'dgo': did you mean 'dog'"),
         (["cat", 1], ("cat", "dog"), "class_order: no class 1: "),
+        ([0, "dog"], ("cat", "dog"), "class_order: no class 0: "),
+        ([0, "1"], ("1", "0"), "class_order: no class 0: did you mean '0'"),
         (["cat", "cat"], ("cat", "dog"), "must name each of the classes 0..1 once; it has 2 entries, 1 of them"),
         (["a", "a"], ("a", "a"), "it has 2 entries, 1 of them different; missing: [0]"),
     ],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny import TinyStudy, import_states
 
 import il2m
@@ -79,6 +82,75 @@ def test_images_of_a_run_of_files_are_seen_as_they_were_validated(run_of_files: 
     check_predictions(predict(run_of_files, [source / "val"]), run_of_files, 2, {path: place[path] for path in found})
 
 
+def test_images_are_turned_if_those_that_were_validated_were(tmp_path, run_of_files: Run):
+    source, parameters = tmp_path / "images", {"num_workers": 0, "batch_size": 4, "device": "cpu"}
+    shutil.copytree(Path(run_of_files.config["source"].removeprefix("folder:")), source)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    for path in source.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"), exif=exif)
+        path.unlink()
+    for setting in ("off", "auto"):
+        out = str(tmp_path / setting)
+        asked = {"dataset": f"folder:{source}", "image_size": 8, "exif_rotation": setting}
+        il2m.train_base(num_states=2, out_dir=out, base_epochs=1, **asked, **parameters)
+        run = il2m.fine_tune(out_dir=out, memory_size=4, epochs=1, **parameters)
+        files = load_images(run, ".", num_workers=0).val_images[run.state(2).array("val_indices")]
+        check_predictions(predict(run, files.paths), run, 2, {path: i for i, path in enumerate(files.paths.tolist())})
+
+
+def test_folders_are_followed_where_they_are_links_and_hidden_files_passed_over(tiny_study, pictures, tmp_path):
+    first, second = [*pictures][:2]
+    (tmp_path / "of links").mkdir()
+    (tmp_path / "of links" / "class").symlink_to(Path(first).parent)
+    (tmp_path / "of links" / "._0.png").write_text("what macOS leaves")
+    (tmp_path / "of links" / "notes.txt").write_text("no image")
+    table = predict(tiny_study.off, str(tmp_path / "of links"))
+    assert table["image"].nunique() == len(pictures)
+    alone, another = predict(tiny_study.off, first), predict(tiny_study.off, Path(second))
+    both = predict(tiny_study.off, [first, second])
+    pd.testing.assert_frame_equal(pd.concat([alone, another], ignore_index=True), both)
+
+
+def test_more_images_than_are_scored_at_a_time(tiny_study: TinyStudy, pictures):
+    many = [path for _ in range(5) for path in pictures]
+    table = predict(tiny_study.off, many)
+    assert len(table) == 5 * len(many)
+    first = table.head(5 * len(pictures))
+    for start in range(0, len(table), len(first)):
+        again = table.iloc[start : start + len(first)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(again, first)
+
+
+def test_a_run_is_named_from_within_its_folder(tiny_study: TinyStudy, pictures, monkeypatch):
+    monkeypatch.chdir(tiny_study.off.folder)
+    first = next(iter(pictures))
+    pd.testing.assert_frame_equal(predict(".", [first]), predict(tiny_study.off, [first]))
+
+
+def test_a_network_of_ones_own_comes_from_a_plugin(
+    tmp_path, tiny_base_parameters, tiny_fine_tuning_parameters, pictures
+):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from torch import nn\nimport il2m\n\n"
+        "def flat(in_channels):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(8))\n\n"
+        "il2m.register_network('flat', flat)\n"
+    )
+    train = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import mine, il2m\n"
+        f"il2m.train_base(out_dir={str(tmp_path / 'out')!r}, **{tiny_base_parameters | {'network': 'flat'}!r})\n"
+        f"il2m.fine_tune(out_dir={str(tmp_path / 'out')!r}, **{tiny_fine_tuning_parameters!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", train], check=True)
+    command = [sys.executable, "-m", "il2m.cli", "predict", str(tmp_path / "out"), next(iter(pictures))]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "'flat', which is not registered here" in result.stderr
+    result = subprocess.run([*command, "--plugin", str(plugin)], capture_output=True, text=True)
+    assert len(result.stdout.splitlines()) == 6, result.stderr
+
+
 def test_the_command_prints_csv(tiny_study: TinyStudy, pictures, capsys):
     paths = [*pictures][:2]
     assert main(["predict", str(tiny_study.off.folder), *paths, "--state", "3"]) == 0
@@ -98,7 +170,8 @@ def test_what_gives_no_prediction_is_refused(tiny_study: TinyStudy, pictures, tm
         (tiny_study.off, [first, tmp_path / "text.png"], None, "text.png: no image of a format"),
         (tiny_study.off, [first], 4, "state = 4: expected"),
         (tiny_study.off, [first], 0, "state = 0: expected"),
-        (imported, [first], None, "does not say of what size"),
+        (tiny_study.off, [], None, "none given"),
+        (imported, [first], None, "imported, or of before 0.2: it does not say of what size"),
     ):
         with pytest.raises(InputError, match=said):
             predict(run, images, state=state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +15,16 @@ from il2m.cli import main
 from il2m.report.paper import export
 from il2m.report.tables import Link, show
 from il2m.results.table import bias_table
+from il2m.study.find import open_pair
 
 
 @pytest.fixture(scope="module")
 def exported(half_done_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("paper") / "of a study"
-    assert main(["export", str(half_done_study), str(out), "--figures", "pdf,svg"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(half_done_study.parent)  # paths as they are typed
+        asked = [half_done_study.name, os.path.relpath(out, half_done_study.parent), "--figures", "pdf,svg"]
+        assert main(["export", *asked]) == 0
     return out
 
 
@@ -53,7 +58,8 @@ def test_tables_hold_the_numbers_of_the_run(exported: Path, half_done_study: Pat
     assert [row[0] for row in rows] == ["1", "2", "3"]
     confidence = table.splitlines()[5].rstrip("\\ ").split(" & ").index("confidence")
     assert [row[confidence] for row in rows] == [f"{value:.3f}" for value in bias_table(run)["confidence"]]
-    assert rf"Source: il2m {il2m.__version__}, {run.name}".replace("_", r"\_") in table
+    pair = " with ".join(each.name for each in open_pair(half_done_study).values())
+    assert rf"Source: il2m {il2m.__version__}, {pair}".replace("_", r"\_") in table
     assert r"\caption{The numbers: " in table
     runs = pd.read_csv(exported / "05-all-runs.csv")
     assert "notebooks" not in runs  # links are for pages
@@ -72,7 +78,9 @@ def test_the_bibliography_has_every_method_with_a_source(exported: Path):
 
 def test_tables_for_latex_hold_text_alone():
     table = pd.DataFrame({"a_b": ["50 % of $x$", r"\input{secret}"], "top1": [0.123, float("nan")]})
+    table.loc[2] = ["[x] --only <a|b>", 1.0]
     text = show(table, caption="{#1} & ~2").latex("A title", "a^b")
+    assert r"{[}x{]} -{}-only $<$a$|$b$>$ & 100.0\% \\" in text
     assert r"50 \% of \$x\$ & 12.3\% \\" in text
     assert r"\textbackslash{}input\{secret\} & – \\" in text
     assert r"a\_b & top-1 \\" in text

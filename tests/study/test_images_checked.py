@@ -81,7 +81,7 @@ def test_files_that_are_passed_over_are_counted_by_the_check_and_by_the_run(tree
     assert main(["check", f"folder:{tree}", "--workers", "0"]) == 0
     printed = capsys.readouterr().out
     assert sentence in printed
-    assert "20 images, all of them can be read: 12 x 10 to 12 x 10 pixels, 20 RGB" in printed
+    assert "20 images, all of them can be read: 12 to 12 pixels wide, 10 to 10 high, 20 of mode RGB" in printed
 
 
 def test_linked_folders_are_read_as_classes_and_told_of_where_they_are_not(tree, tmp_path, capsys):

@@ -104,7 +104,7 @@ def plot_state_confusion(shares: np.ndarray, *, colorbar: bool = True, ax: Axes 
             colour = "white" if share > 0.5 else "black"
             ax.text(column + 1, row + 1, f"{share:.0%}", ha="center", va="center", fontsize="small", color=colour)
     if colorbar:
-        ax.figure.colorbar(image, ax=ax, label="share of the row's images", format="{x:.0%}")
+        ax.figure.colorbar(image, ax=ax, label="share of the row's images", format="{x:.0%}", shrink=0.85)
     return ax
 
 

@@ -241,7 +241,7 @@ def main() -> None:
     pd.concat(compared).to_csv(folder / "methods.csv", index=False)
     findings_table(results).to_csv(folder / "findings.csv", index=False)
     with pd.option_context("display.width", 200, "display.max_colwidth", 70, "display.max_rows", None):
-        shown = hypotheses[["hypothesis", "K", "estimate", "low", "high", "p_value", "num_units", "verdict"]]
+        shown = hypotheses[["hypothesis", "S", "K", "estimate", "low", "high", "p_value", "num_units", "verdict"]]
         print(shown.round(3).to_string(index=False))
     return None
 

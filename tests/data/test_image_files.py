@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,8 @@ from il2m.data.image_files import decode
 from il2m.data.lists import load_folder
 from il2m.data.views import scoring_view, training_view
 from il2m.errors import InputError
-from il2m.study.stages import train_base
+from il2m.study.runs import Run
+from il2m.study.stages import fine_tune, train_base
 
 TRAIN = 8  # images per class
 
@@ -214,3 +216,24 @@ def test_a_script_without_a_guard_trains_on_files_that_workers_decode(tree: Path
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "trains\n"
+
+
+def test_files_and_folders_that_are_merely_renamed_give_the_same_results(run_of_files: Run, tmp_path: Path):
+    """Under names that sort as those before: the images of a class are taken in the order of their names."""
+    source = Path(run_of_files.config["source"].removeprefix("folder:"))
+    for path in source.glob("*/*/*.png"):
+        part, name, file = path.relative_to(source).parts
+        renamed = tmp_path / "renamed" / {"train": "training", "val": "test"}[part] / f"a {name}" / f"image {file}"
+        renamed.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, renamed)
+    given = {name: run_of_files.base.identity[name] for name in ("batch_size", "learning_rate", "base_epochs")}
+    images = {"dataset": f"folder:{tmp_path / 'renamed'}", "image_size": 8, "num_workers": 0, "device": "cpu"}
+    train_base(num_states=2, out_dir=str(tmp_path), **images, **given)
+    given |= {"epochs": run_of_files.identity["epochs"], "memory_size": 4}
+    del given["base_epochs"]
+    again = fine_tune(out_dir=str(tmp_path), num_workers=0, device="cpu", **given)
+    assert again.class_names == [f"a {name}" for name in run_of_files.class_names]
+    for state in (1, 2):
+        for name in ("val_scores", "val_labels", *(["exemplar_indices"] if state > 1 else [])):
+            stored = [run.state(state).array(name) for run in (run_of_files, again)]
+            np.testing.assert_array_equal(*stored)

@@ -303,3 +303,15 @@ def test_commands_export_rectify_and_make_a_run(tiny_study: TinyStudy, tmp_path:
 def test_scores_come_in_and_go_out_without_torch():
     code = "import il2m.exchange.importing, il2m.exchange.exporting, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_files_under_other_names_and_in_another_order_are_the_same_run(npz: list[Path], tmp_path: Path):
+    first = import_scores(npz, tmp_path / "study" / "first")
+    others = [path.rename(path.with_name(f"{letter}.npz")) for letter, path in zip("zab", npz, strict=True)]
+    again = import_scores(sorted(others), tmp_path / "study" / "again")
+    assert again.identity == first.identity
+    for state in (1, 2, 3):
+        assert again.state(state).info["second_memory"] == first.state(state).info["second_memory"]
+        for name in first.state(state).array_names:
+            np.testing.assert_array_equal(again.state(state).array(name), first.state(state).array(name))
+    assert accuracies(again) == accuracies(first)

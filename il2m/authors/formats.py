@@ -139,7 +139,7 @@ def _parse_plain(block: bytes, num_classes: int) -> np.ndarray | None:
     try:
         column = csv.read_csv(
             pa.BufferReader(block.replace(b" ", b"\n")),
-            read_options=csv.ReadOptions(column_names=["score"]),
+            read_options=csv.ReadOptions(use_threads=False, column_names=["score"]),  # its threads may outlive Python
             parse_options=csv.ParseOptions(delimiter="\x01", quote_char=False),
             convert_options=csv.ConvertOptions(column_types={"score": pa.float64()}, null_values=[]),
         ).column(0)

@@ -115,7 +115,7 @@ class Run:
     @property
     def notes(self) -> dict[str, Any]:
         """What is known of its images beside the identity: runs that go on from it note the same."""
-        names = "dataset", "source", "order_seed", "class_names", "image_shape"  # the last since 0.2
+        names = "dataset", "source", "exif_rotation", "order_seed", "class_names", "image_shape"
         return {name: self.config[name] for name in names if name in self.config}
 
     @property

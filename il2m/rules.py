@@ -61,7 +61,7 @@ def check_choice(name: str, value: Any, accepted: Collection[str] | Rule) -> Non
 
 
 def integers(low: int, *, or_names: str = "") -> Rule:
-    """A list of whole numbers from ``low``. or_names: what a list of texts, or one text, may be, in words."""
+    """A list of whole numbers from ``low``. or_names: what texts in it, or one text, may be, in words."""
     words = f"a list of whole numbers of at least {low} (up to {_LONGEST:,}; empty: not given)"
     one, names = number(low, _LONGEST, whole=True).accepts, str if or_names else ()
 
@@ -72,7 +72,7 @@ def integers(low: int, *, or_names: str = "") -> Rule:
     def convert(v: Any) -> Any:
         return v if isinstance(v, str) else [each if isinstance(each, str) else int(each) for each in v]
 
-    return Rule(accepts, words + or_names, convert)
+    return Rule(accepts, words + f", or of {or_names}" * bool(or_names), convert)
 
 
 SEED = number(0, math.inf, whole=True)

@@ -31,7 +31,7 @@ def predict(
         paths += (inside if given.is_dir() else [given]) or [given / "*"]
     if missing := find_missing(paths or ["(none given)"]):
         raise InputError(name_first("image files are not there", missing))
-    config = opened.base.config
+    config, identity = opened.base.config, opened.base.identity
     if "image_shape" not in config:
         raise InputError(f"{opened.folder}: imported, or of before 0.2: it does not say of what size its images are.")
     import torch
@@ -39,11 +39,11 @@ def predict(
 
     model = opened.model(opened.states.num_states if state is None else state, method)
     height, width, channels = shape = config["image_shape"]
-    turned = config.get("exif_rotation", not config["source"].startswith("lists:"))
+    turned = identity.get("exif_rotation", config.get("exif_rotation", not config["source"].startswith("lists:")))
     files = ImageFiles(np.array([*map(str, paths)]), height, exif_rotation=turned)
     pixels = (Image.fromarray(files.read(place)[0]) for place in range(len(files)))
     fitted = (ImageOps.fit(image, (width, height)).convert("L" if channels == 1 else "RGB") for image in pixels)
-    of_files, best, names = "image_size" in opened.base.identity, {"FT": []}, np.array(model.class_names)
+    of_files, best, names = "image_size" in identity, {"FT": []}, np.array(model.class_names)
     views = iter(files) if of_files else (np.array(image).reshape(shape) for image in fitted)
     most = min(5, len(names))
     while batch := [*islice(views, _BATCH)]:

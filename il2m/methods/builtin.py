@@ -13,7 +13,7 @@ from scipy.special import softmax
 from il2m.memory.exemplars import kept_per_class, rank_classes, unit_features
 from il2m.methods.frozen import Frozen, Head
 from il2m.methods.rectify import FORMS, rectify
-from il2m.methods.registry import Function, Size, method
+from il2m.methods.registry import METHODS, Function, Size, method
 from il2m.parameters import SCORE_KINDS
 
 _ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
@@ -191,7 +191,7 @@ def bias_correction(state: Frozen) -> np.ndarray:
     return correct_bias(state.scores, state.num_past, *fitted)
 
 
-@_own("NCM-oracle", lambda size: (size.linear, size.linear + size.features))
+@_own("NCM-oracle", METHODS["NEM"].cost)
 def nearest_class_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of *all* training images: breaks the memory limit."""
     directions = mean_directions(state.new.features, state.new.labels, state.num_classes)

@@ -14,6 +14,7 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 
 from il2m import __version__
+from il2m.batch.records import read_plans
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, find_notebooks
 from il2m.notebook.execute import execute_notebook
@@ -24,6 +25,7 @@ from il2m.study.find import open_pair, open_run
 from il2m.system.plugins import resolved
 
 KINDS = {"figures": ("pdf", "svg", "eps", "png"), "tables": ("tex", "csv")}
+SECTION = ""  # in a kernel: whose cell is executed
 
 
 def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), **kinds: Sequence[str]) -> Path:
@@ -32,21 +34,22 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
     source: a run's folder, or a study's: 03 and 04 are then of its newest run without distillation. kinds: ``figures``
     and ``tables``, of KINDS. Returns ``out``. Raises InputError if it holds something already, or a notebook fails;
     nothing is written then."""
-    for name in kinds:
-        for kind in kinds[name]:
-            check_choice(name, kind, KINDS[name])
+    for name, kind in ((name, kind) for name, chosen in kinds.items() for kind in chosen):
+        check_choice(name, kind, KINDS[name])
     run, folder, out = open_run(Path(source).absolute()), Path(source).absolute(), Path(out).absolute()
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} holds something already: name a new folder.")
-    asked = {name: {"out_dir": str(run.folder.parent), "run": run.name} for name in (ANALYSIS, ABLATION)}
-    if run.folder != folder:
-        asked[REPORT] = {"out_dir": str(folder)}
+    planned = {job.name: job.parameters for plan in read_plans(run.folder.parent) for job in plan["jobs"]}
+    of_run = {"out_dir": str(run.folder.parent), "run": run.name}
+    asked = {name: planned.get(f"{name}-{run.name}", {}) | of_run for name in (ANALYSIS, ABLATION)}  # as the grid did
+    asked |= {REPORT: {"out_dir": str(folder)}} if run.folder != folder else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
         (made := Path(place, "made")).mkdir()
         for name, parameters in asked.items():
-            shown = [folder] if name == REPORT else [each.folder for each in open_pair(**parameters).values()]
-            told = str(made), name[:2], f"il2m {__version__}, {' with '.join(each.name for each in shown)}"
+            pair = {} if name == REPORT else open_pair(**of_run, compare=parameters.get("compare", "auto"))
+            names = " with ".join(each.name for each in pair.values()) or folder.name
+            told = str(made), name[:2], f"il2m {__version__}, {names}"
             nbformat.write(_saving(name, {**kinds}, *told), notebook := Path(place, f"{name}.ipynb"))
             options = {"plugins": [*map(resolved, plugins)], "environment": {"SOURCE_DATE_EPOCH": "0"}}  # no dates
             if failure := execute_notebook(notebook, Path(place, f"{name}.done.ipynb"), parameters, **options):
@@ -70,9 +73,6 @@ def _saving(name: str, *asked: object) -> nbformat.NotebookNode:
         elif "parameters" not in cell.metadata.get("tags", []):
             cell.source = f"paper.SECTION = {section!r}\n{cell.source}"
     return notebook
-
-
-SECTION = ""  # whose cell a kernel executes
 
 
 def save_shown(kinds: dict[str, Sequence[str]], folder: str, number: str, source: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 
 import il2m
 from il2m.cli import main
+from il2m.notebook.catalogue import ANALYSIS
 from il2m.report.paper import export
 from il2m.report.tables import Link, show
 from il2m.results.table import bias_table
 from il2m.study.find import open_pair
+from il2m.system.hashes import read_sealed, write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,25 @@ def test_one_run_in_chosen_forms_is_the_same_again(exported: Path, half_done_stu
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     assert files == {name: (exported / name).read_bytes() for name in files}
     assert {path.name for path in exported.glob("0[34]*.pdf")} == {name for name in files if name.endswith("pdf")}
+
+
+@pytest.mark.papermill
+def test_what_the_grid_said_of_the_analysis_holds_for_the_export(half_done_study: Path, tmp_path):
+    """score_kind of the plan, not what the notebook has."""
+    study = shutil.copytree(half_done_study, tmp_path / "study")
+    run = il2m.open_run(study)
+    (path,) = study.glob("plans/*.json")
+    plan = read_sealed(path)
+    for job in plan["jobs"]:
+        if job["notebook"] == ANALYSIS:
+            job["parameters"]["score_kind"] = "softmax"
+    path.unlink()
+    write_sealed(path, plan)
+    out = export(run.folder, tmp_path / "paper", figures=[], tables=["csv"])
+    told = pd.read_csv(out / "03-the-numbers.csv", index_col="state")
+    expected = bias_table(run, score_kind="softmax")
+    assert (expected["new_score"] - bias_table(run)["new_score"]).abs().max() > 0.01
+    pd.testing.assert_frame_equal(told, expected, check_dtype=False, rtol=1e-6)
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_written(tiny_study, tmp_path, capsys):

@@ -95,3 +95,11 @@ def test_rooms_are_one_reading_each():
 def test_functions_are_one_screen_each(path):
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= 50} == {}
+
+
+@pytest.mark.xdist_group("one worker")
+def test_tests_of_a_group_run_on_one_worker(request: pytest.FixtureRequest):
+    """Else what they share is made once on each, and those that keep several cores busy do so at the same time."""
+    if not getattr(request.config.option, "loadgroup", False):  # pytest-xdist sets it in its workers
+        pytest.skip("not run by pytest-xdist with --dist loadgroup")
+    assert request.node.nodeid.endswith("@one worker")

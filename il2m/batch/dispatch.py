@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dask import config
 from dask.distributed import Client, Future, KilledWorker, as_completed, wait
 
 from il2m.batch import records
@@ -32,17 +33,15 @@ def connected(workers: Workers) -> Client:
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] == "distributed":  # it logs a lost connection with its traceback: what it means is told
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    if workers.scheduler:
-        is_file = os.path.isfile(workers.scheduler)  # what `dask scheduler --scheduler-file` writes
-        options = {"scheduler_file" if is_file else "address": workers.scheduler, "timeout": _PATIENCE}
-    else:  # threads of this process, as the work is in the jobs' own; nothing listens beyond this machine
-        options = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
-        options |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
+    if not workers.scheduler:  # threads of this process, as the work is in the jobs' own; nothing listens beyond here
+        options = dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
+        options |= {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": workers.slots}
+        with config.set({"distributed.scheduler.worker-ttl": None}):  # a laptop asleep, or Ctrl-Z, costs no worker
+            return Client(**options)
+    is_file = os.path.isfile(workers.scheduler)  # what `dask scheduler --scheduler-file` writes
     try:
-        return Client(**options)
+        return Client(**{"scheduler_file" if is_file else "address": workers.scheduler}, timeout=_PATIENCE)
     except (OSError, ValueError, RuntimeError, TypeError, AssertionError) as error:  # certificates, an odd file
-        if not workers.scheduler:
-            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = _TLS if workers.scheduler.startswith("tls:") else "Start one with `dask scheduler`."
         raise InputError(f"no dask scheduler answers at {workers.scheduler}: {reason}. {advice}") from None

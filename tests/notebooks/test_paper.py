@@ -20,6 +20,8 @@ from il2m.results.table import bias_table
 from il2m.study.find import open_pair
 from il2m.system.hashes import read_sealed, write_sealed
 
+pytestmark = pytest.mark.xdist_group("report")  # they share one executed study
+
 
 @pytest.fixture(scope="module")
 def exported(half_done_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

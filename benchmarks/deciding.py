@@ -6,15 +6,15 @@
     python benchmarks/deciding.py tell benchmarks/results/glyphs_k50
     python benchmarks/deciding.py rounding benchmarks/results/glyphs_k75_floor benchmarks/results/glyphs_k50
 
-`keep` writes every finished run's rows into a file of its class order (order-3.parquet); one that is there is written
-anew. `join` reads all files of a folder, checks that code, result version and settings agree, and writes, orders for
-choosing (0 to 2) left out:
+`keep` writes every finished run's rows into a file of its class order (order-3.parquet); runs that it holds besides
+(another training seed's) stay, if the same code made them. `join` reads all files of a folder, checks that code, result
+version and settings agree, and writes, orders for choosing (0 to 2) left out:
     hypotheses.csv      what docs/results.md registered before these runs: estimate, interval, verdict
     methods.csv         every method against fine-tuning, against IL2M, and head by head
     findings.csv        the paper's findings
-(`keep` also writes why.csv: results.factorial.why_table, mean over runs.) `tell` writes the tables of these files into
-docs/results.md, between the folder's markers. `rounding` writes rounding.csv into the first folder: its runs, whose
-memory is floored, minus those of the second, class order by class order.
+(`keep` also writes why.csv: results.factorial.why_table, mean over class orders by training seed.) `tell` writes the
+tables of these files into docs/results.md, between the folder's markers. `rounding` writes rounding.csv into the first
+folder: its runs, whose memory is floored, minus those of the second, class order by class order.
 """
 
 import argparse
@@ -93,15 +93,38 @@ def keep(study: Path, folder: Path, memory_size: int | None) -> None:
             "gpu": sorted({info["made_with"]["gpu"] for info in states} - {None}),
             "states": {name: made for name, made in attrs["states"].items() if name in runs},
         }
-        rows.reset_index(drop=True).to_parquet(folder / f"order-{order:.0f}.parquet", index=False, compression="zstd")
-        print(f"order {order:.0f}: {len(of_order)} runs -> {folder / f'order-{order:.0f}.parquet'}")
+        path = folder / f"order-{order:.0f}.parquet"
+        if path.exists():
+            rows = added(rows, pd.read_parquet(path), path)
+        rows.reset_index(drop=True).to_parquet(path, index=False, compression="zstd")
+        print(f"order {order:.0f}: {len(of_order)} runs -> {path}, which now holds {rows['run'].nunique()}")
     deciding = [run for run in runs.values() if run.config["order_seed"] not in FOR_CHOOSING]
-    about = {"K": "memory_size", "head": "head", "distillation": "distillation"}
+    about = {name: name for name in ("head", "distillation", "train_seed")} | {"K": "memory_size"}
     why = [
         why_table(run).assign(S=run.states.num_states, **{name: run.identity[key] for name, key in about.items()})
         for run in deciding
     ]
-    pd.concat(why).groupby(["S", *about, "state"]).mean().round(4).to_csv(folder / "why.csv")
+    by = ["S", "K", "head", "distillation", "train_seed", "state"]
+    table, path = pd.concat(why).groupby(by).mean().round(4), folder / "why.csv"
+    if path.exists():
+        before = pd.read_csv(path).set_index(by)
+        table = pd.concat([before.drop(before.index.intersection(table.index)), table]).sort_index()
+    table.to_csv(path)
+
+
+def added(rows: pd.DataFrame, held: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Rows of runs, and those that a class order's file holds of other runs. Raises SystemExit if code differs."""
+    stays = held[~held["run"].isin(rows["run"])]
+    if stays.empty:
+        return rows
+    if differing := [name for name in MUST_AGREE if held.attrs.get(name, []) != rows.attrs[name]]:
+        raise SystemExit(f"{path} holds runs that were made otherwise ({differing}): keep all of them anew.")
+    both = pd.concat([stays, rows])
+    both.attrs = rows.attrs | {
+        "cpu": sorted({*held.attrs["cpu"], *rows.attrs["cpu"]}),
+        "states": held.attrs["states"] | rows.attrs["states"],
+    }
+    return both
 
 
 def join(folder: Path) -> pd.DataFrame:

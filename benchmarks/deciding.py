@@ -117,7 +117,7 @@ def added(rows: pd.DataFrame, held: pd.DataFrame, path: Path) -> pd.DataFrame:
     stays = held[~held["run"].isin(rows["run"])]
     if stays.empty:
         return rows
-    if differing := [name for name in MUST_AGREE if held.attrs.get(name, []) != rows.attrs[name]]:
+    if differing := [name for name in MUST_AGREE if held.attrs.get(name, []) != rows.attrs.get(name, [])]:
         raise SystemExit(f"{path} holds runs that were made otherwise ({differing}): keep all of them anew.")
     both = pd.concat([stays, rows])
     both.attrs = rows.attrs | {

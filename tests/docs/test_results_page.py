@@ -32,6 +32,20 @@ def test_the_files_are_of_the_committed_runs(folder: Path):
         assert again[name].to_numpy() == pytest.approx(written[name].to_numpy(), abs=1e-12)
 
 
+def test_runs_of_another_seed_are_added_if_the_same_code_made_them():
+    path = PROJECT / "benchmarks" / "results" / "glyphs_k50" / "order-3.parquet"
+    whole = pd.read_parquet(path)
+    first, second = (whole[whole["head"] == head] for head in ("new", "extended"))
+    both = deciding.added(second, first, path)
+    assert len(both) == len(whole)
+    assert {*both["run"]} == {*whole["run"]}
+    assert both.attrs == whole.attrs
+    assert len(deciding.added(second, whole, path)) == len(whole)  # those that were kept before are written anew
+    second.attrs = whole.attrs | {"analysis": "another"}
+    with pytest.raises(SystemExit, match=r"order-3.parquet holds runs that were made otherwise \(\['analysis'\]\)"):
+        deciding.added(second, first, path)
+
+
 def test_what_rounding_changes_is_of_the_committed_runs():
     """Each row again by literal loops: class order by class order, the mean over states 2..S."""
     floored, ceiled = (PROJECT / "benchmarks" / "results" / name for name in ("glyphs_k75_floor", "glyphs_k50"))

@@ -10,11 +10,12 @@
 (another training seed's) stay, if the same code made them. `join` reads all files of a folder, checks that code, result
 version and settings agree, and writes, orders for choosing (0 to 2) left out:
     hypotheses.csv      what docs/results.md registered before these runs: estimate, interval, verdict
+    besides.csv         what was not registered and is told beside
     methods.csv         every method against fine-tuning, against IL2M, and head by head
     findings.csv        the paper's findings
 (`keep` also writes why.csv: results.factorial.why_table, mean over class orders by training seed.) `tell` writes the
 tables of these files into docs/results.md, between the folder's markers. `rounding` writes rounding.csv into the first
-folder: its runs, whose memory is floored, minus those of the second, class order by class order.
+folder: its runs, whose memory is floored, minus those of the second that have the same seeds, by class order.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from il2m.results.collect import collect_results
-from il2m.results.comparison import by_order, compare_methods, differences, findings_table, mean_results
+from il2m.results.comparison import PAIRED, by_order, compare_methods, differences, findings_table, mean_results
 from il2m.results.factorial import why_table
 from il2m.results.pairs import paired_difference
 from il2m.study.find import find_runs
@@ -73,6 +74,15 @@ HYPOTHESES: dict[str, tuple[dict, dict, int]] = {
         )
         for method in ("FT", "IL2M", "FT-th", "NEM")
     },
+}
+
+BESIDES: dict[str, tuple[dict, dict, int]] = {
+    f"the kept head minus the new one, {words}, distillation on": (
+        {"method": method, **_KEPT, **_ON},
+        {"method": method, **_NEW, **_ON},
+        1,
+    )
+    for method, words in (("FT", "fine-tuning"), ("IL2M", "IL2M"))
 }
 
 
@@ -146,10 +156,10 @@ def join(folder: Path) -> pd.DataFrame:
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def decided(results: pd.DataFrame) -> pd.DataFrame:
+def decided(results: pd.DataFrame, hypotheses: dict[str, tuple[dict, dict, int]] = HYPOTHESES) -> pd.DataFrame:
     """One row per hypothesis and value of K that has pairs for it."""
     rows = []
-    for words, (a, b, sign) in HYPOTHESES.items():
+    for words, (a, b, sign) in hypotheses.items():
         for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
             if of_k["exemplar_selection"].nunique() > 1 and "exemplar_selection" not in a:
                 continue  # it is of one way to choose exemplars
@@ -172,12 +182,11 @@ def rounding(floored: Path, ceiled: Path) -> pd.DataFrame:
     means = [mean_results(results).query("score_kind == 'raw' and head == 'new'") for results in both]
     rows = []
     for distillation in (False, True):
-        floor, ceil = (
-            of[of["distillation"] == distillation].pivot_table("top1", "class_order", "method") for of in means
-        )
+        floor, ceil = (of[of["distillation"] == distillation].pivot_table("top1", PAIRED, "method") for of in means)
         for method, reference in COMPARED:
             values = [top1[method] - (top1[reference] if reference else 0) for top1 in (floor, ceil)]
-            found = paired_difference((values[0] - values[1]).dropna())
+            difference = (values[0] - values[1]).dropna()  # of seeds that both have
+            found = paired_difference(difference.groupby("class_order").mean(), len(difference))
             what = f"{method} over {reference}" if reference else method
             rows.append({"what": what, "distillation": "on" if distillation else "off"} | vars(found))
     held = [mean_held(results) for results in both]
@@ -187,9 +196,10 @@ def rounding(floored: Path, ceiled: Path) -> pd.DataFrame:
 def told(folder: Path) -> str:
     """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K (and S, if several)."""
     hypotheses, methods = (pd.read_csv(folder / f"{name}.csv") for name in ("hypotheses", "methods"))
+    besides = [pd.read_csv(path).assign(verdict="not registered") for path in folder.glob("besides.csv")]
     lines = ["| hypothesis | K (held) | points | orders | verdict |", "| --- | --- | --- | --- | --- |"]
     several = hypotheses["S"].nunique() > 1
-    for row in hypotheses.sort_values(["S", "K"], kind="stable").itertuples():
+    for row in pd.concat([hypotheses, *besides]).sort_values(["S", "K"], kind="stable").itertuples():
         what = f"{row.hypothesis}{f', S = {row.S}' * several} | {row.K} ({row.held:.0f})"
         points = f"{100 * row.estimate:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
         lines.append(f"| {what} | {points} | {row.num_units} | {row.verdict} |")
@@ -255,6 +265,8 @@ def main() -> None:
     results = join(folder)
     hypotheses = decided(results)
     hypotheses.to_csv(folder / "hypotheses.csv", index=False)
+    if len(besides := decided(results, BESIDES)):
+        besides.to_csv(folder / "besides.csv", index=False)
     there = {*results["method"]}  # IL2M needs exemplars
     compared = [
         compare_methods(results, reference).assign(reference=reference)

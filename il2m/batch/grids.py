@@ -15,10 +15,11 @@ from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import MarkedYAMLError
 
 from il2m.errors import InputError, nearest
+from il2m.notebook.catalogue import find_grids
 from il2m.parameters import PARAMETERS, check_parameters
 
 _KEYS = {  # of a file: the type of what they give, and what is expected there
-    "extends": (str, "'extends' names one other grid file"),
+    "extends": (str, "'extends' names one other grid"),
     "description": (str, "'description' is a text"),
     "parameters": (dict, "expected 'description' and 'parameters' (a mapping of name: value)"),
     "combinations": (dict, "expected 'combinations' as name: {parameter: value, ...}"),
@@ -103,9 +104,10 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
     content = _checked(path, below)
     if path.resolve() in below:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
-    parent = read_grid(path.parent / content["extends"], (*below, path.resolve())) if "extends" in content else Grid("")
-    combinations = parent.combinations | content["combinations"]
-    combinations = {name: values for name, values in combinations.items() if values is not None}
+    up = content.get("extends")  # a file, or the name of a grid that comes with il2m
+    parent = Grid("") if up is None else read_grid(find_grids().get(up, path.parent / up), (*below, path.resolve()))
+    combinations = (parent.combinations | content["combinations"]).items()
+    combinations = {name: values for name, values in combinations if values is not None}
     description, parameters = content.get("description", parent.description), parent.parameters | content["parameters"]
     return Grid(path.stem, description, parameters, combinations)
 
@@ -125,8 +127,7 @@ def _checked(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
             raise InputError(f"{path}: unknown key {key!r}: {nearest(key, _KEYS)}")
         if not isinstance(value, _KEYS[key][0] | None):
             raise InputError(f"{path}: {_KEYS[key][1]}.")
-    given = {key: value for key, value in content.items() if value is not None}
-    content = {"parameters": {}, "combinations": {}, **given}
+    content = {"parameters": {}, "combinations": {}} | {key: each for key, each in content.items() if each is not None}
     combinations = {str(name): values for name, values in content["combinations"].items()}
     if not all(isinstance(values, dict | None) for values in combinations.values()):
         raise InputError(f"{path}: {_KEYS['combinations'][1]}.")

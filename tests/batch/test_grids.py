@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import PROJECT
 
 from il2m.batch.grids import Grid, all_settings, read_grid, read_overrides, swept_names
+from il2m.batch.jobs import plan_jobs
 from il2m.errors import InputError
+from il2m.notebook.catalogue import find_grid, find_grids, find_notebooks
 
 DEFAULTS = {"memory_size": 200, "epochs": 20, "distillation": [False, True], "state_sizes": [], "network": "small"}
 
@@ -108,6 +111,25 @@ def test_a_grid_extends_another(tmp_path: Path):
     assert read_grid(tmp_path / "second.yaml").description == "one"
 
 
+def test_a_grid_that_comes_with_il2m_is_extended_by_its_name(tmp_path: Path):
+    path = write(tmp_path, mine="{extends: quickstart, parameters: {memory_size: 100}}")
+    assert read_grid(path).parameters == read_grid(find_grid("quickstart")).parameters | {"memory_size": 100}
+    for no_grid in ("quickstartt", "''"):
+        with pytest.raises(InputError, match="can't read the grid"):
+            read_grid(write(tmp_path, mine=f"extends: {no_grid}"))
+
+
+GRIDS = sorted([*find_grids().values(), *(PROJECT / "benchmarks").glob("**/*.yaml")])
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_grids_that_come_along_can_be_planned(path: Path, tmp_path: Path):
+    """With glyphs in the place of images that are not here."""
+    embedded = {"dataset": "glyphs", "image_size": 224, "mean_std": "", "num_states": 10}
+    grid = read_grid(path)
+    assert plan_jobs(grid if "glyphs" in str(grid) else grid.overridden(embedded), find_notebooks(), tmp_path)
+
+
 def test_a_grid_that_extends_itself_is_refused(tmp_path: Path):
     path = write(tmp_path, one="extends: two.yaml", two="extends: one.yaml")
     with pytest.raises(InputError, match=r"two\.yaml extends itself, by way of two\.yaml, one\.yaml"):
@@ -130,7 +152,7 @@ ALIAS_BOMB = "parameters:\n  a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("combinations: [1]", "expected 'combinations' as name: {parameter: value, ...}"),
         ("combinations: {a: 3}", "expected 'combinations' as name: {parameter: value, ...}"),
         ("exclude: [{epochs: 3}]", "unknown key 'exclude'"),
-        ("extends: [a, b]", "'extends' names one other grid file"),
+        ("extends: [a, b]", "'extends' names one other grid"),
         ("parameters: {a: [}", "not valid YAML"),
         ("parameters: {epochs: 3, epochs: 4}", "not valid YAML: line 1: 'epochs' is given twice"),
         ("parameters:\n  epochs: 3\n  epochs: {}", "not valid YAML: line 3: 'epochs' is given twice"),

@@ -69,6 +69,15 @@ def test_what_rounding_changes_is_of_the_committed_runs():
     assert table["held_floor"][0] == pytest.approx(table["held_ceil"][0], abs=0.1)
 
 
+def test_what_bf16_costs_is_what_its_table_says():
+    page, rows = (PROJECT / "docs" / "speed.md").read_text(), []
+    for row in pd.read_csv(PROJECT / "benchmarks" / "results" / "precision.csv").itertuples():
+        means = [f"{value:.3f}".lstrip("0") for value in (row.float32, row.bf16)]
+        points = f"{100 * row.estimate:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+        rows.append(f"| `{row.method}` | {means[0]} | {means[1]} | {points} |")
+    assert "\n".join(rows) in page
+
+
 def test_numbers_in_the_text_are_numbers_of_the_tables():
     text = re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", TOLD, flags=re.DOTALL)
     tables = "\n".join(deciding.told(folder) for folder in FOLDERS)

@@ -1,7 +1,6 @@
 """What a study may be told: each parameter once, in parameters.toml, and one settings object per stage. From its fields
 come what is accepted, what shapes the stage's result (and so its hash and its checkpoints), which runs are replicates
-or twins of each other, and the table of `il2m parameters`. A notebook's cell repeats name, default and meaning for its
-reader; a test keeps the two equal."""
+or twins of each other, and the table of `il2m parameters`. A notebook's cell repeats it, which a test keeps equal."""
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,7 +93,7 @@ Analysis = _stage("Analysis", _AllStages)
 STAGES: dict[str, type[Settings]] = {"01": BaseTraining, "02": FineTuning, "03, 04": Analysis}  # by notebook
 _ALL = (JointTraining, *STAGES.values())
 PARAMETERS: dict[str, Parameter] = {name: one for stage in _ALL for name, one in stage.parameters().items()}
-SCORE_KINDS, UNDEFINED_POLICIES = (tuple(PARAMETERS[name].rule.words) for name in ("score_kind", "undefined"))
+SCORE_KINDS = tuple(PARAMETERS["score_kind"].rule.words)
 
 
 def concerning(*concerns: str) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -89,6 +90,9 @@ def plan_jobs(
     for compare in {job.parameters.get("compare", "") for job in jobs.values()} - {"", "auto"}:
         if open_run(out_dir, compare).name in {job.run for job in jobs.values()}:
             raise InputError(f"compare = {compare!r} is a run of this grid, and can't be shown beside itself.")
+    swept = {name for group in groups.values() for _, labels in group for name in labels["swept"]}
+    if idle := sorted(swept.difference(*(job.swept for job in jobs.values()))):
+        warnings.warn(f"{', '.join(idle)}: swept, but no run is another by it beside what else is given.", stacklevel=2)
     return [replace(job, plugins=plugins) for job in jobs.values()]
 
 
@@ -101,9 +105,9 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
     for name in swept:
-        if name in _MACHINE or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
-            what = f"{name} = {grid.parameters.get(name, 'swept')}: it says how runs are made or shown, not what comes"
-            raise InputError(f"{what} out, and can't be swept; give one value.")
+        if name in (*_MACHINE, "joint_epochs") or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
+            what = f"{name} = {grid.parameters.get(name, 'swept')}: no run is another by it, and it"
+            raise InputError(f"{what} can't be swept; give one value.")
     for values, combination in settings:
         chosen = {"data_dir": defaults[BASE]["data_dir"], **_absolute(values, Path.cwd()), **fixed}
         parameters = {notebook: {p: v for p, v in chosen.items() if p in cell} for notebook, cell in defaults.items()}

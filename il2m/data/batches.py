@@ -35,8 +35,7 @@ def channel_mean_std(images: np.ndarray) -> Normalisation:
 
 def batch_sizes(num_images: int, batch_size: int) -> list[int]:
     """Sizes of an epoch's batches. A single last image joins the batch before: batch normalisation needs two."""
-    ends = [*range(batch_size, num_images - 1, batch_size), num_images]
-    return np.diff(ends, prepend=0).tolist()
+    return np.diff([*range(batch_size, num_images - 1, batch_size), num_images], prepend=0).tolist()
 
 
 def my_share(size: int) -> slice:

@@ -97,7 +97,7 @@ def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
     data_dir: where relative image paths start. options: as of load_folder. Raises InputError for missing lists, labels
     that don't go on from state to state, and images missing on disk."""
-    layout, memories = ListLayout(folder), memory_sizes(folder)
+    layout, memories = ListLayout(folder), sizes_of_memory(folder)
     if not memories:
         what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
         expected = "lists in the authors' layout, <lists>/<dataset>/S~<S>. `il2m lists` makes them"
@@ -136,7 +136,7 @@ def check_classes(images: ImageList, num_classes: int, problem: str) -> None:
         raise InputError(f"{problem} see class(es) {differing[:10]}.")
 
 
-def memory_sizes(folder: Path) -> list[int]:
+def sizes_of_memory(folder: Path) -> list[int]:
     """The K for which lists in the authors' layout are there, in order."""
     sizes = (path.name.removeprefix("K~") for path in (folder / "unbalanced" / "train").glob("K~*"))
     return sorted(int(size) for size in sizes if size.isascii() and size.isdigit())
@@ -178,7 +178,7 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
     Raises InputError for missing lists, for images that are not training images of their class, for past classes
     without exemplars, and where the lists of new images differ from those of another K."""
     layout = ListLayout(data.files.lists)
-    known = memory_sizes(layout.folder)
+    known = sizes_of_memory(layout.folder)
     wanted = {state: layout.train(state, memory_size, "old") for state in range(2, states.num_states + 1)}
     if missing := find_missing(wanted.values()):
         hint = f"There are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."

@@ -51,14 +51,12 @@ class States:
 
 def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
     """The places of each class's images, in order, for the classes that have any, by label. labels: (n,) int."""
-    classes, counts = np.unique(labels, return_counts=True)
-    places = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts))
-    return dict(zip(classes.tolist(), places, strict=False))  # after the last class nothing is left
+    classes, counts = np.unique(labels, return_counts=True)  # after the last class nothing is left to split
+    return dict(zip(classes.tolist(), np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)), strict=False))
 
 
 def make_states(num_classes: int, num_states: int, state_sizes: Sequence[int] = ()) -> States:
-    """Split ``num_classes`` into states: ``state_sizes`` if given, else ``num_states`` of equal size. Raises InputError
-    when the classes can't be split so."""
+    """Split classes into ``state_sizes`` if given, else ``num_states`` of equal size; InputError if they can't be."""
     if state_sizes:
         if sum(state_sizes) != num_classes:
             what = f"state_sizes = {list(state_sizes)} add up to {sum(state_sizes)} classes"

@@ -57,6 +57,8 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
     for state, path in by_state.items():
         arrays = checked_arrays(read_arrays(path), path, states, state)
         lengths[state] = {name: len(array) for name, array in arrays.items()}
+        if unseen := np.setdiff1d(np.arange(states.num_seen(state)), arrays["val_labels"]).tolist():
+            notes.append(f"state {state}: no validation images of {len(unseen)} classes seen so far, as {unseen[:5]}")
         past = of_past_classes(arrays, states, state)
         if num_cut := len(arrays.get("exemplar_labels", ())) - len(past.get("exemplar_labels", ())):
             cut.append(f"state {state}: {num_cut}")

@@ -1,5 +1,6 @@
 """Images in, answers out: what a run's network takes images for, as it is and rectified."""
 
+import warnings
 from collections.abc import Iterable
 from glob import glob
 from itertools import islice
@@ -11,6 +12,7 @@ import pandas as pd
 from il2m.data.image_files import ImageFiles, find_missing
 from il2m.data.lists import EXTENSIONS
 from il2m.errors import InputError, name_first, printable
+from il2m.methods.rectify import count_undefined, undefined_in_words
 from il2m.study.find import open_run
 
 _BATCH = 64  # images scored at a time
@@ -37,7 +39,10 @@ def predict(
     import torch
     from PIL import Image, ImageOps
 
-    model = opened.model(opened.states.num_states if state is None else state, method)
+    state = opened.states.num_states if state is None else state
+    model = opened.model(state, method)
+    if method == "IL2M" and (bad := count_undefined(opened.statistics(state))):
+        warnings.warn(undefined_in_words({state: (bad, opened.states.num_past(state))}), stacklevel=2)
     height, width, channels = shape = config["image_shape"]
     turned = identity.get("exif_rotation", config.get("exif_rotation", not config["source"].startswith("lists:")))
     files = ImageFiles(np.array([*map(str, paths)]), height, exif_rotation=turned)

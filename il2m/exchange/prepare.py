@@ -10,7 +10,7 @@ from PIL import Image
 
 from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, repeated_images, write_image_list
 from il2m.data.image_files import FORMATS, ImageFiles, find_missing
-from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder
+from il2m.data.lists import CLASS_NAMES, check_classes, listed_images, load_folder, sizes_of_memory
 from il2m.data.sources import load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError, name_first
@@ -49,10 +49,13 @@ def make_lists(
     train, val = (_as_listed(part, np.argsort(order), relative_to) for part in parts)
     ranking = rank_classes("random", None, train.labels, len(train), exemplar_seed)
     layout = ListLayout(Path(out) / name / f"S~{states.num_states}")
+    names, there = "".join(f"{class_names[c]}\n" for c in order), layout.folder / CLASS_NAMES
+    if {*sizes_of_memory(layout.folder)} - {*memory_sizes} and not (there.is_file() and there.read_text() == names):
+        raise InputError(f"{layout.folder} has lists of other K, classes or order: take another out or name.")
     for memory in memories:
         _write_lists(layout, states, memory, train, val, ranking)
-    with replacing(layout.folder / CLASS_NAMES, "w") as file:
-        file.writelines(f"{class_names[c]}\n" for c in order)
+    with replacing(there, "w") as file:
+        file.write(names)
     return layout.folder
 
 

@@ -67,9 +67,9 @@ def check_labels(
         image = f"image {outside[0] + 1}" + ("" if images is None else f" ({images[outside[0]]})")
         found = f"{len(outside)} labels are out of range, the first of them {labels[outside[0]]}, of {image}"
         raise InputError(f"{where}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
-    if part in ("new", "exemplar") and len(absent := np.setdiff1d(np.arange(start, stop), labels)):
-        what = "past class(es) have no exemplar rows" if part == "exemplar" else "class(es) have no training rows"
-        raise InputError(f"{where}: {len(absent)} {what}, among them {absent[:10].tolist()}.")
+    rows = {"new": "training", "exemplar": "exemplar"} | ({} if images is None else {"val": "validation"})
+    if part in rows and len(absent := np.setdiff1d(np.arange(start, stop), labels)):
+        raise InputError(f"{where}: {len(absent)} class(es) have no {rows[part]} rows, as {absent[:10].tolist()}.")
 
 
 @dataclass(frozen=True)

@@ -136,5 +136,4 @@ class Rectification(nn.Module):
             self.register_buffer(name, torch.tensor(value.astype(np.float32) if value.dtype.kind == "f" else value))
 
     def forward(self, scores: torch.Tensor) -> torch.Tensor:
-        applies = self.is_new[scores.argmax(dim=1)] | ~self.gate
-        return torch.where(applies[:, None], scores * self.factors, scores)
+        return torch.where((self.is_new[scores.argmax(dim=1)] | ~self.gate)[:, None], scores * self.factors, scores)

@@ -1,6 +1,5 @@
 """First memory: which past images are kept, under a bound on their number. Each class's training images are ranked
-once, when the class is new; what is kept for it later is always a prefix of that ranking, so that it can only shrink as
-the memory is shared by more classes."""
+once, when the class is new; what is kept for it later is a prefix of that ranking, which shrinks as classes come."""
 
 from collections.abc import Mapping
 

@@ -46,8 +46,7 @@ for _name, _form in FORMS.items():
 def prior_thresholding(state: Frozen) -> np.ndarray:
     """Raw scores minus the log of each class's share of the training images (of imported scores: of the rows given).
     After softmax this divides the probabilities by the prior, relative to equal ones."""
-    prior = state.counts / state.counts.mean()
-    return state.scores - np.log(prior).astype(state.scores.dtype)
+    return state.scores - np.log(state.counts / state.counts.mean()).astype(state.scores.dtype)
 
 
 def mean_directions(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -76,8 +76,7 @@ def _markdown_as_html(source: str, headings: list[dict[str, Any]]) -> str:
             return f'<h{level} id="{name}">{text}</h{level}>\n'
 
         def inline_math(self, body: str, display: str = "inline") -> str:
-            mathml = convert(body, display=display)
-            return mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML needs none
+            return convert(body, display=display).replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
 
         def block_math(self, body: str) -> str:
             return self.inline_math(body, "block")

@@ -66,9 +66,8 @@ def page_style() -> dict[str, object]:
 def set_up(
     ax: Axes | None, *, percent: str = "", whole: str = "", at: range = range(0), plain: str = "", **settings: object
 ) -> Axes:
-    """``ax``, or a new figure's, with the ``settings`` of Axes.set. ``x``, ``y`` or ``xy`` say which axis shows shares
-    in ``percent``, which has ticks at ``whole`` numbers only (given states, ``at`` some of these, all of a dozen), and
-    which is ``plain``, without grid lines."""
+    """``ax``, or a new figure's, with the ``settings`` of Axes.set. ``x``, ``y`` or ``xy`` say which axis is in
+    ``percent``, has ticks at ``whole`` numbers only (``at`` some of these states, all of a dozen), or no grid lines."""
     ax = plt.subplots()[1] if ax is None else ax
     ax.set(**settings)
     for name in percent:

@@ -275,5 +275,5 @@ def best_in_words(points: Mapping[str, np.ndarray]) -> str:
 def gains_in_words(rows: pd.DataFrame, by: str) -> str:
     """What IL2M gains over fine-tuning, at the values of ``by``."""
     pairs = comparison.differences(rows, {"method": "IL2M"}, {"method": "FT"})
-    points = {str(value): group["difference"].to_numpy() for value, group in pairs.groupby(by)}
+    points = {str(value): comparison.by_order(group, "difference") for value, group in pairs.groupby(by)}
     return f"IL2M against fine-tuning: {span_in_words(points)}"

@@ -32,8 +32,7 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
     """Write the figures of notebooks 03 and 04, and of 05 for a study, on white, and their tables: with booktabs, and
     unrounded as CSV; named by notebook and section. Beside them ``methods.bib`` and ``environment.lock``.
     source: a run's folder, or a study's: 03 and 04 are then of its newest run without distillation. kinds: ``figures``
-    and ``tables``, of KINDS. Returns ``out``. Raises InputError if it holds something already, or a notebook fails;
-    nothing is written then."""
+    and ``tables``, of KINDS. Raises InputError, and writes nothing, if ``out`` holds files or a notebook fails."""
     for name, kind in ((name, kind) for name, chosen in kinds.items() for kind in chosen):
         check_choice(name, kind, KINDS[name])
     run, folder, out = open_run(Path(source).absolute()), Path(source).absolute(), Path(out).absolute()

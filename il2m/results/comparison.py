@@ -16,7 +16,7 @@ from il2m.errors import InputError
 from il2m.methods.rectify import PARTS
 from il2m.methods.registry import METHODS
 from il2m.parameters import check_parameters, concerning
-from il2m.results.metrics import aggregated_gap, survey_gap
+from il2m.results.metrics import mean_gap
 from il2m.results.pairs import STATISTICS, PairedDifference, Points, holm, mean_interval, paired_difference
 from il2m.rules import check_choice
 
@@ -104,7 +104,8 @@ def differences(
     check_choice("column", column, ("top1", "top5"))
     means = mean_results(results).query("score_kind == @score_kind")
     _check_side("a", a, means), _check_side("b", b, means)
-    shared = [name for name in _known(results) if name not in {*a, *b}] + PAIRED
+    instead = {"setting": "recipe"} if {*a, *b} - {"method", *DISTILLATION} and "recipe" in means else {}  # its hash
+    shared = [instead.get(name, name) for name in _known(results) if name not in {*a, *b}] + PAIRED
     how = [name for name in DISTILLATION if name in shared and a.get("distillation") != b.get("distillation")]
     shared, sides = [name for name in shared if name not in how], []
     for name, choice in (("a", a), ("b", b)):
@@ -145,8 +146,9 @@ def compare_methods(
     distils = [name for name in settings if name in DISTILLATION]
     pairs["common"] = common_seeds(pairs, ["method", *distils], [name for name in settings if name not in distils])
     for row, group, _ in _paired(pairs, ["method", *settings], unit):
-        common = group.loc[group["common"], "a"]
-        rows.append(row | {"mean": common.mean(), "left_out": len(group) - len(common)})
+        common = group[group["common"]]
+        mean = (pd.Series(by_order(common, "a")) if unit == "order" else common["a"]).mean()
+        rows.append(row | {"mean": mean, "left_out": len(group) - len(common)})
     table = pd.DataFrame(rows, columns=[*settings, "method", "mean", "left_out", *STATISTICS, "note"])
     tested = table["p_value"].where(table["method"] != reference)
     families = tested.groupby([table[name] for name in settings], dropna=False, sort=False)
@@ -191,8 +193,8 @@ def gap_table(results: pd.DataFrame) -> pd.DataFrame:
     both = raw[raw["method"] != "joint"].merge(joint, on=shared).sort_values("state", kind="stable")
     rows, keys = [], ["run", *_known(results), *SEEDS, "method"]
     for key, group in both.groupby(keys, sort=False, dropna=False):
-        of_survey = survey_gap([group["top5"].mean()], group["joint_top5"].iloc[-1:])
-        rows.append((*key, aggregated_gap(group["top1"], group["joint"]), of_survey))
+        of_survey = mean_gap([group["top5"].mean()], group["joint_top5"].iloc[-1:])
+        rows.append((*key, mean_gap(group["top1"], group["joint"]), of_survey))
     return pd.DataFrame(rows, columns=[*keys, "gap", "survey_gap"])
 
 
@@ -218,7 +220,7 @@ def systems_table(results: pd.DataFrame) -> pd.DataFrame:
     runs["common"] = common_seeds(runs, ["system", *how], apart)
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         common = group[group["common"]]
-        means = (common[name].mean() for name in ("top1", "top5", "gap", "survey_gap"))
+        means = (pd.Series(by_order(common, name)).mean() for name in ("top1", "top5", "gap", "survey_gap"))
         rows.append((*key, *means, len(common), len(group) - len(common), *common[COUNTS].sum(min_count=1)))
     return pd.DataFrame(rows, columns=[*keys, "top1", "top5", "gap", "survey_gap", "num_runs", "left_out", *COUNTS])
 

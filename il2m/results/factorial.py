@@ -62,13 +62,13 @@ def _factorial_at(run: Run, state: int, score_kind: str) -> dict[tuple, tuple[fl
     return result
 
 
-def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
+def factor_effects(table: pd.DataFrame, undefined: str = "keep") -> pd.DataFrame:
     """What each of IL2M's factors adds to mean top-1, one row per score kind and factor, from factorial_table's rows.
     ``alone``: the factor added to fine-tuning (the gate alone has nothing to gate). ``last``: the factor added to the
-    other two. Policy ``keep``, statistics of the exemplars."""
-    names = _FACTORS[2:]
-    used = table[(table["statistics"] == "exemplars") & (table["undefined"] == "keep")]
-    rows = []
+    other two. undefined: the policy (``raise``, if nothing was, is ``keep``). Statistics of the exemplars."""
+    names, rows = _FACTORS[2:], []
+    of_policy = (table["undefined"] == undefined.replace("raise", "keep")) | ~(table["means"] | table["confidence"])
+    used = table[(table["statistics"] == "exemplars") & of_policy]
     for score_kind, group in used.groupby("score_kind", sort=False):
         top1 = {tuple(row[list(names)]): row["top1"] for _, row in group.iterrows()}
         if len(top1) == 1:
@@ -81,19 +81,19 @@ def factor_effects(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["score_kind", "factor", "alone", "last"])
 
 
-def why_table(run: Run) -> pd.DataFrame:
+def why_table(run: Run, undefined: str = "keep") -> pd.DataFrame:
     """Why IL2M gains what it does, and where it goes too far, one row per state 2..S: past classes' ratios of means,
     where defined; top-1 on new classes before and after; of the head, where it is stored, means of biases and of weight
     norms, past classes against new ones; top-1 of IL2M, and with 20 added to all scores and means."""
-    rows = []
+    rows, policy = [], {"undefined": undefined}
     for state in range(2, run.states.num_states + 1):
         frozen, num_past = Frozen.of_run(run, state), run.states.num_past(state)
         scores, labels, memory = frozen.scores, run.state(state).array("val_labels"), frozen.statistics
         ratios = rectify.rectification_factors(memory, use_confidence=False)
         defined = pd.Series(ratios.values[:num_past][~ratios.undefined[:num_past]])
         shifted = {name: values + 20 for name, values in vars(memory).items() if name != "state_of_class"}
-        plain, own = (ranks(each, labels) for each in (scores, rectify.rectify(scores, memory)))
-        raised = ranks(rectify.rectify(scores + 20, replace(memory, **shifted)), labels)
+        plain, own = (ranks(each, labels) for each in (scores, rectify.rectify(scores, memory, **policy)))
+        raised = ranks(rectify.rectify(scores + 20, replace(memory, **shifted), **policy), labels)
         row = {"state": state, "median ratio": defined.median(), "largest ratio": defined.max()}
         for when, image_ranks in (("before", plain), ("after", own)):
             row[f"new classes, {when}"] = top_k(image_ranks[labels >= num_past], 1)

@@ -108,15 +108,9 @@ def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     }
 
 
-def survey_gap(accuracies: np.ndarray, full: np.ndarray, best: float = 1.0) -> float:
-    """The survey's G_IL, over configurations (C,): mean of ``(acc - Full) / (best - Full)`` (Belouadah et al., Neural
-    Networks 2021). accuracies: means over states, of each configuration. full: of one training on all its classes."""
+def mean_gap(accuracies: np.ndarray, full: np.ndarray, best: float = 1.0) -> float:
+    """Mean of ``(acc - Full) / (best - Full)``, fractions, (n,): 0 is as good as Full, negative is below it. Over
+    configurations, Full being one training on all their classes, it is the survey's G_IL (Belouadah et al., Neural
+    Networks 2021). NaN where Full is as good as can be somewhere: there is no gap to measure by."""
     full = np.asarray(full, dtype=np.float64)
-    return _mean((np.asarray(accuracies) - full) / (best - full))
-
-
-def aggregated_gap(accuracies: np.ndarray, joint: np.ndarray) -> float:
-    """G_IL by state: mean over states of ``(acc_t - joint_t) / (1 - joint_t)``, joint training at each state as bound.
-    0 is as good as joint training, negative is below it. NaN where joint training makes no error at some state: there
-    is no gap to measure by. accuracies, joint: (S,) fractions of the same states; pass the incremental ones, 2..S."""
-    return float("nan") if (np.asarray(joint) == 1).any() else survey_gap(accuracies, joint)
+    return _mean((np.asarray(accuracies) - full) / (best - full)) if (full != best).all() else float("nan")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,24 @@ def test_settings_that_come_to_the_same_are_one_job(tiny_grid: dict, tmp_path: P
         parameters=tiny_grid | {"distillation": False},
         combinations={"plain": {}, "warm": {"temperature": [2.0, 4.0]}},  # of no account without distillation
     )
-    jobs = plan(grid, tmp_path)
+    with pytest.warns(UserWarning, match=r"^temperature: swept, but no run is another by it"):
+        jobs = plan(grid, tmp_path)
     assert [len(jobs[notebook]) for notebook in NOTEBOOKS] == [1, 1, 1, 1]
     assert jobs[NOTEBOOKS[1]][0].combinations == ("plain", "warm")
+
+
+@pytest.mark.parametrize(
+    ("idle", "given"),
+    [
+        ("memory_size", {"memory_size": [12, 24], "exemplars_per_class": 2}),
+        ("num_states", {"num_states": [2, 3], "state_sizes": [[2, 1, 3]]}),
+    ],
+)
+def test_what_is_swept_without_effect_is_told(tiny_grid: dict, tmp_path: Path, idle: str, given: dict):
+    with pytest.warns(UserWarning, match=f"^{idle}: swept, but no run is another by it"):
+        assert len(plan(tiny_grid | given | {"distillation": False}, tmp_path)[NOTEBOOKS[1]]) == 1
+    with warnings.catch_warnings(action="error"):
+        plan(tiny_grid | {"distillation": [False, True], "temperature": [1.0, 2.0]}, tmp_path)
 
 
 def test_jobs_say_what_varies(tiny_grid: dict, tmp_path: Path):
@@ -130,6 +146,7 @@ def test_relative_paths_start_where_the_user_is(tiny_npz: Path, tmp_path: Path, 
         ({"run": "x"}, "run can't be given to a whole study"),
         ({"undefined": ["keep", "raise"]}, "undefined = .*can't be swept"),
         ({"device": ["cpu", "auto"]}, "device = .*can't be swept"),
+        ({"joint_epochs": [2, 4]}, "joint_epochs = .*can't be swept"),
         ({"num_threads": 2}, "num_threads can't be given to a whole study: use --threads"),
         ({"order_seed": None}, "order_seed = None: expected a whole number"),
     ],
@@ -137,6 +154,13 @@ def test_relative_paths_start_where_the_user_is(tiny_npz: Path, tmp_path: Path, 
 def test_stages_that_cannot_work_are_refused(tiny_grid: dict, tmp_path: Path, given: dict, expected: str):
     with pytest.raises(InputError, match=expected):
         plan(tiny_grid | given, tmp_path)
+
+
+def test_joint_epochs_of_one_combination_alone_are_refused(tiny_grid: dict, tmp_path: Path):
+    """The base is one for all of them, and would be trained with those of the first, or with none."""
+    combinations = {"plain": {}, "herding": {"exemplar_selection": "herding", "joint_epochs": 4}}
+    with pytest.raises(InputError, match="joint_epochs = swept: no run is another by it, and it can't be swept"):
+        plan(Grid("test", parameters=tiny_grid, combinations=combinations), tmp_path)
 
 
 @pytest.mark.parametrize(

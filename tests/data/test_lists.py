@@ -107,6 +107,25 @@ def test_lists_of_states_of_unequal_sizes_and_a_given_order(tree: Path, tmp_path
             make_lists([source], tmp_path, **options)
 
 
+def test_lists_of_another_class_order_are_not_mixed_with_those_there(tree: Path, tmp_path: Path):
+    """All K of a data set share its training and validation lists."""
+    options = {"name": "tiny", "num_states": 3, "relative_to": tree}
+    folder = make_lists([str(tree)], tmp_path, memory_sizes=[8], class_order=[4, 0, 1, 2, 3, 5], **options)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="has lists of other K, classes or order"):
+        make_lists([str(tree)], tmp_path, memory_sizes=[4], class_order=[4, 0, 3, 5, 1, 2], **options)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    make_lists([str(tree)], tmp_path, memory_sizes=[4], class_order=[4, 0, 1, 2, 3, 5], **options)
+    assert load_dataset(f"lists:{folder}", tree).class_names[0] == load_folder(tree).class_names[4]
+
+
+def test_a_seed_is_not_told_of_an_order_that_lists_give(lists: Path, tree: Path, tmp_path: Path):
+    given = {"dataset": f"lists:{lists}", "data_dir": str(tree), "image_size": 8, "network": "small"}
+    given |= {"num_states": 3}
+    plan = plan_base(out_dir=str(tmp_path), order_seed=7, **given)
+    assert plan.notes["order_seed"] is None
+
+
 def test_lists_with_a_label_beyond_all_bounds_or_a_name_that_is_a_path(tmp_path: Path):
     sources = [str(tmp_path / part) for part in ("train", "val")]
     for source in sources:

@@ -15,7 +15,7 @@ from tiny import TinyStudy
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.exchange.exporting import export_scores
-from il2m.exchange.importing import import_authors_files, import_scores
+from il2m.exchange.importing import import_authors_files, import_notes, import_scores
 from il2m.exchange.score_files import AuthorsFiles, rectify_files
 from il2m.methods.registry import method_scores
 from il2m.results.comparison import compare_methods
@@ -145,6 +145,18 @@ def test_il2m_that_does_nothing_is_told(npz: list[Path], tmp_path: Path, capsys:
     assert "multiplied anyway" in summary(results_table(Run(tmp_path / "run"), undefined="as-published"))
 
 
+def test_validation_images_of_the_last_task_alone_are_told(npz: list[Path], tmp_path: Path):
+    """Else their accuracy would be taken for one over all classes seen."""
+    for path, num_past in zip(npz[1:], (2, 4), strict=True):
+        with np.load(path) as arrays:
+            new = arrays["val_labels"] >= num_past
+            change(path, **{name: arrays[name][new] for name in arrays if name.startswith("val_")})
+    notes = import_notes(import_scores(npz, tmp_path / "run"))
+    assert "state 2: no validation images of 2 classes seen so far, as [0, 1]" in notes
+    assert "state 3: no validation images of 4 classes seen so far, as [0, 1, 2, 3]" in notes
+    assert not [note for note in notes if note.startswith("state 1")]
+
+
 def test_rows_that_may_be_a_sample_are_told(npz: list[Path], tmp_path: Path):
     for path, past in zip(npz, (0, 2, 4), strict=True):
         with np.load(path) as arrays:
@@ -235,12 +247,8 @@ def test_what_cannot_be_computed_is_said(npz: list[Path], tmp_path: Path, capsys
         (2, {"val_labels": np.full(20, 4)}, r"val_labels: state 2: 20 labels are out of range.*expected 0\.\.3"),
         (2, {"val_labels": np.full(20, 0.5)}, "val_labels is float64 .* expected whole numbers"),
         (2, {"val_labels": np.full(20, np.inf)}, "val_labels is float64 .* expected whole numbers"),
-        (
-            3,
-            {"exemplar_labels": np.zeros(12, dtype=int)},
-            r"3 past class\(es\) have no exemplar rows, among .*\[1, 2, 3\]",
-        ),
-        (3, {"new_labels": np.full(24, 4)}, r"1 class\(es\) have no training rows, among them \[5\]"),
+        (3, {"exemplar_labels": np.zeros(12, dtype=int)}, r"3 class\(es\) have no exemplar rows, as .*\[1, 2, 3\]"),
+        (3, {"new_labels": np.full(24, 4)}, r"1 class\(es\) have no training rows, as \[5\]"),
         (3, {"exemplar_labels": None}, "exemplar_scores or exemplar_features, but no exemplar_labels"),
         (3, {"head_bias": None}, "only of use together"),
         (3, {"head_weight": np.zeros((6, 3))}, "different widths"),

@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import il2m
 from il2m.cli import main
 from il2m.errors import InputError
 from il2m.exchange.predicting import predict
+from il2m.methods.rectify import count_undefined
 from il2m.study.planning import load_images
 from il2m.study.runs import Run
 
@@ -48,6 +50,15 @@ def pictures(tiny_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) ->
 def test_images_of_a_run_of_arrays_get_the_scores_they_were_validated_with(tiny_study: TinyStudy, pictures):
     for run in (tiny_study.off, tiny_study.on):
         check_predictions(predict(run, pictures), run, 3, pictures)
+
+
+def test_that_il2m_leaves_classes_alone_is_told(tiny_study: TinyStudy, pictures):
+    bad = count_undefined(tiny_study.off.statistics(3))
+    assert bad
+    with pytest.warns(UserWarning, match=f"^IL2M on raw scores: {bad} of 4 past classes undefined .*left alone"):
+        predict(tiny_study.off, pictures)
+    with warnings.catch_warnings(action="error"):
+        predict(tiny_study.off, pictures, method="FT")
 
 
 def test_an_earlier_state_knows_fewer_classes(tiny_study: TinyStudy, pictures):

@@ -148,7 +148,7 @@ def edit(path: Path, **lines: str | None) -> None:
             "exemplar",
             0,
             {f"line_{i}": f"{i}.png 0" for i in range(1, 4 * 3 + 1)},
-            r"3 past class\(es\) have no exemplar rows",
+            r"3 class\(es\) have no exemplar rows",
         ),
         (1, "new", 0, {f"line_{i}": f"{i}.png 0" for i in range(1, 25)}, r"1 class\(es\) have no training rows.*\[1\]"),
     ],

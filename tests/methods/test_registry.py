@@ -12,13 +12,15 @@ from tiny import rewrite_checked
 from il2m.errors import InputError
 from il2m.memory.exemplars import rank_classes
 from il2m.methods.frozen import Frozen
-from il2m.methods.rectify import PARTS, STEADIER, rectify
+from il2m.methods.rectify import PARTS, STEADIER, count_undefined, rectify
 from il2m.methods.registry import METHODS, costs_table, method_scores, missing_for
 from il2m.results.factorial import factor_effects, factorial_table, why_table
 from il2m.results.metrics import error_breakdown, ranks, top_k
 from il2m.results.table import results_table, state_accuracies
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
+
+POLICIES = ("keep", "as-published")
 
 
 def stored(run, state, *names):
@@ -334,6 +336,22 @@ def test_factor_effects_are_differences_within_the_table(tiny_study):
     assert effects.loc[("raw", "confidence"), "last"] == top1[True, True, True] - top1[True, True, False]
     assert effects.loc[("raw", "means"), "alone"] == top1[False, True, False] - top1[True, False, False]
     assert effects.loc[("raw", "gate"), "alone"] == 0
+
+
+def test_effects_and_reasons_are_of_the_policy_that_is_asked_for(tiny_study):
+    run = tiny_study.off
+    assert sum(count_undefined(run.statistics(state)) for state in (2, 3))
+    table = factorial_table(run)
+    kept, multiplied = (factor_effects(table, policy).set_index(["score_kind", "factor"]) for policy in POLICIES)
+    assert kept.equals(factor_effects(table, "raise").set_index(["score_kind", "factor"]))
+    of_policy = table[(table["undefined"] == "as-published") & (table["statistics"] == "exemplars") & table["gate"]]
+    gain = of_policy.query("score_kind == 'raw' and means and confidence")["gain_top1"].item()
+    without = of_policy.query("score_kind == 'raw' and not means and confidence")["gain_top1"].item()
+    assert multiplied.loc[("raw", "means"), "last"] == pytest.approx(gain - without)
+    assert not kept.equals(multiplied)
+    for policy in POLICIES:
+        shown = results_table(run, undefined=policy).query("state > 1 and method == 'IL2M' and score_kind == 'raw'")
+        assert why_table(run, policy)["IL2M"].tolist() == shown["top1"].tolist()
 
 
 def test_costs_are_counted_from_classes_and_features(tiny_study, tmp_path):

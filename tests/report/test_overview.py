@@ -233,6 +233,22 @@ def test_titles_state_the_finding():
     assert overview.gains_in_words(off, "memory_size").startswith("IL2M against fine-tuning: +6.")
 
 
+def test_gains_in_words_count_a_class_order_once():
+    """Order 0 with three training seeds at .1, order 1 with one at .2: .15."""
+    rows = make_results(seeds=4, distillation=(False,)).query("method in ('FT', 'IL2M') and state == 2")
+    order = (rows["order_seed"] == 3).astype(int)
+    rows = rows.assign(train_seed=rows["order_seed"].mod(3), order_seed=order)
+    rows["top1"] = 0.4 + (rows["method"] == "IL2M") * (0.1 + 0.1 * order)
+    assert overview.gains_in_words(rows, "memory_size") == "IL2M against fine-tuning: +15.0 points"
+
+
+def test_findings_of_other_policies_for_undefined_ratios_stand_apart():
+    study = make_study(make_results(seeds=3, undefined="keep"), make_results(seeds=3, undefined="as-published"))
+    found = overview.findings(study).query("finding == 'IL2M gains over fine-tuning'")
+    settings = "toy, S = 2, K = 60", "toy, S = 2, K = 60, undefined ratios as-published"
+    assert tuple(sorted(found["setting"])) == settings
+
+
 def test_distillation_effects_are_by_states_and_memory():
     rows = pd.concat([make_results(), make_results(memory_size=30)])
     points, intervals = overview.distillation_effects(rows, "FT")

@@ -197,6 +197,36 @@ def test_runs_of_other_settings_are_compared_apart():
     assert table.loc[(30, False, "IL2M"), "note"].startswith("2 class order(s): no verdict")
 
 
+def test_runs_of_another_policy_for_undefined_ratios_are_compared_apart():
+    kept = make_results(seeds=[(0, 0), (1, 0), (2, 0)], undefined="keep")
+    multiplied = make_results(seeds=[(3, 0), (4, 0), (5, 0)], undefined="as-published")
+    table = findings_table(pd.concat([kept, multiplied])).query("finding == 'IL2M gains over fine-tuning'")
+    assert table[["undefined", "num_units"]].values.tolist() == [["keep", 3], ["as-published", 3]]
+
+
+def test_sides_may_differ_in_a_setting():
+    """The hash of all settings tells such runs apart too, and is none of what a pair has in common."""
+    small = make_results(setting="s", recipe="r")
+    large = make_results(setting="t", recipe="r").assign(memory_size=120, run="large")
+    large["run"] += (
+        large["order_seed"].astype(str) + large["train_seed"].astype(str) + large["distillation"].astype(str)
+    )
+    results = pd.concat([small, large.assign(top1=large["top1"] + 0.1)])
+    a, b = ({"method": "IL2M", "memory_size": k} for k in (120, 60))
+    assert_allclose(differences(results, a, b)["difference"], 0.1)
+    assert len(differences(results, a, b)) == 2 * len(SEEDS)
+    assert len(differences(pd.concat([small, large.assign(recipe="other")]), a, b)) == 0
+
+
+def test_a_mean_counts_an_order_once_however_many_seeds_it_has():
+    results = make_results(seeds=[(0, 0), (0, 1), (0, 2), (1, 0)], distillation=(False,))
+    table = compare_methods(results).set_index("method")
+    means = mean_results(results).query("method == 'IL2M'").groupby("order_seed")["top1"].mean()
+    assert table.loc["IL2M", "mean"] == pytest.approx(means.mean())
+    of_runs = compare_methods(results, unit="seed").set_index("method")
+    assert of_runs.loc["IL2M", "mean"] == pytest.approx(mean_results(results).query("method == 'IL2M'")["top1"].mean())
+
+
 def test_compare_methods_against_fine_tuning_and_against_il2m():
     table = compare_methods(make_results()).set_index(["distillation", "method"])
     assert table.loc[(False, "FT"), "estimate"] == 0

@@ -25,6 +25,7 @@ from il2m.study.runs import Run
 from il2m.system.files import write_atomically
 
 GATES = (0, 1)
+_OF_METHODS = ("label", "colour", "dash", "distances")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -45,7 +46,7 @@ def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
     methods = [m for m in first.methods if not any(m in outcomes.left_out for outcomes in all_outcomes)]
     data = {
         "figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")},
-        "methods": {m: {look: getattr(METHODS[m], look) for look in ("label", "colour", "dash")} for m in methods},
+        "methods": {method: {name: getattr(METHODS[method], name) for name in _OF_METHODS} for method in methods},
         "classes": {"titles": first.titles, "origins": first.run.states.of_class},
         "grid": {"exponents": EXPONENTS, "gates": GATES},
         "runs": [_run_data(outcomes, methods) for outcomes in all_outcomes],

@@ -168,7 +168,9 @@ def what_if(outcomes: RunOutcomes, choice: Choice) -> Shown:
     labels, num_past = outcomes.labels(state), outcomes.run.states.num_past(state)
     numbers = pd.DataFrame({name: accuracies(r, labels, num_past, choice.top) for name, r in ranks.items()}).T
     given, (reference, own, chosen) = choice.exponents, (f"{share:.1%}" for share in numbers["all"])
-    finding = f"p'=p·(μP/μN)^{given.means:g}·(μ(MN)/μ(MP))^{given.confidence:g}: {chosen}; IL2M {own}, FT {reference}"
+    how = f", gate {given.gate:g}" * (given.gate != 1) + f", means by {given.pooling}" * (given.pooling != "class")
+    finding = f"p'=p·(μP/μN)^{given.means:g}·(μ(MN)/μ(MP))^{given.confidence:g}{how}{', clipped' * given.clipped}"
+    finding += f": {chosen}; IL2M {own}, FT {reference}"
     if state == 1:
         finding = f"Eq. 1 changes nothing: {_NO_PAST}"
     draw = partial(_curves, outcomes, choice)

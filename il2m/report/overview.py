@@ -31,8 +31,9 @@ from il2m.system.hashes import short_hash
 
 _WORDS = json.loads((Path(__file__).parent / "templates" / "settings.json").read_text())  # column -> words of a value
 _WORDS |= {name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTILLATION[1:]}
-_UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": 0}
+_UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": None}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
+_PLAIN = ["distillation"]  # shown side by side, and all else apart
 Panel = tuple[Axes, str, pd.DataFrame, pd.DataFrame]  # see drawn
 Split = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels
 _COUNTED = "past classes undefined"  # the column of comparison.COUNTS in words
@@ -92,8 +93,8 @@ def recipe_names(runs: Iterable[Run]) -> dict[str, str]:
         names[key] = dataset
         for name, value in recipe.items():
             said_already = name.startswith("base_") and recipe.get(name.removeprefix("base_")) == value
-            imported = name in ("method", "scores")
-            if imported or (any(other.get(name) != value for other in others) and not said_already):
+            always = name in ("method", "scores", "memory")
+            if always or (any(other.get(name) != value for other in others) and not said_already):
                 names[key] += f", {name} {value if len(str(value)) <= 30 else short_hash(value)}"
     return names
 
@@ -135,13 +136,16 @@ def by_method(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {method: rows[rows["method"] == method] for method in comparison.best_methods(rows, most=3)}
 
 
-def drawn(study: Study, split: Split = panels, *, vary: str = "", shown: Sequence[str] = ()) -> Iterator[Panel]:
+def drawn(
+    study: Study, split: Split = panels, *, vary: str = "", shown: Sequence[str] = (), share: str = "x"
+) -> Iterator[Panel]:
     """One figure per group of runs (vary, shown: see groups), a panel for each part that ``split`` makes of its rows:
-    axes to draw into, the part in words, its rows, those of the figure, which is shown once its last panel is drawn."""
+    axes to draw into, the part in words, its rows, those of the figure, which is shown once its last panel is drawn.
+    share: the axis of numbers, ``x`` or ``y``; on the other each panel has settings or methods of its own."""
     several, left_out = groups(study, shown=[*filter(None, [vary]), *shown, "distillation"], vary=vary)
     for words, rows in several.items():
         parts = split(rows)
-        figure, axes = plt.subplots(1, len(parts), figsize=(12, 4.2), sharex=True, sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(parts), figsize=(12, 4.2), squeeze=False, **{f"share{share}": True})
         figure.suptitle(words, x=0.01, ha="left", fontweight="bold", parse_math=False)
         for ax, (part, same) in zip(axes[0], parts.items(), strict=True):
             yield ax, part, same, rows
@@ -183,7 +187,7 @@ def seeds_in_words(study: Study) -> str:
 def findings(study: Study) -> pd.DataFrame:
     """comparison.findings_table of every group of runs, with ``setting`` in words: finding by finding."""
     tables = []
-    for words, rows in _all_groups(study, ["distillation"]).items():
+    for words, rows in _all_groups(study, _PLAIN).items():
         table = comparison.findings_table(rows.drop(columns="setting"))
         how = table[table.columns.intersection(comparison.DISTILLATION)].to_dict("records")
         tables.append(table.assign(setting=[", ".join(filter(None, [words, in_words(row, {})])) for row in how]))
@@ -196,13 +200,15 @@ def findings(study: Study) -> pd.DataFrame:
 def headline(study: Study) -> str:
     """What the study says of IL2M in its plainest setting, as far as its class orders allow."""
     gains = findings(study).query("finding == 'IL2M gains over fine-tuning'").to_dict("records")
-    return WORDS.headline(gains, 0 if study.results is None else study.results["num_states"].max(), FEWEST_FOR_VERDICT)
+    most, settings = 0 if study.results is None else study.results["num_states"].max(), _all_groups(study, _PLAIN)
+    return WORDS.headline(gains, len(settings), most, FEWEST_FOR_VERDICT)
 
 
 def plainest(study: Study) -> tuple[str, pd.DataFrame, pd.DataFrame] | None:
     """The runs in the plainest setting that has several states, without distillation if there are such, in words; their
     rows of the results, of raw scores; and their mean bias_table. None if there are none, or no scores can be read."""
-    for words, rows in _all_groups(study, ["distillation"]).items():
+    off = "distillation == False and method == 'IL2M'"  # groups that the headline may be of come first
+    for words, rows in sorted(_all_groups(study, _PLAIN).items(), key=lambda group: group[1].query(off).empty):
         side, names = next((side, set(rows["run"])) for side, rows in panels(rows).items())
         tables = []
         for run in (run for run in study.runs if run.name in names):

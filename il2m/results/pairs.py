@@ -43,7 +43,7 @@ class PairedDifference:
             spread = half * math.sqrt(self.num_units) / t.ppf(1 - LEVEL / 2, self.num_units - 1)
             units = math.ceil((1.96 * spread / self.estimate) ** 2 + 3)
         needed = f"about {units}" if units <= 999 else "more than 999"
-        return f"half width {half:.3f}: a mean like this would need {needed} {UNITS[self.unit]}s"
+        return f"half width {100 * half:.1f} points: a mean like this would need {needed} {UNITS[self.unit]}s"
 
     def verdict(self, sign: int) -> str:
         """One of VERDICTS: whether by interval and t test the difference has the claimed sign, or the other one."""

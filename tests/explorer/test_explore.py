@@ -306,6 +306,12 @@ def test_only_what_is_shown_is_computed(tiny_study: TinyStudy):
 # what if
 
 
+def test_what_if_says_all_that_was_chosen(outcomes: RunOutcomes):
+    chosen = Exponents(gate=0.5, pooling="state", clipped=True)
+    assert "^1, gate 0.5, means by state, clipped: " in VIEWS["what if"](outcomes, Choice(3, exponents=chosen)).finding
+    assert "^1: " in VIEWS["what if"](outcomes, Choice(3)).finding
+
+
 def test_what_if_marks_the_paper_and_the_best_of_each_curve(outcomes: RunOutcomes):
     choice = Choice(3, exponents=Exponents(0.5, 1.35))
     shown = VIEWS["what if"](outcomes, choice)

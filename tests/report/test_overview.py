@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from tiny import TinyStudy
 
+from il2m import plots
 from il2m.exchange.importing import import_scores
 from il2m.report import inventory, overview, tables
 from il2m.report.overview import Study
+from il2m.results import comparison
 from il2m.results.collect import collect_results
 from il2m.results.table import bias_table
 from il2m.study.find import find_runs
@@ -231,6 +233,46 @@ def test_titles_state_the_finding():
     assert overview.best_in_words({}) == "no runs"
     off = make_results(distillation=(False,))
     assert overview.gains_in_words(off, "memory_size").startswith("IL2M against fine-tuning: +6.")
+
+
+def test_panels_that_differ_in_what_they_have_keep_their_own_labels():
+    """A grid that is not done: without distillation three K, with it one. Numbers stand on one scale."""
+    off = [make_results(memory_size=k, distillation=(False,)) for k in (10, 30, 60)]
+    study = make_study(*off, make_results(memory_size=60, distillation=(True,)))
+    labels = {}
+    for ax, side, same, rows in overview.drawn(study, vary="memory_size", share="y"):
+        values, intervals = comparison.over_seeds(same, "memory_size", comparison.best_methods(rows, most=5))
+        plots.plot_over_seeds(values, intervals, xlabel="K", ax=ax)
+        labels[side] = [text.get_text() for text in ax.get_xticklabels()], ax
+    assert [found for found, _ in labels.values()] == [["10", "30", "60"], ["60"]]
+    left, right = (ax for _, ax in labels.values())
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_xlim() == (-0.5, 2.5)
+    without = make_results(memory_size=0, distillation=(False, True)).query("method == 'FT'")
+    shown = ["memory_size", "num_states", "head"]
+    rows_of = {}
+    for ax, method, _, rows in overview.drawn(
+        make_study(without, make_results()), overview.by_method, vary="distillation", shown=shown
+    ):
+        plots.plot_differences(*overview.distillation_effects(rows, method), ax=ax)
+        rows_of[method] = [text.get_text() for text in ax.get_yticklabels()]
+    assert rows_of["FT"] == ["S = 2, K = 0", "S = 2, K = 60"]
+    assert rows_of["IL2M"] == ["S = 2, K = 60"]
+    plt.close("all")
+
+
+def test_the_headline_and_what_is_shown_first_are_of_one_setting():
+    without = make_results(memory_size=0).query("method == 'FT'")
+    distilled = make_results(memory_size=30, distillation=(True,))
+    study = make_study(without, distilled, make_results(distillation=(False,)))
+    assert " (toy, S = 2, K = 60), 95 % interval " in overview.headline(study)
+    assert [words for words, _ in groups_of(study)] == ["toy, S = 2, K = 0", "toy, S = 2, K = 30", "toy, S = 2, K = 60"]
+    unknown = make_results(distillation=(False,)).assign(distillation=None)
+    assert overview.headline(make_study(unknown)).startswith("No run that is known to be without distillation has both")
+
+
+def groups_of(study: Study) -> list[tuple[str, pd.DataFrame]]:
+    return [*overview.groups(study, shown=["distillation"])[0].items()]
 
 
 def test_gains_in_words_count_a_class_order_once():

@@ -89,7 +89,7 @@ def test_a_table_that_can_not_decide_says_what_it_would_need():
     half = stats.t.ppf(0.975, 5) * values.std(ddof=1) / math.sqrt(6)
     needed = math.ceil((1.96 * values.std(ddof=1) / 0.005) ** 2 + 3)
     assert found.verdict(1) == "undecided"
-    assert found.note == f"half width {half:.3f}: a mean like this would need about {needed} class orders"
+    assert found.note == f"half width {100 * half:.1f} points: a mean like this would need about {needed} class orders"
     enough = np.random.default_rng(0).normal(size=needed)
     enough = 0.005 + (enough - enough.mean()) / enough.std(ddof=1) * values.std(ddof=1)
     assert paired_difference(enough).verdict(1) == "reproduced"

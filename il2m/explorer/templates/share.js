@@ -29,9 +29,11 @@ function make(tag, attributes = {}, ...content) {
   return element;
 }
 
+const unitOf = (method) => (data.methods[method].distances ? "negated distance" : "score");
+
 // Lines by state: of numbers (name -> values by state), the method's own, and FT's dotted beside them.
 function linesOf(run, method, names, numbers) {
-  const both = method === "FT" ? ["FT"] : ["FT", method];
+  const both = method === "FT" || data.methods[method].distances ? [method] : ["FT", method]; // distances stand alone
   return both.flatMap((one) =>
     Object.entries(names).flatMap(([name, { title, colour }]) =>
       states(LAST)
@@ -158,7 +160,7 @@ const VIEWS = {
   "true-class scores": {
     uses: ["state", "method", "origin"],
     hint: "The mean score of each image's true class (the paper's Fig. 1). Past classes score below new ones after fine-tuning: this is the bias. A correction should bring the two lines together.",
-    figures: (run, choice) => [byState(scoreLines(run, choice), choice, runs.map((each) => scoreLines(each, choice)), "mean true-class score", ".2f")],
+    figures: (run, choice) => [byState(scoreLines(run, choice), choice, runs.map((each) => scoreLines(each, choice)), `mean true-class ${unitOf(choice.method)}`, ".2f")],
     tables: ([rows]) => [pivot(rows, ["line", "images of"], ["state", "state"], decimal)],
   },
   predictions: {
@@ -183,16 +185,16 @@ const VIEWS = {
       const [low, high] = extent(runs.flatMap((each) => memoryPoints(each, choice)).flatMap((row) => [row.when_new, row.now]));
       const lines = classLines(run, choice), all = runs.map((each) => classLines(each, choice));
       return [{ figure: "class_means", rows: memoryPoints(run, choice), signals: { low, high } },
-        byState(lines, choice, all, "mean score of this class", ".2f")];
+        byState(lines, choice, all, `mean ${unitOf(choice.method)} of this class`, ".2f")];
     },
     found: (run, choice) => {
       const [place, origin] = [choice.label, origins[choice.label]], name = `class ${titles[place]}`;
       if (origin > choice.state) return `${name} is learned at state ${origin}, after state ${choice.state}`;
       const [then, now] = [origin, choice.state].map((state) => run.own[choice.method][state - 1][place]);
       const memory = run.memory[choice.state - 1];
-      const ratio = memory && origin < choice.state && memory.current_means[place] > 0 && memory.initial_means[place] > 0
+      const ratio = memory && !data.methods[choice.method].distances && origin < choice.state && memory.current_means[place] > 0 && memory.initial_means[place] > 0
         ? `; μ_P / μ_N = ${decimal(memory.initial_means[place] / memory.current_means[place])}` : "";
-      return `${name}: mean score ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
+      return `${name}: mean ${unitOf(choice.method)} ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
     },
     tables: ([points, lines]) => [pivot(lines, ["line", "mean score of"], ["state", "state"], decimal), {
       head: ["class", "new at state", "μ_P", "μ_N", "μ_P / μ_N"],

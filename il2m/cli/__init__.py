@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from il2m import __version__
 from il2m.cli import commands
@@ -45,21 +44,17 @@ _TYPES = {"path": Path, "count": _whole(1), "number": _whole(0), "numbers": _who
 _TYPES["words"] = lambda text: text.split(",") if text else []
 
 
-def _declare(name: str, about: dict[str, Any]) -> None:
-    """Add a command to the parser. Its function takes the arguments by name, and returns the exit code, None for 0."""
-    parser = COMMANDS.add_parser(name, help=about["meaning"], description=about["meaning"])
-    for names, options in about.get("arguments", {}).items():
-        if "type" in options:
-            options["type"] = _TYPES[options["type"]]
-        if isinstance(parameter := options.get("choices"), str):
-            options["choices"] = PARAMETERS[parameter].rule.words
-        parser.add_argument(*names.split(), **options)
-    own = _printing(*about["prints"]) if "prints" in about else getattr(commands, name.replace("-", "_"))
-    parser.set_defaults(function=own)
-
-
+# a command's function takes the arguments by name, and returns the exit code, None for 0
 for _name, _about in tomllib.loads(Path(__file__).with_name("commands.toml").read_text()).items():
-    _declare(_name, _about)
+    _parser = COMMANDS.add_parser(_name, help=_about["meaning"], description=_about["meaning"])
+    for _names, _options in _about.get("arguments", {}).items():
+        if "type" in _options:
+            _options["type"] = _TYPES[_options["type"]]
+        if isinstance(_parameter := _options.get("choices"), str):
+            _options["choices"] = PARAMETERS[_parameter].rule.words
+        _parser.add_argument(*_names.split(), **_options)
+    _own = _printing(*_about["prints"]) if "prints" in _about else getattr(commands, _name.replace("-", "_"))
+    _parser.set_defaults(function=_own)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -45,8 +45,7 @@ def open_readable(folders: Iterable[Path]) -> list[Run]:
             run.digests  # noqa: B018 - base and states are checked for whose they are
             runs.append(run)
         except InputError as error:
-            named = folder.name.startswith(tuple(f"{kind}-" for kind in KINDS))
-            if named or any(folder.glob("state_[0-9][0-9]")):
+            if folder.name.startswith(tuple(f"{kind}-" for kind in KINDS)) or any(folder.glob("state_[0-9][0-9]")):
                 warnings.warn(f"left out {folder.name}: {error}", stacklevel=3)
     return runs
 

@@ -45,10 +45,9 @@ class Run:
             found = ", ".join(each.parent.name for each in sorted(self.folder.glob("*/config.json")))
             found = f"; name one of the runs in it: {found}" if found else "."
             raise InputError(f"{self.folder} is not a run folder: it has no config.json{found}") from None
-        except ValueError as error:
-            raise self._edited(f"{error}; it was damaged or edited") from None
-        except (KeyError, TypeError) as error:
-            raise self._edited(f"can't be read ({error!r}); it was damaged or edited") from None
+        except (ValueError, KeyError, TypeError) as error:
+            problem = error if isinstance(error, ValueError) else f"can't be read ({error!r})"
+            raise self._edited(f"{problem}; it was damaged or edited") from None
         if short_hash(self.identity) != self.config.get("hash"):
             raise self._edited("was edited: its parameters are not those that made this run")
         types = _TYPES | ({"base": str} if self.kind in ("fine_tuning", "joint") else {})
@@ -176,12 +175,10 @@ class Run:
 
     def store(self, state: int, arrays: Arrays, weights: Mapping[str, Any], info: dict) -> None:
         """Write a finished state, see write_state; it says whose it is, which one it went on from, and when it was."""
-        write_state(self.folder, state, arrays, weights, {**info, "origin": self._origin(state)})
-
-    def _origin(self, state: int) -> dict[str, Any]:
         previous = self._previous(state)
         origin = {"run": self.config["hash"], "state": state, "went_on_from": previous.digest if previous else ""}
-        return origin | {"made": datetime.now(UTC).isoformat()}  # what is made later is later in the order of texts
+        origin["made"] = datetime.now(UTC).isoformat()  # what is made later is later in the order of texts
+        write_state(self.folder, state, arrays, weights, {**info, "origin": origin})
 
     @property
     def digests(self) -> dict[int, str]:

@@ -63,8 +63,7 @@ def fine_tune(settings: FineTuning | None = None, **parameters: Any) -> Run:
 
 def _fine_tune_states(plan: Plan, run: Run, settings: FineTuning, missing: list[int]) -> None:
     title = "fine-tuning" + (" with distillation" if settings.distillation else "")
-    num_images = sum(images_to_train_on(plan)[state] for state in missing)
-    with Progress(title, num_images, run.folder) as progress:
+    with Progress(title, sum(images_to_train_on(plan)[state] for state in missing), run.folder) as progress:
         stage = Stage(run, settings, plan.dataset, Normalisation(**run.state(1).info["normalisation"]), progress)
         stage.train(_fine_tune_state, [(state, plan.exemplars.get(state)) for state in missing])
 

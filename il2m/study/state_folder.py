@@ -34,10 +34,9 @@ class StateFolder:
         try:
             record = read_sealed(self.path / "state.json")
             record["files"].items()
-        except ValueError as error:
-            raise self.damaged(f"state.json {error}") from None
-        except (FileNotFoundError, KeyError, AttributeError) as error:
-            raise self.damaged(f"state.json can't be read ({error})") from None
+        except (ValueError, FileNotFoundError, KeyError, AttributeError) as error:
+            problem = error if isinstance(error, ValueError) else f"can't be read ({error})"
+            raise self.damaged(f"state.json {problem}") from None
         return record
 
     @property

@@ -20,6 +20,9 @@ SHIPPED = CHECKOUT or LIBRARY / "shipped"  # where notebooks/ and data/ are read
 
 def environment() -> dict[str, Any]:
     """The environment of this process; what can't be found out is None, or left out of a list."""
+    il2m = next(iter(metadata.distributions(name="il2m")), None)  # None: a copy that was never installed
+    required = [line for line in il2m.requires if "extra ==" not in line] if il2m else []
+    names = ["il2m", *(re.match(r"[\w.-]+", line)[0] for line in required)]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -28,7 +31,8 @@ def environment() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),  # of the machine
         "gpus": _nvidia_smi("name,memory.total,driver_version"),
-        "packages": _packages(),  # this one and its requirements: name -> version
+        # this one and its requirements: name -> version
+        "packages": {name: next((it.version for it in metadata.distributions(name=name)), None) for name in names},
         "git": git_state(SHIPPED),
     }
 
@@ -55,13 +59,6 @@ def git_state(checkout: Path) -> dict[str, Any]:
     commit = re.search(r"^# branch\.oid ([0-9a-f]+)$", printed, re.MULTILINE)
     changed = any(line[0] != "#" for line in printed.splitlines())
     return {"commit": commit[1], "changed": changed} if commit else {"commit": None, "changed": None}
-
-
-def _packages() -> dict[str, str | None]:
-    il2m = next(iter(metadata.distributions(name="il2m")), None)  # None: a copy that was never installed
-    required = [line for line in il2m.requires if "extra ==" not in line] if il2m else []
-    names = ["il2m", *(re.match(r"[\w.-]+", line)[0] for line in required)]
-    return {name: next((it.version for it in metadata.distributions(name=name)), None) for name in names}
 
 
 @functools.cache

@@ -67,9 +67,8 @@ def _distinct_letters(num_classes: int, rng: np.random.Generator) -> list[str]:
 
 def _shape(letter: str, face: str) -> np.ndarray:
     """The drawing stretched to its bounding box, mean 0 and norm 1, (400,): alike for alike shapes of any size."""
-    drawing = _draw(letter, face)
-    rows, columns = np.flatnonzero(drawing.max(axis=1)), np.flatnonzero(drawing.max(axis=0))
-    box = Image.fromarray(drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    drawing = Image.fromarray(_draw(letter, face))
+    box = drawing.crop(drawing.getbbox())
     shape = np.asarray(box.resize((20, 20), Image.Resampling.BILINEAR)).ravel()
     shape = shape - shape.mean()
     return shape / np.linalg.norm(shape)

@@ -65,11 +65,9 @@ def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:
         what = "its training images' scores can't be had again, so this run can't be exported"
         raise InputError(f"{stored.path}: no {', '.join(lacking)}: {what}.")
     weight, bias = stored.tensor("head.weight"), stored.tensor("head.bias")
-    features, labels = stored.array("new_features"), stored.array("new_labels")
-    own, top = stored.array("new_own_scores"), stored.array("new_top_scores")
-    for start in range(0, len(labels), _ROWS):
-        rows = slice(start, start + _ROWS)
-        scores = features[rows] @ weight.T + bias
-        np.put_along_axis(scores, scores.argmax(axis=1)[:, None], top[rows, None], axis=1)
-        np.put_along_axis(scores, labels[rows, None], own[rows, None], axis=1)
+    names = ("features", "labels", "own_scores", "top_scores")
+    for features, labels, own, top in zip(*(_blocks(stored.array(f"new_{name}")) for name in names), strict=True):
+        scores = features @ weight.T + bias
+        np.put_along_axis(scores, scores.argmax(axis=1)[:, None], top[:, None], axis=1)
+        np.put_along_axis(scores, labels[:, None], own[:, None], axis=1)
         yield scores

@@ -139,11 +139,9 @@ def standing(job: Job, record: Mapping[str, Any], states: _States = states_of) -
     return DONE, ""
 
 
-def is_done(
-    job: Job, record: Mapping[str, Any], code: str, to_show: Iterable[str], states: _States = states_of
-) -> bool:
-    """Whether a job is done as it is asked for, by this code, showing the jobs ``to_show`` at least, and stands so."""
-    asked = record.get("code") == code and set(to_show) <= set(record["beside"])
+def is_done(job: Job, record: Mapping[str, Any], code: str, shown: Iterable[str], states: _States = states_of) -> bool:
+    """Whether a job is done as it is asked for, by this code, showing the jobs ``shown`` at least, and stands so."""
+    asked = record.get("code") == code and set(shown) <= set(record["beside"])
     return asked and standing(job, record, states)[0] == DONE
 
 

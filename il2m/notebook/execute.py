@@ -112,9 +112,7 @@ def _in_a_process(preload: Sequence[str], stop: Callable[[], bool], log: Path | 
         process.join()
 
 
-def _job_main(
-    reply: Connection, log: Path | None, environment: Mapping[str, str], plugins: Sequence[str], *task: Any
-) -> None:
+def _job_main(reply: Connection, log: Path | None, environment: Mapping, plugins: Sequence[str], *task: Any) -> None:
     """In the job's process: start its kernel, execute the notebook, and reply why that failed."""
     os.setpgid(0, 0)  # a group of its own: Ctrl-C reaches the process that started it only
     os.environ |= {**KERNEL_ENVIRONMENT, **environment}
@@ -168,13 +166,9 @@ def _manager_class(kernel: BaseProcess, pipe: Connection, sockets: str) -> type:
     from jupyter_client import AsyncKernelManager
     from traitlets import Unicode
 
-    popen = SimpleNamespace(  # what jupyter_client asks of a process
-        pid=kernel.pid,
-        poll=lambda: kernel.exitcode,
-        wait=kernel.join,
-        send_signal=lambda number: kernel.is_alive() and os.kill(kernel.pid, number),
-        **dict.fromkeys(("stdin", "stdout", "stderr")),
-    )
+    asked = {"pid": kernel.pid, "poll": lambda: kernel.exitcode, "wait": kernel.join}  # of a process by jupyter_client
+    asked["send_signal"] = lambda number: kernel.is_alive() and os.kill(kernel.pid, number)
+    popen = SimpleNamespace(**asked, **dict.fromkeys(("stdin", "stdout", "stderr")))
 
     class Manager(AsyncKernelManager):
         transport = Unicode("ipc")

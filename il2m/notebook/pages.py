@@ -33,8 +33,7 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))
     light, dark = (style.get_style_defs(".highlight") for style in styles)
     css = f"{(_TEMPLATES / 'page.css').read_text()}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
-    resources = {"page_title": title, "page_style": css}
-    text, _ = exporter.from_filename(str(notebook), resources)
+    text, _ = exporter.from_filename(str(notebook), {"page_title": title, "page_style": css})
     write_atomically(page, f"{text}{_seal(text, notebook)}")
 
 

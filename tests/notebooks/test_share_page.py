@@ -83,7 +83,7 @@ def test_it_opens_on_fine_tuning(page: Shared):
     assert page.tab.evaluate("window.broken") is None
 
 
-@pytest.mark.parametrize(("method", "state"), [("FT", 3), ("IL2M", 3), ("IL2M-no-gate", 2)])
+@pytest.mark.parametrize(("method", "state"), [("FT", 3), ("IL2M", 3), ("IL2M-no-gate", 2), ("NEM", 3)])
 def test_figures_are_those_of_the_notebook(
     page: Shared, shared: tuple[list[RunOutcomes], Path], method: str, state: int
 ):
@@ -93,7 +93,7 @@ def test_figures_are_those_of_the_notebook(
         drawn = {(row["line"], row["state"]): row["value"] for row in page.rows(run)}
         for group, b in product(("past", "new"), (2, 3)):
             assert drawn[f"{group} classes", b] == pytest.approx(expected.numbers.loc[b, group], abs=1e-6)
-        assert (("past classes, FT", 3) in drawn) == (method != "FT")
+        assert (("past classes, FT", 3) in drawn) == (method not in ("FT", "NEM"))
         assert page.tab.locator(".found").nth(run).inner_text() == expected.finding
     page.choose(view="predictions")
     for run, outcomes in enumerate(shared[0]):
@@ -133,6 +133,16 @@ def test_one_class_is_that_of_the_notebook_and_a_point_chooses_it(page: Shared, 
     page.tab.wait_for_function(f"document.querySelector('[name=label]').value !== '{before}'")
     page.wait()
     assert page.tab.evaluate("window.broken") is None
+
+
+def test_distances_share_no_axis_and_no_sentence_with_scores(page: Shared):
+    page.choose(view="one class", method="NEM", state=3, label=1)
+    assert {row["line"] for row in page.rows(0, 1)} == {"its validation images"}
+    found = page.tab.locator(".found").first.inner_text()
+    assert "mean negated distance" in found
+    assert "μ" not in found
+    page.choose(view="one class", method="IL2M", state=3, label=1)
+    assert "mean score" in page.tab.locator(".found").first.inner_text()
 
 
 def test_what_if_follows_its_sliders_by_keyboard(page: Shared, shared: tuple[list[RunOutcomes], Path]):

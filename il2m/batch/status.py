@@ -24,7 +24,9 @@ class Estimates:
 
     def __init__(self, out_dir: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
         self._rates: dict[str, list[float]] = {}  # of each kind: seconds for a unit of work
-        self._kept = {name: record.get("key") for name, record in records.items() if record.get("status") == DONE}
+        done = {name: record for name, record in records.items() if record.get("status") == DONE}
+        there = (name for name, each in done.items() if all((out_dir / run).is_dir() for run in each.get("states", ())))
+        self._kept = {name: done[name].get("key") for name in there}
         others = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
         others = sorted(others, key=modified)[-_FEW:]
         for record in [*map(read_record, others), *records.values()]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from il2m.data.batches import ImageBatches, batch_sizes
@@ -79,7 +80,9 @@ def train(
     batches = batches.to(training.accelerator.device)
     while len(training.history) < epochs:
         # the same bits from equal seeds on a GPU too, which rounds float32 to TF32 in convolutions only if asked to
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=settings.precision == "tf32"):
+        exact = {"enabled": True, "deterministic": True, "allow_tf32": settings.precision == "tf32"}
+        with torch.backends.cudnn.flags(**exact), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + len(training.history) * HERE.count + HERE.rank)  # of dropout: each epoch's own
             epoch = training.run_epoch(batches)
         if validate and settings.validate_every and epoch.epoch % settings.validate_every == 0:
             epoch = training.history[-1] = replace(epoch, val_top1=validate())
@@ -101,7 +104,10 @@ class _Training:
         # accelerate keeps one device and precision per process and refuses another; each training call has its own
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = "no" if settings.precision in ("float32", "tf32") else settings.precision
-        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=precision)
+        on_cpu = settings.device == "cpu" or not torch.cuda.is_available()  # Apple's GPUs are not used
+        alone = {"LOCAL_RANK": "-1", "PMI_SIZE": "1"} if HERE.count == 1 else {}  # started by mpiexec it would wait
+        with patch_environment(**alone):
+            self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
         on_gpu = self.accelerator.device.type != "cpu"
         if settings.precision in ("fp16", "tf32") and not on_gpu:  # it would quietly train in float32
             raise InputError(f"precision = {settings.precision!r} needs a GPU: use 'bf16' or 'float32'.")

@@ -11,6 +11,7 @@ from il2m.study.progress import read_progress
 from il2m.study.runs import ANALYSED, KINDS, Run
 from il2m.system.files import SET_ASIDE
 from il2m.system.hashes import short_hash
+from il2m.system.locks import RUN_LOCK, is_locked
 
 
 def run_folders(out_dir: str | Path) -> list[Path]:
@@ -61,7 +62,7 @@ def open_run(folder: str | Path, run: str = "") -> Run:
     opened = Run(_one_of(folder, run, "run") if run else folder)
     if opened.kind not in ANALYSED or opened.missing_states:
         problem = f"not finished (states {opened.missing_states} are missing: run fine-tuning again, it goes on there)"
-        if progress := read_progress(opened.folder):
+        if (progress := read_progress(opened.folder)) and is_locked(opened.folder / RUN_LOCK):
             problem = f"still being trained ({progress['where']}): come back when it has ended"
         if opened.kind not in ANALYSED:
             problem = f"a {KINDS[opened.kind].removesuffix(' training')}, not a fine-tuning run"

@@ -155,6 +155,8 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
     for state in range(2, states.num_states + 1):
         counts = plan.dataset.train_counts[: states.num_seen(state)]
         kept = np.minimum(counts, kept_per_class(settings, states.num_past(state)))
+        if state in plan.exemplars:  # lists say which
+            kept = np.bincount(plan.dataset.train_labels[plan.exemplars[state]], minlength=len(counts))
         held = num_held_out(kept, settings.held_out)
         trained = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
         images[state] = int(settings.epochs * trained.sum() + settings.balanced_epochs * (kept - held).sum())

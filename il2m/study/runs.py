@@ -153,6 +153,8 @@ class Run:
             what = f"{self.folder}: state {state} of {self.states.num_states} is not finished"
             raise InputError(f"{what}; run {KINDS.get(self.kind, 'its import')} again, it goes on from what is there.")
         if state not in self._opened:
+            for before in range(2, state if self.kind == "fine_tuning" else 2):  # else they open each other, too deep
+                self._opened.get(before) or self.state(before).stranger
             of_run = self.config["hash"], state, self._previous(state)
             self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)
         return self._opened[state]

@@ -32,7 +32,7 @@ def train_missing(run: Run, settings: Training | JointTraining, train_states: Ca
     States that did not go on from the one before them are set aside first. Raises InputError as check_device."""
     if run.missing_states or _strangers(run):
         check_device(run.base.identity if run.kind == "joint" else run.identity, settings.device)
-        torch.set_num_threads(settings.num_threads)
+        torch.set_num_threads(settings.num_threads), torch.set_float32_matmul_precision("highest")
         with locked(run.folder / RUN_LOCK, waiting_for=f"training {run.name}"):
             leftovers = (".state_*", "state_*.tmp", f"{PROGRESS_FILE}*.tmp")
             sweep(run.folder / RUN_LOCK, [path for pattern in leftovers for path in run.folder.glob(pattern)])

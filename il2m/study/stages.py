@@ -2,6 +2,7 @@
 bound of a study. They meet on disk: finished states are kept, and of one that was interrupted the epochs up to its last
 checkpoint (see training.py). Of two processes that ask for a run, one waits and takes what the other has made."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def train_planned(plan: Plan) -> Run:
     if not plan.folder.exists():
         check_device(plan.identity, plan.settings.device)  # before anything is written
     run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+    source = plan.notes["source"]
+    if plan.dataset.files and (before := run.config.get("source", source)) != source:
+        warnings.warn(f"{run.name} is of {before}; {source} is taken for it: names and sizes agree.", stacklevel=3)
     asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}  # what no hash has
     settings = type(plan.settings).of_identity(run.identity, **asked)
     train_states = _train_base_state if plan.kind == "base" else _fine_tune_states

@@ -22,7 +22,7 @@ from il2m.exchange.exporting import export_scores
 from il2m.exchange.prepare import make_lists
 from il2m.exchange.score_files import rectify_files
 from il2m.results.table import results_table, series
-from il2m.study.planning import plan_base, plan_fine_tuning
+from il2m.study.planning import images_to_train_on, plan_base, plan_fine_tuning
 from il2m.study.stages import fine_tune, train_base
 
 CLASSES = ["apple", "bear", "bus", "camel", "clock", "wolf"]
@@ -248,6 +248,9 @@ def test_a_study_of_real_files_at_64_pixels(tree: Path, tmp_path: Path, capsys: 
             used = paths[run.state(state).array(f"{part}_indices")].tolist()
             assert used == [str(tree / image) for image in read_image_list(listed).images]
     assert run.identity["exemplar_selection"] == "lists"
+    plan = plan_fine_tuning(**training, memory_size=8, epochs=1, score_all_past=False)
+    counted = {b: sum(len(run.state(b).array(f"{part}_indices")) for part in ("exemplar", "new")) for b in (2, 3)}
+    assert images_to_train_on(plan) == counted
     assert plan_fine_tuning(memory_size=8, out_dir=study, data_dir=str(tree)).exemplars.keys() == {2, 3}
     chosen = plan_fine_tuning(exemplars_per_class=2, out_dir=study, data_dir=str(tree))
     assert chosen.exemplars == {}

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import os
 import time
 import warnings
 from types import SimpleNamespace
@@ -360,6 +361,48 @@ def interrupt_after(last_epoch: int):
             raise KeyboardInterrupt
 
     return on_epoch
+
+
+def test_dropout_is_drawn_from_the_seed(batches, tmp_path, every_epoch):
+    """In a network of somebody's own: whatever was drawn before, and however often the training was interrupted."""
+
+    def trained(**more) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        layers = torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Dropout(0.5)
+        model = Classifier(torch.nn.Sequential(*layers), 16, 6)
+        torch.manual_seed(time.time_ns())
+        train_with(model, batches, **SETTINGS | {"epochs": 4} | more)
+        return weights(model)
+
+    expected, path = trained(), tmp_path / "checkpoint"
+    assert equal(trained(), expected)
+    assert not equal(trained(seed=1), expected)
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=path, on_epoch=interrupt_after(2))
+    assert equal(trained(checkpoint=path), expected)
+    before = torch.get_rng_state()
+    train_with(new_model(), batches, **SETTINGS)
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's own
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PMI_SIZE": "4", "PMI_RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"},
+    ],
+    ids=["mpiexec", "torchrun"],
+)
+def test_a_training_started_by_a_launcher_is_alone(few, monkeypatch, variables):
+    """accelerate would wait for the others, or average with the gradients of their trainings."""
+    expected, model = new_model(), new_model()
+    train_with(expected, few, **SETTINGS)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    train_with(model, few, **SETTINGS)
+    assert equal(weights(model), weights(expected))
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("stop", [1, 4])

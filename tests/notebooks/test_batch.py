@@ -16,6 +16,7 @@ from il2m.batch.dispatch import Workers, execute_jobs
 from il2m.batch.grids import Grid
 from il2m.batch.jobs import Job
 from il2m.batch.status import Estimates
+from il2m.notebook.catalogue import BASE
 from il2m.notebook.execute import execute_notebook, is_warm
 from il2m.report.overview import jobs_table
 from il2m.system.hashes import write_sealed
@@ -297,6 +298,11 @@ def test_the_time_a_job_may_take_is_that_of_its_kind(tmp_path: Path):
     }
     assert Estimates(job.out_dir, others).total([job]) == (1 + 3 * 19, 0)  # the median, 20 s for 100; 1 s to start
     assert Estimates(job.out_dir, others).total([replace(job, kind="b")]) == (0, 1)
+    stage = replace(job, notebook=BASE)
+    kept = others | {stage.name: {"status": "done", "key": job.key, "kind": "b", "states": {"run-1": {}}}}
+    assert Estimates(job.out_dir, kept).total([stage]) == (1 + 3 * 19, 0)  # its run was deleted
+    (job.out_dir / "run-1").mkdir(parents=True)
+    assert Estimates(job.out_dir, kept).total([stage]) == (1, 0)  # it is only looked at
     beside = tmp_path / "another study" / "jobs" / "b.json"
     beside.parent.mkdir(parents=True)
     write_sealed(beside, {"job": "b", "status": "done", "kind": "b", "seconds": 6, "work": 10})

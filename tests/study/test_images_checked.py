@@ -44,6 +44,18 @@ def warned(call, *args, **options) -> list[str]:
     return [str(one.message) for one in caught if one.category is UserWarning]
 
 
+def test_runs_of_other_files_that_look_alike_are_told(tree):
+    """Names, sizes and labels are all that is known of files which nobody decodes."""
+    parameters = {"out_dir": str(tree.parent / "study"), **SETTINGS | TRAINING}
+    base = train_base(dataset=f"folder:{tree}", **parameters)
+    other = shutil.copytree(tree, tree.parent / "noise")
+    for path in other.rglob("*.bmp"):
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(path)
+    said = warned(train_base, dataset=f"folder:{other}", **parameters)
+    assert said == [f"{base.name} is of folder:{tree}; folder:{other} is taken for it: names and sizes agree."]
+    assert warned(train_base, dataset=f"folder:{tree}", **parameters) == []
+
+
 def test_exif_rotation_is_part_of_the_hash_only_where_it_turns_an_image(tree):
     plain = base_plan(tree)
     assert "exif_rotation" not in plain.identity

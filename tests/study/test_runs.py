@@ -1,8 +1,10 @@
 """Run folders: written whole or not at all, checked when read."""
 
+import inspect
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ from il2m.errors import InputError
 from il2m.learning.networks import build_network
 from il2m.study.find import find_runs, labelled, open_run, twin_run
 from il2m.study.runs import Run
+from il2m.study.stages import fine_tune, train_base
 from il2m.study.state_folder import StateFolder, write_state
 from il2m.system import hashes
 from il2m.system.files import write_atomically
 from il2m.system.hashes import file_hash, short_hash
+
+PARTS = {"train": 3, "test": 1}  # images of a class
 
 NOTES = {"dataset": "tiny", "source": "nowhere", "order_seed": 0, "class_names": ["a", "b", "c"]}
 
@@ -63,6 +68,24 @@ def test_a_run_opened_again_is_the_same(tiny_study):
     assert run.base.folder == tiny_study.base.folder
     assert sorted(run.class_names) == [f"class {c}" for c in range(6)]
     assert run.state(1).path == tiny_study.base.folder / "state_01", "state 1 is the base's"
+
+
+def test_a_run_of_many_states_is_read(tiny_npz, tmp_path):
+    """States open those before them, of which there may be more than Python can nest calls."""
+    training = {"out_dir": str(tmp_path), "batch_size": 8, "device": "cpu", "learning_rate": 0.01}
+    rng, num = np.random.default_rng(0), 24
+    arrays = {f"x_{part}": rng.integers(0, 256, (num * count, 8, 8), dtype=np.uint8) for part, count in PARTS.items()}
+    arrays |= {f"y_{part}": np.repeat(np.arange(num), count) for part, count in PARTS.items()}
+    np.savez(tmp_path / "many.npz", **arrays)
+    train_base(dataset=str(tmp_path / "many.npz"), num_states=num, base_epochs=1, **training)
+    run = fine_tune(memory_size=num, epochs=1, **training)
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack()) + 90)
+        scores = Run(run.folder).state(num).array("val_scores")
+    finally:
+        sys.setrecursionlimit(limit)
+    assert scores.shape == (num, num)
 
 
 def test_arrays_are_memory_mapped_and_read_only(tiny_study):

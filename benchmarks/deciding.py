@@ -163,8 +163,7 @@ def decided(results: pd.DataFrame, hypotheses: dict[str, tuple[dict, dict, int]]
         for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
             if of_k["exemplar_selection"].nunique() > 1 and "exemplar_selection" not in a:
                 continue  # it is of one way to choose exemplars
-            # runs of the two heads differ in what shapes them, and so in these columns too
-            pairs = differences(of_k.drop(columns=["setting"]), a, b)
+            pairs = differences(of_k, a, b)
             if len(pairs):
                 found = paired_difference(by_order(pairs, "difference"), len(pairs))
                 about = {"hypothesis": words, "S": num_states, "K": k, "held": mean_held(of_k)}

@@ -70,9 +70,9 @@ def _work(rank: int, count: int, on_cpu: bool, meeting: str, num_threads: int, p
     os.environ |= {name: str(value) for name, value in numbers.items()} | {"ACCELERATE_USE_CPU": str(on_cpu)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"  # nobody else can connect
     warnings.simplefilter("ignore" if rank else "default")
-    torch.set_num_threads(num_threads)
     for plugin in plugins:
         load_plugin(plugin)
+    torch.set_num_threads(num_threads), torch.set_float32_matmul_precision("highest")  # as train_missing
     group = {"store": torch.distributed.FileStore(meeting, count), "rank": rank, "world_size": count}
     torch.distributed.init_process_group("gloo" if on_cpu else "nccl", **group)
     function, *arguments = pickle.loads(task)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import PROJECT
 
 from il2m.batch.grids import Grid, all_settings, read_grid, read_overrides, swept_names
-from il2m.batch.jobs import plan_jobs
 from il2m.errors import InputError
-from il2m.notebook.catalogue import find_grid, find_grids, find_notebooks
+from il2m.notebook.catalogue import find_grid
 
 DEFAULTS = {"memory_size": 200, "epochs": 20, "distillation": [False, True], "state_sizes": [], "network": "small"}
 
@@ -117,17 +115,6 @@ def test_a_grid_that_comes_with_il2m_is_extended_by_its_name(tmp_path: Path):
     for no_grid in ("quickstartt", "''"):
         with pytest.raises(InputError, match="can't read the grid"):
             read_grid(write(tmp_path, mine=f"extends: {no_grid}"))
-
-
-GRIDS = sorted([*find_grids().values(), *(PROJECT / "benchmarks").glob("**/*.yaml")])
-
-
-@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_grids_that_come_along_can_be_planned(path: Path, tmp_path: Path):
-    """With glyphs in the place of images that are not here."""
-    embedded = {"dataset": "glyphs", "image_size": 224, "mean_std": "", "num_states": 10}
-    grid = read_grid(path)
-    assert plan_jobs(grid if "glyphs" in str(grid) else grid.overridden(embedded), find_notebooks(), tmp_path)
 
 
 def test_a_grid_that_extends_itself_is_refused(tmp_path: Path):

@@ -18,9 +18,9 @@ from tiny import PROJECT, TinyStudy
 from il2m.batch.grids import Grid, all_settings, read_grid
 from il2m.batch.jobs import Job, plan_jobs
 from il2m.errors import InputError
-from il2m.notebook.catalogue import NOTEBOOKS, find_notebooks, notebook_parameters
+from il2m.notebook.catalogue import NOTEBOOKS, find_grids, find_notebooks, notebook_parameters
 
-GRIDS = sorted((PROJECT / "notebooks" / "grids").glob("*.yaml"))
+GRIDS = sorted([*find_grids().values(), *(PROJECT / "benchmarks").glob("**/*.yaml")])
 
 
 VALUES = (
@@ -47,6 +47,14 @@ def test_committed_grids_hold_known_parameters_and_good_values(path: Path):
     grid = read_grid(path)
     assert grid.description
     assert all_settings(grid, known)
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_committed_grids_can_be_planned(path: Path, tmp_path: Path):
+    """With glyphs in the place of images that are not here."""
+    embedded = {"dataset": "glyphs", "image_size": 224, "mean_std": "", "num_states": 10}
+    grid = read_grid(path)
+    assert plan_jobs(grid if "glyphs" in str(grid) else grid.overridden(embedded), find_notebooks(), tmp_path)
 
 
 def test_quickstart_trains_one_base_for_both_settings_of_distillation(tmp_path: Path):

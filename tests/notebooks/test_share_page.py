@@ -141,6 +141,7 @@ def test_distances_share_no_axis_and_no_sentence_with_scores(page: Shared):
     found = page.tab.locator(".found").first.inner_text()
     assert "mean negated distance" in found
     assert "μ" not in found
+    assert "mean negated distance of" in page.tab.locator("body").text_content()
     page.choose(view="one class", method="IL2M", state=3, label=1)
     assert "mean score" in page.tab.locator(".found").first.inner_text()
 

@@ -196,7 +196,7 @@ const VIEWS = {
         ? `; μ_P / μ_N = ${decimal(memory.initial_means[place] / memory.current_means[place])}` : "";
       return `${name}: mean ${unitOf(choice.method)} ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
     },
-    tables: ([points, lines]) => [pivot(lines, ["line", "mean score of"], ["state", "state"], decimal), {
+    tables: ([points, lines], run, choice) => [pivot(lines, ["line", `mean ${unitOf(choice.method)} of`], ["state", "state"], decimal), {
       head: ["class", "new at state", "μ_P", "μ_N", "μ_P / μ_N"],
       body: points.map((row) => [row.title, row.origin, ...[row.when_new, row.now, row.ratio].map(decimal)]),
     }],

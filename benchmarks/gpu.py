@@ -3,8 +3,9 @@
     python benchmarks/gpu.py steps        a bare step on one resident batch: one by one, as a CUDA graph, by precision
     python benchmarks/gpu.py training     train(), against the bare step, and a DataLoader with Pillow (8 workers)
     python benchmarks/gpu.py together     trainings side by side in 1, 4, 8 and 16 processes, with MPS where it runs
+    python benchmarks/gpu.py ilsvrc       ResNet-18 at 224 pixels by the paper's recipe: images in memory, and JPEGs
 
-Images are random, as large as CIFAR's.
+Images are random, as large as CIFAR's but for ilsvrc, whose files are those of image_files.py.
 """
 
 import argparse
@@ -14,10 +15,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import image_files
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,7 +29,9 @@ from bare_step import BareStep
 from PIL import Image
 from torchvision import transforms
 
-from il2m.data.batches import ImageBatches, channel_mean_std
+from il2m.data.batches import ImageBatches, Normalisation, channel_mean_std
+from il2m.data.file_batches import FileBatches, checked
+from il2m.data.lists import load_folder
 from il2m.learning.networks import build_network
 from il2m.learning.training import train
 from il2m.parameters import FineTuning
@@ -103,9 +109,9 @@ def steps(networks: list[str], compiled: bool) -> dict[str, float]:
     return found
 
 
-def random_batches(network: str, num_batches: int) -> ImageBatches:
+def random_batches(num_images: int, side: int = SIDE) -> ImageBatches:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (NETWORKS[network] * num_batches, SIDE, SIDE, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (num_images, side, side, 3), dtype=np.uint8)
     return ImageBatches(images, rng.integers(0, CLASSES, len(images)), channel_mean_std(images))
 
 
@@ -117,7 +123,7 @@ def trained(network: str, epochs: int, num_batches: int, distils: bool = False, 
         values={"batch_size": NETWORKS[network], "device": "cuda", "flip": True, "max_shift": 4, **given}
     )
     options = {"epochs": epochs, "learning_rate": 0.01, "seed": 0, "teacher": teacher}
-    history = train(model, random_batches(network, num_batches), settings, **options)
+    history = train(model, random_batches(num_batches * NETWORKS[network]), settings, **options)
     return float(np.median([epoch.images_per_second for epoch in history[epochs // 2 :]]))
 
 
@@ -180,6 +186,34 @@ def compare(networks: list[str]) -> dict[str, float]:
                     found[f"{title}: bare step, one by one"] = images_per_second(step, step.size, 0.3)
         found[f"{network} tf32: DataLoader and Pillow, 8 workers"] = plain_loop(network)
         print({what: round(speed) for what, speed in found.items() if network in what}, flush=True)
+    return found
+
+
+def ilsvrc(num_images: int = 4096) -> dict[str, float]:
+    """Images per second of train() by the paper's recipe (mini-batches of 32, eight of them summed for a step), and of
+    256 images a step, which are replayed, in the last of three epochs; of JPEGs with as many workers as cores."""
+    found, workers = {}, len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        image_files.make_images(Path(folder), num_images=num_images)
+        data = load_folder(Path(folder) / "images", image_size=224, num_workers=workers)
+        data = checked(data, Path(folder), allow_leakage=True)
+        files, labels = data.train_images, data.train_labels
+        jpegs = FileBatches(files, labels, Normalisation(image_files.MEAN, image_files.STD))
+        resident = random_batches(num_images, 224)
+        recipe = {"batch_size": 32, "summed_batches": 8}
+        for precision, (what, batches), sizes in itertools.product(
+            ("float32", TF32, "bf16"),
+            {"in memory": resident, f"JPEGs, {workers} workers": jpegs}.items(),
+            (recipe, {"batch_size": 256}),
+        ):
+            if batches is jpegs and sizes is not recipe:
+                continue
+            settings = FineTuning.given(values={"device": "cuda", "flip": True, "precision": precision, **sizes})
+            model = build_network("resnet18", 3, 1000, seed=0, image_size=(224, 224))
+            history = train(model, batches, settings, epochs=3, learning_rate=0.01, seed=0)
+            title = f"resnet18, 224 pixels, {precision}, {' x '.join(map(str, sizes.values()))}, {what}"
+            found[title] = history[-1].images_per_second
+            print(title, round(found[title]), flush=True)
     return found
 
 
@@ -249,7 +283,7 @@ def together(networks: list[str], counts: list[int], precision: str) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("steps", "training", "together"))
+    parser.add_argument("what", choices=("steps", "training", "together", "ilsvrc"))
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["small", "resnet8", "resnet32"])
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 4, 8, 16])
     parser.add_argument("--precision", default="float32")
@@ -260,6 +294,8 @@ def main() -> None:
         found = steps(args.networks, args.compiled)
     elif args.what == "training":
         found = compare(args.networks)
+    elif args.what == "ilsvrc":
+        found = ilsvrc()
     else:
         found = together(args.networks, args.counts, args.precision)
     if args.json:

@@ -55,7 +55,7 @@ def main() -> None:
         print(f"| {name} | {rates} | {wall / ours[0]:.2f} | {cpu / ours[1]:.2f} |")
 
 
-def make_images(root: Path, distinct: int = 200) -> None:
+def make_images(root: Path, distinct: int = 200, num_images: int = NUM_IMAGES) -> None:
     """The same ``distinct`` images over and over, three of four wider than high."""
     rng, contents = np.random.default_rng(0), []
     for i in range(distinct):
@@ -67,7 +67,7 @@ def make_images(root: Path, distinct: int = 200) -> None:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "one.jpg", quality=90)
         contents.append((root / "one.jpg").read_bytes())
     (root / "one.jpg").unlink()
-    for i in range(NUM_IMAGES):
+    for i in range(num_images):
         folder = root / "images" / f"{i % NUM_CLASSES:02d}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:04d}.jpg").write_bytes(contents[i % distinct])

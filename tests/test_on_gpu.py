@@ -1,23 +1,29 @@
 """What holds on a CUDA device: `pytest -m gpu`. Without one all of this is skipped, and the same logic is tested on a
 CPU elsewhere; what is told of bits here is what docs/reliability.md says."""
 
+import json
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from tiny import kill_when_stalled, train_with
+from together import note_meeting
 from torch import nn
 
 from il2m.data.batches import ImageBatches, Normalisation, channel_mean_std
+from il2m.errors import InputError
 from il2m.learning import training
-from il2m.learning.networks import build_network
+from il2m.learning.networks import Classifier, build_network
 from il2m.learning.scores import score_images
 from il2m.study.planning import load_images
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
+from il2m.system.processes import run_in_processes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -104,6 +110,80 @@ def test_a_network_that_waits_for_its_own_values_is_trained_step_by_step(batches
     with pytest.warns(UserWarning, match="trained step by step"):
         history = train_with(model, batches, **SETTINGS | {"epochs": 6})
     assert history[-1].loss < history[0].loss
+
+
+def test_dropout_is_drawn_from_the_seed(batches, tmp_path, monkeypatch):
+    """In steps that are replayed too, each with a mask of its own, and however often the training was interrupted."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+
+    def with_dropout(**more) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        layers = nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5)
+        model = Classifier(nn.Sequential(*layers), 16, 6)
+        torch.manual_seed(time.time_ns())
+        train_with(model, batches, **SETTINGS | {"epochs": 6} | more)
+        return {name: value.cpu() for name, value in model.state_dict().items()}
+
+    def interrupt(epoch: training.Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    expected, path = with_dropout(), tmp_path / "checkpoint"
+    assert distance(with_dropout(), expected) == 0
+    assert distance(with_dropout(seed=1), expected) > 0.01
+    with pytest.raises(KeyboardInterrupt):
+        with_dropout(checkpoint=path, on_epoch=interrupt)
+    assert distance(with_dropout(checkpoint=path), expected) == 0
+    monkeypatch.setattr(training, "ReplayedStep", lambda step: None)
+    assert distance(with_dropout(), expected) < 1e-3
+
+
+def test_validation_every_so_many_epochs_changes_no_bit(batches):
+    """It scores the model between steps that are replayed."""
+    plain, losses = trained(batches, network="resnet8")
+    model = build_network("resnet8", 1, 6, seed=0)
+    validate = partial(mean_right, model, batches)
+    history = train_with(model, batches, **SETTINGS, validate_every=1, validate=validate)
+    assert [epoch.loss for epoch in history] == losses
+    assert all(0 <= epoch.val_top1 <= 1 for epoch in history)
+    assert distance({name: value.cpu() for name, value in model.state_dict().items()}, plain) == 0
+
+
+def mean_right(model: Classifier, batches: ImageBatches) -> float:
+    return float((score_images(model, batches)[0].argmax(axis=1) == batches.labels.numpy()).mean())
+
+
+def test_a_frozen_backbone_stays_as_it_is(batches, monkeypatch):
+    """Its weights, and the running statistics of its batch normalisation, in steps that are replayed."""
+
+    def frozen() -> dict[str, torch.Tensor]:
+        model = build_network("resnet8", 1, 6, seed=0)
+        model.backbone.requires_grad_(False)
+        train_with(model, batches, **SETTINGS)
+        return {name: value.cpu() for name, value in model.state_dict().items()}
+
+    fresh, replayed = build_network("resnet8", 1, 6, seed=0).state_dict(), frozen()
+    assert all(torch.equal(replayed[name], value) for name, value in fresh.items() if name.startswith("backbone"))
+    assert not torch.equal(replayed["head.weight"], fresh["head.weight"])
+    monkeypatch.setattr(training, "ReplayedStep", lambda step: None)
+    assert distance(replayed, frozen()) < 1e-3
+
+
+def test_more_processes_than_gpus_are_refused(tiny_base_parameters, tmp_path):
+    count = torch.cuda.device_count() + 1
+    with pytest.raises(InputError, match=f"num_processes = {count}, but torch finds {count - 1} GPU"):
+        train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"device": "cuda", "num_processes": count})
+    assert not [*tmp_path.glob("*/state_*")]
+
+
+def test_processes_of_a_gpu_each_meet(tmp_path):
+    """As many as there are GPUs, one at least: by NCCL, as trainings of several meet."""
+    count = torch.cuda.device_count()
+    run_in_processes(count, False, lambda: None, note_meeting, tmp_path)
+    expected = [(rank, count, "nccl", sum(range(1, count + 1))) for rank in range(count)]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)] == [
+        {"met": [list(each) for each in expected]} for _ in range(count)
+    ]
 
 
 def test_scores_are_those_of_a_cpu_but_for_rounding(batches):

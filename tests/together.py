@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,13 @@ def fail_in_the_second() -> None:
     if HERE.rank == 1:
         raise InputError("this is wrong:\n  and that too")
     gathered([])
+
+
+def note_meeting(folder: Path) -> None:
+    """What each process on a GPU of its own hears of all others."""
+    torch.cuda.set_device(HERE.rank)
+    total = torch.tensor(float(HERE.rank + 1), device="cuda")
+    torch.distributed.all_reduce(total)
+    met = [None] * HERE.count
+    HERE.gather(met, (HERE.rank, HERE.count, torch.distributed.get_backend(), float(total)))
+    (folder / f"{HERE.rank}.json").write_text(json.dumps({"met": met}))

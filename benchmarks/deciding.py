@@ -20,13 +20,14 @@ folder: its runs, whose memory is floored, minus those of the second that have t
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from il2m.results.collect import collect_results
 from il2m.results.comparison import PAIRED, by_order, compare_methods, differences, findings_table, mean_results
 from il2m.results.factorial import why_table
-from il2m.results.pairs import paired_difference
+from il2m.results.pairs import FEWEST_FOR_INTERVAL, paired_difference
 from il2m.study.find import find_runs
 from il2m.system.machine import library_hash
 
@@ -200,8 +201,7 @@ def told(folder: Path) -> str:
     several = hypotheses["S"].nunique() > 1
     for row in pd.concat([hypotheses, *besides]).sort_values(["S", "K"], kind="stable").itertuples():
         what = f"{row.hypothesis}{f', S = {row.S}' * several} | {row.K} ({row.held:.0f})"
-        points = f"{100 * row.estimate:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-        lines.append(f"| {what} | {points} | {row.num_units} | {row.verdict} |")
+        lines.append(f"| {what} | {points(row)} | {row.num_units} | {row.verdict} |")
     methods = methods[methods["reference"] == "FT"]
     about = ["head", "distillation", "exemplar_selection"]
     for (num_states, k), of_k in methods.groupby(["num_states", "memory_size"]):
@@ -223,15 +223,19 @@ def told(folder: Path) -> str:
                     cells.append("")
                     continue
                 row = of_setting.iloc[0]
-                points = f" {100 * row['estimate']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-                cells.append(f"{row['mean']:.3f}".lstrip("0") + points * (method != "FT"))
+                cells.append(f"{row['mean']:.3f}".lstrip("0") + f" {points(row)}" * (method != "FT"))
             lines.append(f"| `{method}` | {' | '.join(cells)} |")
     for path in folder.glob("rounding.csv"):
         lines += ["", "| floor minus ceil, distillation | points | orders |", "| --- | --- | --- |"]
         for row in pd.read_csv(path).itertuples():
-            points = f"{100 * row.estimate:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-            lines.append(f"| {row.what}, {row.distillation} | {points} | {row.num_units} |")
+            lines.append(f"| {row.what}, {row.distillation} | {points(row)} | {row.num_units} |")
     return "\n".join(lines)
+
+
+def points(row: Any) -> str:
+    """An estimate in points, with its interval if it is of enough class orders to have one."""
+    interval = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+    return f"{100 * row.estimate:+.1f}{interval if row.num_units >= FEWEST_FOR_INTERVAL else ''}"
 
 
 def tell(folder: Path) -> None:

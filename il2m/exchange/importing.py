@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from il2m.data.states import States
+from il2m.data.states import ICARL, States, make_class_order
 from il2m.errors import InputError, nearest
 from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels, files_of, read_arrays
 from il2m.memory.exemplars import of_past_classes
@@ -38,7 +38,7 @@ def import_scores(
     ``held_out_scores, held_out_labels`` of images not trained on, for BiC; ``train_counts (C,)``, images trained on,
     else the rows of ``new_labels`` and ``exemplar_labels``. about: see About; runs of one method, data set and K that
     give their seeds are repetitions. Raises InputError, and makes nothing, for missing, unknown or unfitting arrays."""
-    states, by_state, said = _arrange([Path(file) for file in files], state_sizes)
+    states, by_state, said = _arrange([Path(file) for file in np.atleast_1d(files)], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)
     run = _create(Path(out), states, told.get("memory_size", most_exemplars), by_state.values(), told, said + missing)
@@ -117,7 +117,8 @@ def import_notes(run: Run) -> list[str]:
 
 def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """What of ``about`` was given. Raises InputError for wrong types, and for names or an order of other classes."""
-    given = {name: value for name, value in about.items() if value not in (None, "", [], ())}
+    given = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in about.items()}
+    given = {name: value for name, value in given.items() if value not in (None, "", [], ())}
     given = check_parameters(given, About.__annotations__)
     if isinstance(names := given.get("class_names"), str | Path):
         try:
@@ -125,7 +126,7 @@ def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{names}: no file of class names, one per line ({error}).") from None
     for name in {"class_names", "class_order"} & {*given}:
-        given[name] = [*given[name]]
+        given[name] = make_class_order(num_classes, 0, ICARL) if given[name] == ICARL else [*given[name]]
         if (number := len(set(given[name]))) != num_classes or len(given[name]) != num_classes:
             raise InputError(f"{name}: {number} different ones; expected {num_classes}, one per class.")
     return given
@@ -144,7 +145,7 @@ def _arrange(files: Sequence[Path], state_sizes: Sequence[int]) -> tuple[States,
     for file, (sizes, columns, in_labels) in given.items():
         if sizes != longest[: len(sizes)]:
             raise InputError(f"{file}: state_sizes {list(sizes)} disagree with another file's {list(longest)}.")
-        is_full = columns >= sum(longest) and [width for _, width, _ in given.values()].count(columns) > 1
+        is_full = columns >= sum(longest) + ([width for _, width, _ in given.values()].count(columns) == 1)
         state = seen.get(in_labels if is_full else columns)
         if state is None or state in by_state:
             why = "no state has as many classes" if state is None else f"{by_state[state]} is of the same state"
@@ -192,7 +193,7 @@ def checked_arrays(arrays: Mapping[str, np.ndarray], path: str | Path, states: S
         raise InputError(f"{path}: state {state}: val_labels is empty; expected validation images.")
     if ("head_weight" in arrays) != ("head_bias" in arrays):
         raise InputError(f"{path}: head_weight and head_bias are only of use together.")
-    if arrays.get("train_counts", np.ones(1)).min() < 1:
+    if arrays.get("train_counts", np.ones(1)).min(initial=1) < 1:
         raise InputError(f"{path}: train_counts: expected images of each class seen, at least 1.")
     sizes = {part: len(arrays[f"{part}_labels"]) for part in PARTS if f"{part}_labels" in arrays}
     widths = {array.shape[-1] for name, array in arrays.items() if SHAPES[name][-1] == "features" and array.ndim}

@@ -21,7 +21,8 @@ class StateRecorder:
 
     def __init__(self, state_sizes: Sequence[int], state: int, class_order: Sequence[int] = ()) -> None:
         self._states, self._state = States(tuple(map(int, state_sizes))), state
-        order, num_seen = [*map(int, class_order)] or [*range(self._states.num_classes)], self._states.num_seen(state)
+        order = class_order if len(class_order) else range(self._states.num_classes)
+        order, num_seen = as_array(order, "class_order").astype(int).tolist(), self._states.num_seen(state)
         if not (1 <= state <= self._states.num_states and num_seen <= len({*order}) == len(order) and min(order) >= 0):
             raise InputError(f"state {state}, class_order {order}: don't fit states of {self._states.sizes} classes.")
         self._place, self._seen = {label: place for place, label in enumerate(order)}, order[:num_seen]
@@ -41,7 +42,7 @@ class StateRecorder:
 
     def save(self, path: str | Path, weight: Any = None, bias: Any = None) -> Path:
         """Write the state's ``.npz``. weight: (C, d) and bias: (C,) of the last layer, for methods that change it."""
-        where, bias = f"state {self._state}", [0.0] * len(self._place) if bias is None else bias
+        where, bias = f"state {self._state}", np.zeros(np.shape(weight)[:1]) if bias is None else bias
         head = {} if weight is None else {"head_weight": weight, "head_bias": bias}
         arrays = {name: self._of_seen(as_array(values), name) for name, values in head.items()}
         for part, batches in self._batches.items():

@@ -28,11 +28,12 @@ def make_figures(shown: Mapping[str, Shown], *, titled: bool = True) -> list[Fig
     other, so they share the y axis: all are drawn before any is saved. titled: each under its label and finding."""
     figures, ax = [], None
     for label, what in shown.items():
-        above, below, right, figure = 0.62 if titled else 0.12, 0.55, 0.15, Figure()
+        lines, below, right, figure = textwrap.wrap(what.finding, 64), 0.55, 0.15, Figure()
+        above = max(0.62, 0.27 + 0.175 * len(lines)) if titled else 0.12
         ax = figure.add_subplot(sharey=ax)
         what.draw(ax=ax)
         if titled:
-            ax.set_title("\n".join([label, *textwrap.wrap(what.finding, 64)[:2]]), loc="left", pad=10)
+            ax.set_title("\n".join([label, *lines]), loc="left", pad=10)
         if (legend := ax.get_legend()) and len(legend.get_texts()) > 6:
             many = ax.get_legend_handles_labels()
             legend.remove()

@@ -25,7 +25,7 @@ from il2m.study.runs import Run
 from il2m.system.files import write_atomically
 
 GATES = (0, 1)
-_OF_METHODS = ("label", "colour", "dash", "distances")
+_OF_METHODS = ("label", "colour", "dash", "distances", "score_kinds")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 

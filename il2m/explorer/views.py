@@ -30,9 +30,9 @@ def _compared(outcomes: RunOutcomes, choice: Choice) -> list[Outcome]:
 
 def _finding(choice: Choice, words: str, values: Iterable[str]) -> str:
     """``words`` on past classes with the method's value in place of {}, then the value of fine-tuning beside it."""
-    if choice.state == 1:
-        return f"{choice.method}: {_NO_PAST}"
     value, *others = values
+    if choice.state == 1 or value.startswith("nan"):
+        return f"{choice.method}: {_NO_PAST if choice.state == 1 else 'no images of past or of new classes to compare'}"
     return "; FT: ".join([f"{choice.method}: {words.format(value)}", *others])
 
 
@@ -101,10 +101,11 @@ def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     true, predicted = np.divmod(pairs[np.argsort(-counts, kind="stable")[:10]], num_seen)
     common = {"true": names[true], "predicted": names[predicted], "share": shares[true, predicted]}
     taken = np.bincount(outcome.predicted[wrong], minlength=num_seen)
-    finding = f"{choice.method}: {taken.max() / max(taken.sum(), 1):.0%} of errors go to {names[taken.argmax()]}"
+    most = f"{taken.max() / taken.sum():.0%} of errors go to {names[taken.argmax()]}" if wrong.any() else "no errors"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
     draw = partial(detail.plot_class_confusion, shares, states.of_class[:num_seen])
-    return Shown(numbers, finding, draw, pd.DataFrame(common).set_index("true"), height=4.8, number_format="{:.0%}")
+    look = {"height": 4.8, "number_format": "{:.0%}"}
+    return Shown(numbers, f"{choice.method}: {most}", draw, pd.DataFrame(common).set_index("true"), **look)
 
 
 def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
@@ -161,7 +162,7 @@ def what_if(outcomes: RunOutcomes, choice: Choice) -> Shown:
     """Accuracy of past, new and all images had Eq. 1 other exponents; curves over each of the two factors."""
     state, kind = choice.state, choice.score_kind
     if why := outcomes.left_out.get("IL2M"):
-        raise InputError(f"IL2M can't be computed: {why}.")
+        raise InputError(f"{outcomes.label}: IL2M can't be computed: {why}.")
     plain, rectified = (outcomes.outcome(state, method, kind).ranks for method in ("FT", "IL2M"))
     yours = outcomes.what_if(state, choice.exponents, kind)
     ranks = {"fine-tuning": plain, "IL2M's own choice": rectified, "your choice": yours}

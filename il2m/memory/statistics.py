@@ -27,7 +27,7 @@ def as_array(values: Any, what: str = "") -> np.ndarray:
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
     with contextlib.suppress(*[ValueError] * bool(what)):  # numpy's, of rows that differ
-        array = np.asarray(values)
+        array = np.asarray(values) if np.asarray(values).dtype != np.float16 else np.asarray(values, dtype=np.float32)
         if not what or array.dtype.kind in "fiu":
             return array
     raise InputError(f"{what}: {repr(values)[:80]}: expected an array of numbers, or a tensor or lists of one.")

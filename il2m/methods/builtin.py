@@ -74,7 +74,7 @@ def nearest_exemplar_mean(state: Frozen) -> np.ndarray:
     """Nearest mean of exemplars in feature space.
     Of new classes the exemplars that they would leave behind: as many as a past class has, by the run's own rule."""
     settings, new, exemplars, num_past = state.settings, state.new, state.exemplars, state.num_past
-    at_first = kept_per_class(settings, state.states.num_past(2))
+    at_first = max(kept_per_class(settings, state.states.num_past(2)), 1)
     num_kept = int(np.bincount(exemplars.labels).max()) if num_past else at_first
     ranking = rank_classes(settings.exemplar_selection, new.features, new.labels, num_kept, settings.train_seed)
     kept = np.concatenate([*ranking.values()])

@@ -95,7 +95,7 @@ def plot_changed_images(kept: Sequence[np.ndarray], columns: Changes, *, heading
         place = (left, left + side, top + side, top)
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=place, interpolation="nearest")
 
-    ax.text(0, -0.06, heading, **title)
+    ax.text(0, -0.06, heading if len(heading) < 60 else f"{heading[:58]}…", **title)
     for i, image in enumerate(kept):
         show(image, 0.64 * i, 0, 0.6)
     for left, (column, entries) in zip(range(0, 3 * len(columns), 3), columns.items(), strict=True):
@@ -103,7 +103,7 @@ def plot_changed_images(kept: Sequence[np.ndarray], columns: Changes, *, heading
         for row, (image, caption, lists) in enumerate(entries):
             top = 1 + 1.2 * row
             show(image, left, top, 1)
-            ax.text(left + 1.06, top, caption, weight="bold", **small)
+            ax.text(left + 1.06, top, caption if len(caption) < 28 else f"{caption[:26]}…", weight="bold", **small)
             for i, (method, classes) in enumerate(lists.items()):
                 listed = [method, *(name if len(name) < 12 else f"{name[:10]}…" for name in classes)]
                 ax.text(left + 1.06 + 0.95 * i, top + 0.17, "\n".join(listed), **small)

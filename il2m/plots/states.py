@@ -79,8 +79,8 @@ def plot_class_means(
     """Each past class as a point: its mean score when it was new against now; below the diagonal it has faded.
     initial, current: the means; origin: the state in which the class was new; all (past classes,)."""
     ax = set_up(ax)
-    if len(initial) == 0:
-        return nothing_to_draw(ax, "past classes")
+    if np.isnan(np.asarray(initial) - np.asarray(current)).all():
+        return nothing_to_draw(ax, "past classes with both means")
     states = range(1, int(max(origin)) + 1)
     colours = {"cmap": ListedColormap(sns.blend_palette(AGES, len(states))), "vmin": 0.5, "vmax": len(states) + 0.5}
     points = ax.scatter(initial, current, c=origin, s=22, zorder=3, **colours)

@@ -71,7 +71,7 @@ def set_up(
     ax = plt.subplots()[1] if ax is None else ax
     ax.set(**settings)
     for name in percent:
-        getattr(ax, f"{name}axis").set_major_formatter("{x:.0%}")
+        getattr(ax, f"{name}axis").set_major_formatter(lambda share, place: f"{round(100 * share, 2) + 0:g}%")
     for name in whole:
         getattr(ax, f"{name}axis").set_major_locator(FixedLocator(at, nbins=12) if at else MaxNLocator(integer=True))
     for name in plain:

@@ -115,7 +115,7 @@ def differences(
         if side.duplicated(keys).any():
             runs = next(group["run"].tolist() for _, group in side.groupby(keys, dropna=False) if len(group) > 1)
             problem = f"several runs have the same seeds and settings ({', '.join(runs)}), so they can't be paired"
-            raise InputError(f"{problem}: compare the runs of one grid at a time.")
+            raise InputError(f"{problem}: compare the runs of one grid at a time, or tell imports a train_seed each.")
         sides.append(side.drop(columns="run"))
     pairs = sides[0].merge(sides[1], on=shared, suffixes=("", "_b"))
     counts = {name: pairs[name].add(pairs.pop(f"{name}_b"), fill_value=0) for name in COUNTS}
@@ -162,8 +162,8 @@ def findings_table(results: pd.DataFrame, unit: str = "order") -> pd.DataFrame:
     rows, settings = [], [name for name in _known(results) if name != "distillation"]
     for finding, claim in FINDINGS.items():
         pairs = differences(results, claim["a"], claim["b"])
-        without_memory = pairs.get("memory_size", pd.Series(np.nan, pairs.index)) == 0
-        pairs = pairs[without_memory == (claim.get("memory") == 0)]
+        memory = pairs.get("memory_size", pd.Series(1, pairs.index)).astype(float)  # a run of unknown K takes no part
+        pairs = pairs[memory == 0 if claim.get("memory") == 0 else memory > 0]
         for row, group, difference in _paired(pairs, settings, unit):
             row |= {"finding": finding, "verdict": difference.verdict(claim["sign"])}
             rows.append(row | group[COUNTS].sum(min_count=1).to_dict())

@@ -58,19 +58,19 @@ def run_description(run: Run) -> dict[str, object]:
         shaping = {"dataset": columns["dataset"], "num_states": columns["num_states"]} | run_recipe(run)
         setting = shaping.get("scores") or short_hash(shaping | {"memory_size": run.memory_size})
         columns |= {name: run.config.get(name) for name in ("distillation", "order_seed", "train_seed")}
-        columns |= {"memory_size": run.memory_size or None, "setting": setting}
+        columns |= {"memory_size": run.memory_size or run.config.get("memory_size"), "setting": setting}
     return columns
 
 
 def run_recipe(run: Run) -> dict[str, object]:
     """What shapes a run beside its seeds and what the results table has columns for: name -> value, those of the base
     as ``base_<name>``. Sizes of states only where they differ: the table has their number. Of imported scores: what was
-    told, and, unless method, data set and a seed were, the run's name: nobody knows whether it repeats another."""
+    told, and, unless method, data set and both seeds were, the run's name: nobody knows whether it repeats another."""
     sizes = {"state_sizes": list(run.states.sizes)} if len({*run.states.sizes}) > 1 else {}
     if run.kind == "imported":
         told = {"method": run.config["method"]} if run.config.get("method") else {}
-        seeds = [run.config.get(name) is not None for name in ("order_seed", "train_seed", "class_order")]
-        is_known = told and run.config["dataset"] != "unknown" and any(seeds)
+        *orders, seed = (run.config.get(name) is not None for name in ("order_seed", "class_order", "train_seed"))
+        is_known = told and run.config["dataset"] != "unknown" and any(orders) and seed
         return told | ({} if is_known else {"scores": run.name}) | sizes
     settings = _shaping(run)
     settings |= {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}

@@ -11,7 +11,7 @@ const find = (id) => document.getElementById(id);
 const form = find("controls");
 
 const percent = (share, digits = 1) => (share === null ? "–" : `${(100 * share).toFixed(digits)} %`);
-const decimal = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+const decimal = (value) => (value === null || value === undefined ? "–" : value.toFixed(2).replace(/^-(0\.00)$/, "$1"));
 const extent = (values) => {
   const known = values.filter((value) => Number.isFinite(value));
   const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
@@ -29,11 +29,12 @@ function make(tag, attributes = {}, ...content) {
   return element;
 }
 
-const unitOf = (method) => (data.methods[method].distances ? "negated distance" : "score");
+const isOnScores = (method) => data.methods[method].score_kinds.includes("raw") && !data.methods[method].distances;
+const unitOf = (method) => (isOnScores(method) ? "score" : data.methods[method].distances ? "negated distance" : "probability");
 
 // Lines by state: of numbers (name -> values by state), the method's own, and FT's dotted beside them.
 function linesOf(run, method, names, numbers) {
-  const both = method === "FT" || data.methods[method].distances ? [method] : ["FT", method]; // distances stand alone
+  const both = method === "FT" || !isOnScores(method) ? [method] : ["FT", method]; // other scales stand alone
   return both.flatMap((one) =>
     Object.entries(names).flatMap(([name, { title, colour }]) =>
       states(LAST)
@@ -95,7 +96,7 @@ function memoryPoints(run, choice) {
   if (!memory) return [];
   return memory.initial_means.map((when_new, place) => {
     const now = memory.current_means[place], chosen = place === choice.label;
-    const ratio = when_new !== null && now ? when_new / now : null;
+    const ratio = when_new > 0 && now > 0 ? when_new / now : null; // else it is undefined
     return {
       when_new, now, ratio, title: titles[place], place, origin: origins[place],
       colour: chosen ? NEW : PAST, strength: chosen ? 1 : 0.7, size: chosen ? 190 : 60, line: "",
@@ -205,7 +206,7 @@ const VIEWS = {
   accuracy: {
     uses: ["state", "method", "top"],
     hint: "Accuracy on all classes seen so far. The chosen method, fine-tuning and IL2M stand out; oracles, which know what no method may, are broken lines.",
-    figures: (run, choice) => [byState(accuracyLines(run, choice), choice, runs.map((each) => accuracyLines(each, choice)), `top-${choice.top} accuracy`, ".0%")],
+    figures: (run, choice) => [byState(accuracyLines(run, choice), choice, runs.map((each) => accuracyLines(each, choice)), `top-${choice.top} accuracy`, ".1~%")],
     found: (run, choice) => {
       const [now, before] = [choice.method, "FT"].map((method) => run.accuracy[choice.top][method][choice.state - 1]);
       const than = choice.method === "FT" ? "" : `; FT: ${percent(before)}`;
@@ -300,7 +301,7 @@ function showLegend(figures) {
 
 // A table of rows: one line of it per value of ``down``, one column per value of ``across``.
 function pivot(rows, [down, head], [across, what], show) {
-  const heads = [...new Set(rows.map((row) => row[across]))], lines = new Map();
+  const heads = [...new Set(rows.map((row) => row[across]))].sort((a, b) => a - b), lines = new Map();
   for (const row of rows) lines.set(row[down], { ...lines.get(row[down]), [row[across]]: show(row.value) });
   const body = [...lines].map(([name, cells]) => [name, ...heads.map((each) => cells[each] ?? "")]);
   return { head: [head, ...heads.map((each) => `${what} ${each}`)], body };
@@ -334,7 +335,7 @@ async function embed({ figure, rows, signals, titles: axes = {} }, holder) {
 }
 
 async function draw(choice, figures) {
-  const shape = [choice.view, choice.top, ...figures.map((of_run) => of_run.length)].join(" ");
+  const shape = [choice.view, choice.top, unitOf(choice.method), ...figures.map((of_run) => of_run.length)].join(" ");
   if (drawn.name !== shape) {
     drawn.views.flat().forEach((view) => view.finalize());
     const holders = figures.map((of_run, place) => {

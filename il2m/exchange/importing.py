@@ -59,6 +59,9 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
         lengths[state] = {name: len(array) for name, array in arrays.items()}
         if unseen := np.setdiff1d(np.arange(states.num_seen(state)), arrays["val_labels"]).tolist():
             notes.append(f"state {state}: no validation images of {len(unseen)} classes seen so far, as {unseen[:5]}")
+        sums = arrays["val_scores"].sum(axis=1)
+        if arrays["val_scores"].min() >= 0 and states.num_seen(state) > 1 and np.allclose(sums, 1, atol=1e-3):
+            notes.append(f"state {state}: val_scores look like probabilities, but are taken as scores before softmax")
         past = of_past_classes(arrays, states, state)
         if num_cut := len(arrays.get("exemplar_labels", ())) - len(past.get("exemplar_labels", ())):
             cut.append(f"state {state}: {num_cut}")
@@ -126,7 +129,7 @@ def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{names}: no file of class names, one per line ({error}).") from None
     for name in {"class_names", "class_order"} & {*given}:
-        given[name] = make_class_order(num_classes, 0, ICARL) if given[name] == ICARL else [*given[name]]
+        given[name] = make_class_order(num_classes, 0, ICARL).tolist() if given[name] == ICARL else [*given[name]]
         if (number := len(set(given[name]))) != num_classes or len(given[name]) != num_classes:
             raise InputError(f"{name}: {number} different ones; expected {num_classes}, one per class.")
     return given

@@ -33,14 +33,17 @@ _ARRAYS = (".npy", ".pt", ".pth", ".ckpt")  # files of one array, or of tensors
 
 def files_of(path: Path) -> list[Path]:
     """A file, or the files of arrays in a folder."""
-    return sorted(file for file in path.iterdir() if file.suffix in _ARRAYS) if path.is_dir() else [path]
+    return sorted(file for file in path.glob("[!.]*") if file.suffix in _ARRAYS) if path.is_dir() else [path]
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """All arrays, or those of ``names`` that are there, of an ``.npz``, of a file of tensors by name, or of a folder of
     files named by the one array or tensor in each. Raises InputError for a file that holds anything else."""
     if path.is_dir():
-        return {name: array for file in files_of(path) for name, array in read_arrays(file, names).items()}
+        found = [each for file in files_of(path) for each in read_arrays(file, names).items()]
+        if len(arrays := dict(found)) < len(found):
+            raise InputError(f"{path}: {len(found)} arrays, but {len(arrays)} names ({', '.join(arrays)}).")
+        return arrays
     if path.suffix not in _ARRAYS:
         return read_npz(path, names)
     try:

@@ -212,7 +212,8 @@ class BiasExplorer(widgets.VBox):
         choice = self.choice
         self.shown = {outcomes.label: VIEWS[view](outcomes, choice) for outcomes in runs}
         self.figure.value, self.numbers.value = figures_html(view, self.shown), PARTS.numbers(self.shown)
-        method = choice.method if "method" in about["uses"] else about["of"]
+        of_means = {"state": "IL2M-pooled", "past": "IL2M-global"}.get(choice.exponents.pooling, "IL2M")
+        method = choice.method if "method" in about["uses"] else of_means
         if (kind := kind_for(method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{method} is defined on {kind} scores: these are shown.")
         every = ((outcomes.label, outcomes.undefined_note(choice.state, method, kind)) for outcomes in runs)
@@ -223,5 +224,8 @@ class BiasExplorer(widgets.VBox):
             getattr(self.controls, name).value = value
 
     def _save(self, button: object = None) -> None:
-        name = f"{self.controls.view.value}-{self.controls.method.value}-state-{self.controls.state.value}"
-        self.links.value = save_links(self.shown, name) if self.shown else ""
+        view, choice = self.controls.view.value, self.choice
+        about, named = STORY["views"][view], {"top": f"top-{choice.top}", "class_name": f"class-{choice.label}"}
+        parts = [view, choice.method if "method" in about["uses"] else about["of"], f"state-{choice.state}"]
+        parts += [part for name, part in named.items() if name in about["uses"]]
+        self.links.value = save_links(self.shown, "-".join(parts)) if self.shown else ""

@@ -57,7 +57,7 @@ def rectify(scores: Any, *memory: Any, gate: bool = True, **factors: Any) -> np.
     check_parameters(factors, rectification_factors.__kwdefaults__)
     check_choice("gate", gate, FLAG)
     scores = as_array(scores, "scores")
-    statistics = memory[0] if len(memory) == 1 else ClassStatistics.of_arrays(*memory)
+    statistics = memory[0] if [*map(type, memory)] == [ClassStatistics] else ClassStatistics.of_arrays(*memory)
     factors = rectification_factors(statistics, **factors).values
     if scores.ndim != 2 or scores.shape[1] != len(factors):
         raise InputError(f"scores of shape {scores.shape} do not fit statistics of {len(factors)} classes.")

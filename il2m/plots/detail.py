@@ -103,7 +103,7 @@ def plot_changed_images(kept: Sequence[np.ndarray], columns: Changes, *, heading
         for row, (image, caption, lists) in enumerate(entries):
             top = 1 + 1.2 * row
             show(image, left, top, 1)
-            ax.text(left + 1.06, top, caption if len(caption) < 28 else f"{caption[:26]}…", weight="bold", **small)
+            ax.text(left + 1.06, top, caption if len(caption) < 24 else f"{caption[:22]}…", weight="bold", **small)
             for i, (method, classes) in enumerate(lists.items()):
                 listed = [method, *(name if len(name) < 12 else f"{name[:10]}…" for name in classes)]
                 ax.text(left + 1.06 + 0.95 * i, top + 0.17, "\n".join(listed), **small)

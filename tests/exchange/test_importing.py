@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy.special import softmax
 from tiny import TinyStudy
 
 from il2m.cli import main
@@ -18,7 +20,8 @@ from il2m.exchange.exporting import export_scores
 from il2m.exchange.importing import import_authors_files, import_notes, import_scores
 from il2m.exchange.score_files import AuthorsFiles, rectify_files
 from il2m.methods.registry import method_scores
-from il2m.results.comparison import compare_methods
+from il2m.results.collect import collect_results
+from il2m.results.comparison import compare_methods, findings_table
 from il2m.results.description import run_description
 from il2m.results.table import results_table, series, summary
 from il2m.study.find import find_runs, open_run
@@ -213,6 +216,118 @@ def test_told_seeds_make_repetitions_only_of_one_method_and_data_set(npz: list[P
     compared = compare_methods(results).query("method == 'IL2M'").set_index("setting")
     assert compared.loc[settings["a"], "num_pairs"] == 2
     assert len(compared) == len(settings) - 1  # unknown distillation and seeds leave no run out
+
+
+def scores_alone(npz: list[Path]) -> None:
+    for path in npz:
+        with np.load(path) as arrays:
+            others = {name: None for name in arrays if name not in ("val_scores", "val_labels", "state_sizes")}
+        change(path, **others)
+
+
+def scaled(npz: list[Path]) -> list[Path]:
+    """The scores of another run, as it were."""
+    for path in npz:
+        with np.load(path) as arrays:
+            change(path, val_scores=1.01 * arrays["val_scores"])
+    return npz
+
+
+@pytest.mark.parametrize(
+    ("told", "without_memory"), [({"memory_size": 0}, True), ({"memory_size": 50}, False), ({}, None)]
+)
+def test_imports_take_part_in_claims_of_their_memory_alone(npz: list[Path], tmp_path: Path, told, without_memory):
+    """K = 0 is no memory; of a run of unknown K nobody knows."""
+    scores_alone(npz)
+    for order in range(6):
+        for distils in (False, True):
+            given = {"order_seed": order, "train_seed": 0, "distillation": distils} | told
+            import_scores(scaled(npz), tmp_path / f"study/{order} {distils}", method="LwF", dataset="cifar", **given)
+    findings = findings_table(collect_results(tmp_path / "study"))["finding"].tolist()
+    expected = {True: ["when no memory is allowed"], False: ["when a memory is allowed"], None: []}[without_memory]
+    assert [finding.split(maxsplit=3)[-1] for finding in findings if "distillation" in finding] == expected
+
+
+@pytest.mark.parametrize("told", [{"order_seed": 0}, {"class_order": [0, 1, 2, 3, 4, 5]}, {"train_seed": 0}])
+def test_imports_with_half_of_their_seeds_told_are_no_repetitions(npz: list[Path], tmp_path: Path, told: dict):
+    """A study that holds them, and pairs of its own, can be compared."""
+    for name in ("a", "b"):
+        import_scores(scaled(npz), tmp_path / "study" / name, method="er", dataset="cifar", distillation=False, **told)
+    compared = compare_methods(collect_results(tmp_path / "study")).query("method == 'IL2M'")
+    assert compared["num_pairs"].tolist() == [1, 1]
+
+
+def test_equal_seeds_of_imports_are_named_with_what_to_do(npz: list[Path], tmp_path: Path):
+    told = {"method": "er", "dataset": "cifar", "distillation": False, "order_seed": 0, "train_seed": 0}
+    for name in ("a", "b"):
+        import_scores(scaled(npz), tmp_path / "study" / name, **told)
+    with pytest.raises(InputError, match=r"same seeds and settings \(a, b\).* or tell imports a train_seed each"):
+        compare_methods(collect_results(tmp_path / "study"))
+
+
+def test_what_is_told_may_be_of_numpy(npz: list[Path], tmp_path: Path):
+    told = {"class_order": np.arange(6)[::-1], "class_names": np.array(list("abcdef")), "order_seed": np.int64(3)}
+    run = import_scores(npz, tmp_path / "run", **told, distillation=np.bool_(True), train_seed=torch.tensor(4))
+    expected = {"class_order": [5, 4, 3, 2, 1, 0], "order_seed": 3, "distillation": True, "train_seed": 4}
+    assert {name: run.config[name] for name in expected} == expected
+    assert list(run.class_names) == list("abcdef")
+    named = import_scores(npz, tmp_path / "named", class_order="icarl-1993")
+    assert named.config["class_order"] == np.random.RandomState(1993).permutation(6).tolist()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("columns", [2, 10])
+def test_one_file_of_the_first_state_whatever_the_width_of_its_head(npz: list[Path], tmp_path: Path, columns, kind):
+    scores_alone(npz)
+    with np.load(npz[0]) as arrays:
+        padded = np.zeros((len(arrays["val_labels"]), columns))
+        padded[:, :2] = arrays["val_scores"]
+    change(npz[0], val_scores=padded)
+    run = import_scores(kind(npz[0]), tmp_path / "run")
+    assert run.states.sizes == (2,)
+    np.testing.assert_array_equal(run.state(1).array("val_scores"), padded[:, :2])
+
+
+def test_an_array_in_two_files_of_a_folder_is_refused(npz: list[Path], tmp_path: Path):
+    folders = []
+    for state, path in enumerate(npz, 1):
+        folders.append(tmp_path / f"state {state}")
+        folders[-1].mkdir()
+        with np.load(path) as arrays:
+            for name in arrays:
+                np.save(folders[-1] / f"{name}.npy", arrays[name])
+        (folders[-1] / "._val_scores.npy").write_bytes(b"of another system")
+    assert accuracies(import_scores(folders, tmp_path / "run")) == accuracies(import_scores(npz, tmp_path / "same"))
+    torch.save(torch.zeros(30, 6), folders[2] / "val_scores.pt")
+    with pytest.raises(InputError, match=r"state 3: \d+ arrays, but \d+ names"):
+        import_scores(folders, tmp_path / "other")
+
+
+def test_probabilities_in_place_of_scores_are_told(npz: list[Path], tmp_path: Path):
+    assert "look like probabilities" not in "".join(import_notes(import_scores(npz, tmp_path / "run")))
+    for path in npz:
+        with np.load(path) as arrays:
+            change(path, val_scores=softmax(arrays["val_scores"], axis=1))
+    notes = import_notes(import_scores(npz, tmp_path / "other"))
+    assert "state 3: val_scores look like probabilities, but are taken as scores before softmax" in notes
+
+
+def test_scores_that_the_last_layer_does_not_give_are_not_exported(npz: list[Path], tmp_path: Path):
+    """As PyCIL's BiC records them: corrected after the layer, whose weights lie beside them."""
+    with np.load(npz[2]) as arrays:
+        change(npz[2], new_scores=0.5 * arrays["new_scores"] - 1)
+    run = import_scores(npz, tmp_path / "run")
+    with pytest.raises(InputError, match=r"state_03: its scores are not those of its last layer"):
+        export_scores(run, tmp_path / "out")
+
+
+def test_the_first_state_keeps_an_exemplar_of_each_class(npz: list[Path], tmp_path: Path):
+    """K told smaller than its classes, as a number per class may be: the nearest mean is not of no image."""
+    run = import_scores(npz, tmp_path / "run", memory_size=1)
+    top1 = series(results_table(run, methods=("NEM",)), "NEM")
+    same = series(results_table(import_scores(npz, tmp_path / "same"), methods=("NEM",)), "NEM")
+    assert top1[0] > 0.8
+    assert top1[1:] == same[1:]
 
 
 def test_what_cannot_be_computed_is_said(npz: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -56,6 +56,17 @@ def test_a_state_worked_by_hand(tmp_path: Path):
     }
 
 
+def test_a_layer_without_bias_over_more_ids_than_classes(tmp_path: Path):
+    recorder = il2m.StateRecorder([2, 2], 2, class_order=torch.tensor(ORDER))
+    scores, labels, features = outputs()
+    recorder.add("val", scores, labels, features)
+    arrays = read(recorder.save(tmp_path / "state2.npz", weight=torch.nn.Linear(3, 10, bias=False).weight))
+    assert arrays["head_weight"].shape == (4, 3)
+    assert arrays["head_bias"].tolist() == [0, 0, 0, 0]
+    with pytest.raises(InputError, match=r"class_order: .*expected an array of numbers"):
+        il2m.StateRecorder([1, 1], 1, class_order=["cat", "dog"])
+
+
 def test_class_order_does_what_a_literal_loop_does(tmp_path: Path):
     recorder = il2m.StateRecorder([2, 2], 2, ORDER)
     record(recorder, [torch.arange(24)])

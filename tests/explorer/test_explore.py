@@ -625,7 +625,7 @@ def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):
     links = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', explorer.links.value))
     runs = ("distillation-off", "distillation-on")
     names = [f"-{run}.{kind}" for kind in ("svg", "png") for run in runs]
-    assert list(links) == [f"accuracy-FT-state-3{name}" for name in (".csv", *names)]
+    assert list(links) == [f"accuracy-FT-state-3-top-1{name}" for name in (".csv", *names)]
     csv, svg, _, png, _ = (base64.b64decode(data) for data in links.values())
     assert b"<svg" in svg
     assert explorer.shown["distillation off"].finding[:40].encode() in svg
@@ -635,6 +635,67 @@ def test_a_view_is_saved_as_svg_png_and_csv(explorer: BiasExplorer):
     assert saved == explorer.shown["distillation off"].numbers.loc[3, "IL2M"]  # unrounded
     explorer.controls.state.value = 2
     assert explorer.links.value == ""
+
+
+def test_what_is_saved_is_named_for_what_it_is_of(explorer: BiasExplorer):
+    named = {"what if": "what-if-IL2M-state-3-top-1", "one class": "one-class-FT-state-3-class-2"}
+    explorer.controls.class_name.value = explorer.all_outcomes[0].titles[2]
+    for view, name in named.items():
+        explorer.controls.view.value = view
+        explorer.save.click()
+        assert re.search(r'download="([^"]+).csv"', explorer.links.value)[1] == name
+
+
+def test_all_rows_and_columns_of_the_numbers_are_on_the_page(explorer: BiasExplorer):
+    explorer.controls.view.value = "accuracy"
+    html = page.PARTS.numbers(
+        {"a": Shown(pd.DataFrame(np.ones((20, 14))).rename_axis("state"), "", plots.plot_by_state)}
+    )
+    assert html.count("<tr>") == 21
+    assert html.count("<td>1.00</td>") == 20 * 14
+
+
+def test_a_long_finding_is_whole_in_what_is_saved():
+    words = "; ".join(f"class {label} of a long name" for label in range(9))
+    shown = {"a run": Shown(pd.DataFrame(), words, lambda ax: ax.plot([0, 1]))}
+    with mpl.rc_context(plots.page_style()):
+        (figure,) = page.make_figures(shown)
+        figure.draw_without_rendering()
+    title = figure.axes[0].get_title("left")
+    assert " ".join(title.split()) == f"a run {words}"
+    assert figure.axes[0]._left_title.get_window_extent().y1 <= figure.bbox.y1
+
+
+def test_shares_that_lie_close_have_ticks_of_their_own():
+    ax = plots.plot_by_state({"FT": [0.99, 0.98, 0.968, 0.96]}, ylabel="accuracy")
+    ax.figure.draw_without_rendering()
+    ticks = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert len({*ticks}) == len(ticks)
+    assert [f"{round(100 * place, 2) + 0:g}%" for place in ax.get_yticks()] == ticks
+
+
+def test_what_cannot_be_found_has_words_of_its_own(tiny_study: TinyStudy, tmp_path: Path):
+    """No wrong image; no validation image of past classes."""
+    files = []
+    for state in (1, 2, 3):
+        labels = np.arange(2 * state - 2, 2 * state).repeat(3)
+        files.append(tmp_path / f"{state}.npz")
+        np.savez(files[-1], state_sizes=[2] * state, val_labels=labels, val_scores=np.eye(2 * state)[labels])
+    outcomes = RunOutcomes(import_scores(files, tmp_path / "run"))
+    assert VIEWS["classes"](outcomes, Choice(3, "FT")).finding == "FT: no errors"
+    for view in ("true-class scores", "states"):
+        finding = VIEWS[view](outcomes, Choice(3, "FT")).finding
+        assert finding == "FT: no images of past or of new classes to compare"
+    with pytest.raises(InputError, match=r"^run: IL2M can't be computed: state 1 has no"):
+        VIEWS["what if"](outcomes, Choice(3))
+
+
+def test_undefined_ratios_are_those_of_the_means_that_were_chosen(explorer: BiasExplorer):
+    explorer.controls.view.value = "what if"
+    outcomes = explorer.all_outcomes[0]
+    for pooling, method in {"class": "IL2M", "state": "IL2M-pooled", "past": "IL2M-global"}.items():
+        explorer.controls.pooling.value = pooling
+        assert outcomes.undefined_note(3, method, "raw") in unescape(explorer.status.value)
 
 
 def test_figures_take_the_colour_of_the_page(explorer: BiasExplorer):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -313,6 +314,22 @@ def test_scores_of_other_classes_than_the_statistics(shape):
 def test_whole_number_scores_are_not_cut_to_whole_numbers():
     scores, statistics = by_hand()
     np.testing.assert_allclose(rectify(scores.astype(int), statistics), rectify(scores, statistics))
+
+
+def test_halves_do_not_overflow():
+    """As a network in half precision gives them: beyond its range they would all be infinite, and equal."""
+    scores, memory = [[300.0, 310.0, 400.0, 0.0]], ([400, 400, 5, 5], [1.5, 1.5], [6, 6], [2, 2])
+    expected = rectify(np.array(scores, dtype=np.float32), *memory)
+    for half in (np.array(scores, dtype=np.float16), torch.tensor(scores, dtype=torch.half)):
+        np.testing.assert_array_equal(rectify(half, *memory), expected)
+    assert expected[0, 1] > 80_000
+    means = np.array([0.9, 0.9, 0.5, 0.5], dtype=np.float16), np.array([1e-6, 1e-6], dtype=np.float16)
+    assert np.isfinite(rectify(scores, *means, [6, 6], [2, 2])).all()
+
+
+def test_a_memory_that_lacks_parts_is_named():
+    with pytest.raises(TypeError, match="missing 3 required positional arguments"):
+        rectify([[1.0, 2.0]], [1.0, 2.0])
 
 
 def test_lists_are_scores_as_arrays_are():

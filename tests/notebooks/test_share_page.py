@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browsing import MARKS, PATIENCE, Axe, sync_api
 from tiny import TinyStudy
 
+import il2m
 from il2m.explorer.outcomes import Exponents, RunOutcomes
 from il2m.explorer.share import share
 from il2m.explorer.views import VIEWS, Choice
+from il2m.methods.registry import METHODS
 from il2m.system.hashes import read_sealed, write_sealed
 
 NAMES = ["</script><script>window.broken = 1</script>", "<img src=x onerror='window.broken = 1'>", "{{ 7 * 7 }}"]
@@ -144,6 +147,58 @@ def test_distances_share_no_axis_and_no_sentence_with_scores(page: Shared):
     assert "mean negated distance of" in page.tab.locator("body").text_content()
     page.choose(view="one class", method="IL2M", state=3, label=1)
     assert "mean score" in page.tab.locator(".found").first.inner_text()
+
+
+def test_axes_and_tables_are_in_order(page: Shared, shared: tuple[list[RunOutcomes], Path]):
+    """States once each on the axis, and in order as heads of columns; undefined ratios have no number."""
+    labels = "[...document.querySelector('.figure').querySelectorAll('.role-axis-label')].map(axis => axis.textContent)"
+    for view in ("true-class scores", "accuracy"):
+        page.choose(view=view, method="IL2M", state=3)
+        assert "123" in page.tab.evaluate(labels)
+        heads = page.tab.locator("#numbers table").first.locator("thead th").all_text_contents()
+        assert heads[1:] == ["state 1", "state 2", "state 3"]
+    page.choose(view="one class", state=3)
+    titles = []
+    for method in ("FT", "NEM", "FT"):
+        page.choose(method=method)
+        titles.append(page.tab.locator(".figure").nth(1).locator(".role-axis-title").nth(1).text_content())
+    assert titles == ["mean score of this class", "mean negated distance of this class", "mean score of this class"]
+    memory, rows = shared[0][0].run.statistics(3), page.tab.locator("#numbers table").nth(1).locator("tbody tr").all()
+    for label, row in enumerate(rows):
+        when_new, now = memory.initial_means[label], memory.current_means[label]
+        ratio = f"{when_new / now:.2f}" if when_new > 0 and now > 0 else "–"
+        assert row.locator("td").last.text_content() == ratio
+    assert len(rows) == 4
+
+
+def test_a_method_on_probabilities_shares_no_axis_with_scores(
+    browser: sync_api.Browser, tiny_study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(METHODS, "halved", METHODS["FT"])  # which is taken out again at the end
+
+    @il2m.method("halved", source="this test", score_kinds=("softmax",))
+    def halved(state):
+        return state.scores * np.where(np.arange(state.scores.shape[1]) < state.num_past, 1, 0.5)
+
+    page = Shared(browser, share([tiny_study.off], tmp_path / "explorer.html"))
+    page.choose(view="true-class scores", method="halved", state=3)
+    assert {row["line"] for row in page.rows(0)} == {"past classes", "new classes"}
+    numbers = VIEWS["true-class scores"](RunOutcomes(tiny_study.off), Choice(3, "halved")).numbers
+    drawn = {(row["line"], row["state"]): row["value"] for row in page.rows(0)}
+    assert drawn["new classes", 3] == pytest.approx(numbers.loc[3, "new"], abs=1e-6)
+    assert "mean true-class probability" in page.tab.locator(".figure").first.inner_html()
+    assert page.complaints == []
+    page.tab.close()
+
+
+def test_a_long_name_is_broken(browser: sync_api.Browser, tiny_study: TinyStudy, tmp_path: Path):
+    shutil.copytree(tiny_study.out_dir, tmp_path / "study")
+    for path in tmp_path.glob("study/*/config.json"):
+        write_sealed(path, {**read_sealed(path), "class_names": [f"{'long_' * 60}{label}" for label in range(6)]})
+    page = Shared(browser, share([tmp_path / "study" / tiny_study.off.name], tmp_path / "explorer.html"), 420)
+    page.choose(view="one class", label=1)
+    assert page.tab.evaluate("document.documentElement.scrollWidth") <= 420
+    page.tab.close()
 
 
 def test_what_if_follows_its_sliders_by_keyboard(page: Shared, shared: tuple[list[RunOutcomes], Path]):

@@ -646,7 +646,7 @@ def test_what_is_saved_is_named_for_what_it_is_of(explorer: BiasExplorer):
         assert re.search(r'download="([^"]+).csv"', explorer.links.value)[1] == name
 
 
-def test_all_rows_and_columns_of_the_numbers_are_on_the_page(explorer: BiasExplorer):
+def test_all_rows_and_columns_of_the_numbers_are_on_the_page():
     explorer.controls.view.value = "accuracy"
     html = page.PARTS.numbers(
         {"a": Shown(pd.DataFrame(np.ones((20, 14))).rename_axis("state"), "", plots.plot_by_state)}

@@ -5,6 +5,7 @@
     python benchmarks/deciding.py join benchmarks/results/glyphs_k50
     python benchmarks/deciding.py tell benchmarks/results/glyphs_k50
     python benchmarks/deciding.py rounding benchmarks/results/glyphs_k75_floor benchmarks/results/glyphs_k50
+    python benchmarks/deciding.py epochs benchmarks/results/glyphs_k200_long benchmarks/results/glyphs_k200
 
 `keep` writes every finished run's rows into a file of its class order (order-3.parquet); runs that it holds besides
 (another training seed's) stay, if the same code made them. `join` reads all files of a folder, checks that code, result
@@ -14,8 +15,9 @@ version and settings agree, and writes, orders for choosing (0 to 2) left out:
     methods.csv         every method against fine-tuning, against IL2M, and head by head
     findings.csv        the paper's findings
 (`keep` also writes why.csv: results.factorial.why_table, mean over class orders by training seed.) `tell` writes the
-tables of these files into docs/results.md, between the folder's markers. `rounding` writes rounding.csv into the first
-folder: its runs, whose memory is floored, minus those of the second that have the same seeds, by class order.
+tables of these files into docs/results.md, between the folder's markers. `rounding` and `epochs` write rounding.csv and
+epochs.csv into the first folder: its runs, whose memory is floored or whose fine-tuning is longer, minus those of the
+second that have the same seeds, by class order.
 """
 
 import argparse
@@ -172,25 +174,31 @@ def decided(results: pd.DataFrame, hypotheses: dict[str, tuple[dict, dict, int]]
     return pd.DataFrame(rows)
 
 
-COMPARED = (("FT", ""), ("IL2M", ""), ("IL2M", "FT"), ("IL2M-pooled", "FT"), ("FT-th", "FT"), ("NEM", "FT"))
+COMPARED = [("FT", ""), ("IL2M", ""), *((name, "FT") for name in ("IL2M", "IL2M-means", "IL2M-pooled", "FT-th", "NEM"))]
 
 
-def rounding(floored: Path, ceiled: Path) -> pd.DataFrame:
-    """What changes where K / past classes is rounded down, at about the same number of images held: a row per method,
-    or gain over another, and distillation, of runs with a new head."""
-    both = [join(folder) for folder in (floored, ceiled)]
-    means = [mean_results(results).query("score_kind == 'raw' and head == 'new'") for results in both]
+CHANGES = {"rounding": "floor minus ceil", "epochs": "100 epochs minus 20"}
+
+
+def changes(here: Path, there: Path) -> pd.DataFrame:
+    """What changes from the runs of ``there`` to those of ``here``: a row per method, or gain over another, of each head
+    and distillation that ``here`` has."""
+    both = [join(folder) for folder in (here, there)]
+    means = [mean_results(results).query("score_kind == 'raw'") for results in both]
     rows = []
-    for distillation in (False, True):
-        floor, ceil = (of[of["distillation"] == distillation].pivot_table("top1", PAIRED, "method") for of in means)
+    for head, distillation in means[0][["head", "distillation"]].drop_duplicates().itertuples(index=False):
+        of_setting = (of[(of["head"] == head) & (of["distillation"] == distillation)] for of in means)
+        ours, theirs = (of.pivot_table("top1", PAIRED, "method") for of in of_setting)
         for method, reference in COMPARED:
-            values = [top1[method] - (top1[reference] if reference else 0) for top1 in (floor, ceil)]
+            values = [top1[method] - (top1[reference] if reference else 0) for top1 in (ours, theirs)]
             difference = (values[0] - values[1]).dropna()  # of seeds that both have
             found = paired_difference(difference.groupby("class_order").mean(), len(difference))
-            what = f"{method} over {reference}" if reference else method
-            rows.append({"what": what, "distillation": "on" if distillation else "off"} | vars(found))
+            setting = f"{'new' if head == 'new' else 'kept'} head, {'on' if distillation else 'off'}"
+            rows.append(
+                {"what": f"{method} over {reference}" if reference else method, "setting": setting} | vars(found)
+            )
     held = [mean_held(results) for results in both]
-    return pd.DataFrame(rows).assign(held_floor=held[0], held_ceil=held[1])
+    return pd.DataFrame(rows).assign(held_here=held[0], held_there=held[1])
 
 
 def told(folder: Path) -> str:
@@ -225,10 +233,11 @@ def told(folder: Path) -> str:
                 row = of_setting.iloc[0]
                 cells.append(f"{row['mean']:.3f}".lstrip("0") + f" {points(row)}" * (method != "FT"))
             lines.append(f"| `{method}` | {' | '.join(cells)} |")
-    for path in folder.glob("rounding.csv"):
-        lines += ["", "| floor minus ceil, distillation | points | orders |", "| --- | --- | --- |"]
-        for row in pd.read_csv(path).itertuples():
-            lines.append(f"| {row.what}, {row.distillation} | {points(row)} | {row.num_units} |")
+    for name, words in CHANGES.items():
+        for path in folder.glob(f"{name}.csv"):
+            lines += ["", f"| {words} | points | orders |", "| --- | --- | --- |"]
+            for row in pd.read_csv(path).itertuples():
+                lines.append(f"| {row.what}, {row.setting} | {points(row)} | {row.num_units} |")
     return "\n".join(lines)
 
 
@@ -253,15 +262,15 @@ def mean_held(results: pd.DataFrame) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("keep", "join", "tell", "rounding"))
+    parser.add_argument("what", choices=("keep", "join", "tell", *CHANGES))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--memory-size", type=int, help="keep runs of this K alone")
     arguments = parser.parse_args()
     if arguments.what == "keep":
         return keep(*arguments.folders, arguments.memory_size)
-    if arguments.what == "rounding":
-        table = rounding(*arguments.folders)
-        return table.to_csv(arguments.folders[0] / "rounding.csv", index=False)
+    if arguments.what in CHANGES:
+        table = changes(*arguments.folders)
+        return table.to_csv(arguments.folders[0] / f"{arguments.what}.csv", index=False)
     (folder,) = arguments.folders
     if arguments.what == "tell":
         return tell(folder)

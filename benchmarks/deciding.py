@@ -181,8 +181,8 @@ CHANGES = {"rounding": "floor minus ceil", "epochs": "100 epochs minus 20"}
 
 
 def changes(here: Path, there: Path) -> pd.DataFrame:
-    """What changes from the runs of ``there`` to those of ``here``: a row per method, or gain over another, of each head
-    and distillation that ``here`` has."""
+    """What changes from the runs of ``there`` to those of ``here``: a row per method, or gain over another, of each
+    head and distillation that ``here`` has."""
     both = [join(folder) for folder in (here, there)]
     means = [mean_results(results).query("score_kind == 'raw'") for results in both]
     rows = []
@@ -194,9 +194,8 @@ def changes(here: Path, there: Path) -> pd.DataFrame:
             difference = (values[0] - values[1]).dropna()  # of seeds that both have
             found = paired_difference(difference.groupby("class_order").mean(), len(difference))
             setting = f"{'new' if head == 'new' else 'kept'} head, {'on' if distillation else 'off'}"
-            rows.append(
-                {"what": f"{method} over {reference}" if reference else method, "setting": setting} | vars(found)
-            )
+            what = f"{method} over {reference}" if reference else method
+            rows.append({"what": what, "setting": setting} | vars(found))
     held = [mean_held(results) for results in both]
     return pd.DataFrame(rows).assign(held_here=held[0], held_there=held[1])
 

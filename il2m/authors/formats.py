@@ -166,9 +166,8 @@ def _parse_line_by_line(block: bytes, num_classes: int, path: Path, first_line: 
             raise InputError(f"{where}: a score is not a number ({error}).") from None
         if len(row) != num_classes:
             raise InputError(f"{where}: {len(row)} scores; expected {num_classes}, one per class seen so far.")
-        if not np.isfinite(row).all():
-            column = int(np.flatnonzero(~np.isfinite(row))[0])
-            raise InputError(f"{where}: the score of class {column} is {row[column]}; expected finite numbers.")
+        if len(bad := np.flatnonzero(~np.isfinite(row))):
+            raise InputError(f"{where}: the score of class {bad[0]} is {row[bad[0]]}; expected finite numbers.")
         rows.append(row)
     return np.array(rows, dtype=np.float64).reshape(-1, num_classes)
 

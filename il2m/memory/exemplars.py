@@ -70,13 +70,10 @@ def rank_classes(
 ) -> dict[int, np.ndarray]:
     """For each class in ``labels``: positions (into ``labels``) of its best ``num_kept`` images, best first.
     selection: 'random' or 'herding'. features: (n, d), read only by herding. labels: (n,) int."""
-    ranking = {}
-    for label, positions in places_by_class(labels).items():
-        if selection == "herding":
-            ranking[label] = positions[herding_ranking(features[positions], num_kept)]
-        else:
-            ranking[label] = np.random.default_rng([seed, label]).permutation(positions)[:num_kept]
-    return ranking
+    by_class = places_by_class(labels).items()
+    if selection == "herding":
+        return {label: places[herding_ranking(features[places], num_kept)] for label, places in by_class}
+    return {label: np.random.default_rng([seed, label]).permutation(places)[:num_kept] for label, places in by_class}
 
 
 def unit_features(features: np.ndarray) -> np.ndarray:

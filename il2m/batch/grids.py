@@ -178,8 +178,7 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
         swept = {p: values_to_sweep(p, v) for p, v in {**lists, **grid.parameters, **combination}.items()}
         if (total := len(settings) + math.prod(map(len, swept.values()))) > _MOST_SETTINGS:
             raise InputError(f"grid {grid.name}: {total:,} settings; a grid may have {_MOST_SETTINGS:,} at most.")
-        products = itertools.product(*swept.values())
-        settings += [(dict(zip(swept, values, strict=True)), name) for values in products]
+        settings += [(dict(zip(swept, values, strict=True)), name) for values in itertools.product(*swept.values())]
     return settings
 
 

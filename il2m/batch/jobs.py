@@ -118,15 +118,13 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
 def _jobs_of_base(group: list[tuple[dict, dict]], defaults: Mapping, load: Callable) -> Iterator[Job]:
     """The jobs of settings that have their base training in common; some of them come several times."""
     given = {**defaults[BASE], **group[0][0][BASE]}
-    images = load(given["dataset"], given["data_dir"], image_size=given["image_size"])
-    base_plan = plan_base(**given, images=images)
+    base_plan = plan_base(**given, images=load(given["dataset"], given["data_dir"], image_size=given["image_size"]))
     twins: dict[str, list[tuple[Job, dict, dict]]] = {}  # runs that differ in distillation only are analysed together
     for parameters, labels in group:
         in_base = {name: value for name, value in labels["swept"].items() if name in defaults[BASE]}
         base = _training(base_plan, BASE, parameters[BASE], **labels | {"swept": in_base})
         yield base
-        given = {**defaults[FINE_TUNING], **parameters[FINE_TUNING]}
-        plan = plan_fine_tuning(**given, base_plan=base_plan)
+        plan = plan_fine_tuning(**{**defaults[FINE_TUNING], **parameters[FINE_TUNING]}, base_plan=base_plan)
         given = parameters[FINE_TUNING] | {"base": base.run}
         tuning = _training(plan, FINE_TUNING, given, after=(base.name,), **labels)
         twins.setdefault(short_hash(effective(plan.identity, "distillation")), []).append((tuning, parameters, labels))

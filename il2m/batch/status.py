@@ -28,8 +28,7 @@ class Estimates:
         there = (name for name, each in done.items() if all((out_dir / run).is_dir() for run in each.get("states", ())))
         self._kept = {name: done[name].get("key") for name in there}
         others = [path for path in out_dir.parent.glob("*/jobs/*.json") if path.parent.parent != out_dir]
-        others = sorted(others, key=modified)[-_FEW:]
-        for record in [*map(read_record, others), *records.values()]:
+        for record in [*map(read_record, sorted(others, key=modified)[-_FEW:]), *records.values()]:
             if record.get("status") == DONE:
                 self.add(record.get("kind", ""), record.get("seconds", 0), record.get("work", 0))
 

@@ -80,6 +80,5 @@ def mean_interval(units: Sequence[float]) -> tuple[float, float]:
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Holm's (1979) adjusted p-values of a family of tests, (n,); NaN is no member of it."""
     adjusted, order = np.full(len(p_values), np.nan), np.argsort(p_values)[: np.count_nonzero(~np.isnan(p_values))]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1)
     return adjusted

@@ -68,8 +68,7 @@ def factor_effects(table: pd.DataFrame, undefined: str = "keep") -> pd.DataFrame
     other two. undefined: the policy (``raise``, if nothing was, is ``keep``). Statistics of the exemplars."""
     names, rows = _FACTORS[2:], []
     of_policy = (table["undefined"] == undefined.replace("raise", "keep")) | ~(table["means"] | table["confidence"])
-    used = table[(table["statistics"] == "exemplars") & of_policy]
-    for score_kind, group in used.groupby("score_kind", sort=False):
+    for score_kind, group in table[(table["statistics"] == "exemplars") & of_policy].groupby("score_kind", sort=False):
         top1 = {tuple(row[list(names)]): row["top1"] for _, row in group.iterrows()}
         if len(top1) == 1:
             continue  # fine-tuning alone: the run has no second memory

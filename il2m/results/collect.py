@@ -33,11 +33,10 @@ def collect_results(out_dir: str | Path, *, undefined: str = "") -> pd.DataFrame
                 policy = undefined or ("keep" if table is None else table.attrs["undefined"])
                 table = results_table(run, methods=METHODS, undefined=policy)
                 computed[run.name] = why
+            tables.append(table)
+            policies[run.name], states[run.name] = table.attrs["undefined"], table.attrs["states"]
         except InputError as error:  # of a state's files, which are read here first
             warnings.warn(f"left out {run.name}: {error}", stacklevel=2)
-            continue
-        tables.append(table)
-        policies[run.name], states[run.name] = table.attrs["undefined"], table.attrs["states"]
     if not policies:
         what = f"no finished fine-tuning run in {Path(out_dir).absolute()} that can be read"
         raise InputError(f"{what}: run base training and fine-tuning first; il2m verify tells what is damaged.")

@@ -51,8 +51,7 @@ def _draw(letter: str, face: str) -> np.ndarray:
 
 def _distinct_letters(num_classes: int, rng: np.random.Generator) -> list[str]:
     """``num_classes`` letters in random order, none shaped like an earlier one (A and Α, o and O, ...)."""
-    letters = [chr(c) for first, last in _ALPHABETS for c in range(ord(first), ord(last) + 1)]
-    letters = [letter for letter in letters if letter.isalpha()]
+    letters = [chr(c) for first, last in _ALPHABETS for c in range(ord(first), ord(last) + 1) if chr(c).isalpha()]
     letters = [letters[i] for i in rng.permutation(len(letters))]
     shapes = np.stack([[_shape(letter, face) for face in (TRAIN_FACES[0], VAL_FACES[0])] for letter in letters])
     kept: list[int] = []
@@ -68,8 +67,7 @@ def _distinct_letters(num_classes: int, rng: np.random.Generator) -> list[str]:
 def _shape(letter: str, face: str) -> np.ndarray:
     """The drawing stretched to its bounding box, mean 0 and norm 1, (400,): alike for alike shapes of any size."""
     drawing = Image.fromarray(_draw(letter, face))
-    box = drawing.crop(drawing.getbbox())
-    shape = np.asarray(box.resize((20, 20), Image.Resampling.BILINEAR)).ravel()
+    shape = np.asarray(drawing.crop(drawing.getbbox()).resize((20, 20), Image.Resampling.BILINEAR)).ravel()
     shape = shape - shape.mean()
     return shape / np.linalg.norm(shape)
 

@@ -57,8 +57,7 @@ class Batches:
     def to(self, device: torch.device) -> Self:
         """The same batches, handed out on ``device``; images in memory are kept, and prepared, there too."""
         moved = copy.copy(self)
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        vars(moved).update({name: value.to(device) for name, value in tensors.items()})
+        vars(moved).update({name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)})
         return moved
 
     def my_part(self) -> Self:

@@ -64,8 +64,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         grey = (values * 255 + highest // 2) // highest
         grey[values == image.info.get("transparency", -1)] = 255
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    is_signed = 2 in getattr(image, "tag_v2", {}).get(339, ())  # TIFF's sample format
-    if image.mode in ("I", "F") or is_signed:
+    if image.mode in ("I", "F") or 2 in getattr(image, "tag_v2", {}).get(339, ()):  # TIFF's sample format: signed
         kind = "fractions" if image.mode == "F" else "signed or 32-bit whole numbers"
         raise InputError(f"its pixels are {kind}, of unknown range; expected 8 or 16 bits: save it so.")
     if image.has_transparency_data and image.format != "BMP":  # whose fourth channel is mostly filling

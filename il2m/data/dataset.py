@@ -44,10 +44,9 @@ class FileSource:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels; class c is called ``class_names[c]``.
-    train_images, val_images: (n, height, width, channels) uint8, channels 1 or 3; or image_files.ImageFiles.
-    train_labels, val_labels: (n,) int64 in 0..C-1.
-    fingerprint: hash of all of it, by which a run knows its data. files: set if the images are ImageFiles."""
+    """Images and labels; class c is called ``class_names[c]``. train_images, val_images: (n, height, width, channels)
+    uint8, channels 1 or 3; or image_files.ImageFiles. train_labels, val_labels: (n,) int64 in 0..C-1. fingerprint: hash
+    of all of it, by which a run knows its data. files: set if the images are ImageFiles."""
 
     name: str
     train_images: np.ndarray

@@ -67,12 +67,11 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         resolved["network_source"] = source
         _, height, width, channels = images.train_images.shape
         build_network(settings.network, channels, images.num_classes, 0, (height, width))  # raises if it can't be
-    identity = _identity(settings, images, states, resolved)
     notes = {"dataset": images.name, "source": absolute_source(settings.dataset, Path.cwd()), "exif_rotation": followed}
     is_given = settings.class_order or (images.files and images.files.lists)
     notes["order_seed"] = None if is_given else settings.order_seed  # what drew the class order
     notes |= {"class_names": list(images.class_names), "image_shape": list(images.train_images.shape[1:])}  # (h, w, c)
-    return Plan(settings, "base", identity, notes, images, states)
+    return Plan(settings, "base", _identity(settings, images, states, resolved), notes, images, states)
 
 
 def _identity(settings: Training, images: Dataset, states: States, resolved: dict) -> dict[str, Any]:

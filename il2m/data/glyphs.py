@@ -116,5 +116,4 @@ def _blurred(images: np.ndarray) -> np.ndarray:
     padded = np.pad(images, ((0, 0), (0, 0), (2, 2)))
     far, near = 0.1353352832, 0.6065306597  # exp(-2), exp(-1/2)
     shifted = [padded[..., start : start + images.shape[-1]] for start in range(5)]
-    summed = far * (shifted[0] + shifted[4]) + near * (shifted[1] + shifted[3]) + shifted[2]
-    return summed / (1 + 2 * (far + near))
+    return (far * (shifted[0] + shifted[4]) + near * (shifted[1] + shifted[3]) + shifted[2]) / (1 + 2 * (far + near))

@@ -184,8 +184,7 @@ def all_settings(grid: Grid, defaults: Mapping[str, Any]) -> list[tuple[dict[str
 
 def _problems(grid: Grid, known: Mapping[str, Any]) -> Iterator[str]:
     """Every unknown name and bad value of a grid."""
-    parts = [("", grid.parameters)]
-    parts += [(f"combination {name}: ", values) for name, values in grid.combinations.items()]
+    parts = [("", grid.parameters), *((f"combination {name}: ", values) for name, values in grid.combinations.items())]
     for where, values in parts:
         for name, value in values.items():
             for single in values_to_sweep(name, value):

@@ -141,8 +141,7 @@ def standing(job: Job, record: Mapping[str, Any], states: _States = states_of) -
 
 def is_done(job: Job, record: Mapping[str, Any], code: str, shown: Iterable[str], states: _States = states_of) -> bool:
     """Whether a job is done as it is asked for, by this code, showing the jobs ``shown`` at least, and stands so."""
-    asked = record.get("code") == code and set(shown) <= set(record["beside"])
-    return asked and standing(job, record, states)[0] == DONE
+    return record.get("code") == code and {*shown} <= {*record["beside"]} and standing(job, record, states)[0] == DONE
 
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:

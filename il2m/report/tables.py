@@ -50,10 +50,8 @@ def show(table: pd.DataFrame, *, caption: str = "", fold: str = "", most: int = 
     if table.empty:
         return None
     table = table.reset_index() if table.index.name else table
-    columns = [
-        {"name": str(name), "kind": values.dtype.kind, "length": values.map(lambda value: len(str(value))).max()}
-        for name, values in table.items()
-    ]
+    lengths = table.map(lambda value: len(str(value))).max()
+    columns = [{"name": str(name), "kind": each.dtype.kind, "length": lengths[name]} for name, each in table.items()]
     given = {"columns": columns, "rows": [*table.itertuples(index=False, name=None)], "about": _COLUMNS}
     return Table(table, given | {"caption": caption, "fold": fold, "most": most})
 

@@ -147,9 +147,8 @@ def means_table(table: pd.DataFrame) -> pd.DataFrame:
     """Mean top-1 and top-5 over states 2..S and over 1..S, one row per run, method and score kind."""
     keys = ["dataset", "run", "distillation", "method", "score_kind"]
     groups = table.sort_values("state", kind="stable").groupby(keys, sort=False, dropna=False)
-    means = {}
-    for column, first in itertools.product(("top1", "top5"), (2, 1)):
-        means[f"{column}, states {first}..S"] = groups[column].agg(metrics.mean_over_states, first)
+    wanted = itertools.product(("top1", "top5"), (2, 1))
+    means = {f"{name}, states {first}..S": groups[name].agg(metrics.mean_over_states, first) for name, first in wanted}
     return pd.DataFrame(means).reset_index()
 
 

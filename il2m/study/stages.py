@@ -163,8 +163,7 @@ def _score_and_store(
     training = score_training_images(model, stage.batches(new))
     if not num_past and stage.data.files:
         arrays |= {"train_digests": stage.data.train_images.digests, "val_digests": stage.data.val_images.digests}
-    arrays |= {"new_indices": new, "new_labels": labels[new]}
-    arrays |= {f"new_{name}": values for name, values in training.items()}
+    arrays |= {"new_indices": new, "new_labels": labels[new]} | {f"new_{name}": each for name, each in training.items()}
     if num_past and stage.settings.held_out:
         scores = score_images(model, stage.batches(held_out))[0]
         arrays |= {"held_out_indices": held_out, "held_out_labels": labels[held_out], "held_out_scores": scores}

@@ -112,17 +112,11 @@ class Stage:
         """Train ``model`` in place on the training images at ``indices``, from the last checkpoint on if there is one.
         purpose: part of the seed. asked: epochs, learning_rate and teacher of training.train."""
         where = state, self.run.states.num_states, asked["epochs"], len(indices)
-        return train(
-            model,
-            self.batches(indices),
-            self.settings,
-            **asked,
-            seed=self.seed(state, purpose),
-            checkpoint=state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint"),
-            on_resume=lambda history: self.progress.resumed(len(history) * len(indices)),
-            on_epoch=lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss),
-            validate=lambda: self.val_top1(model, state),
-        )
+        asked |= {"seed": self.seed(state, purpose), "validate": lambda: self.val_top1(model, state)}
+        asked["checkpoint"] = state_path(self.run.folder, state).with_suffix(f".{purpose.replace(' ', '_')}.checkpoint")
+        asked["on_resume"] = lambda history: self.progress.resumed(len(history) * len(indices))
+        asked["on_epoch"] = lambda epoch: self.progress.epoch_done(*where, epoch.epoch, epoch.loss)
+        return train(model, self.batches(indices), self.settings, **asked)
 
     def new_network(self, state: int, seed: int) -> Classifier:
         """A network for the images, over all classes seen at ``state``."""

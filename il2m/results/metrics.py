@@ -96,8 +96,12 @@ def backward_transfer(matrix: np.ndarray) -> np.ndarray:
 def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """What a correction did to the true class's place, as shares of images. ``corrected``: wrong before, top-1 after;
     ``broken``: the reverse; ``moved up, moved down``: nearer to or farther from the top. before, after: ranks, (n,)."""
-    top1 = {"corrected": _mean((before > 0) & (after == 0)), "broken": _mean((before == 0) & (after > 0))}
-    return top1 | {"moved up": _mean(after < before), "moved down": _mean(after > before)}
+    return {
+        "corrected": _mean((before > 0) & (after == 0)),
+        "broken": _mean((before == 0) & (after > 0)),
+        "moved up": _mean(after < before),
+        "moved down": _mean(after > before),
+    }
 
 
 def mean_gap(accuracies: np.ndarray, full: np.ndarray, best: float = 1.0) -> float:

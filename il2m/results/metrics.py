@@ -57,8 +57,12 @@ def error_breakdown(predicted: np.ndarray, labels: np.ndarray, num_past: int) ->
     """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1. ``past as past``: a
     past image taken for another past class; ``past as new``: taken for a new class; and so on."""
     wrong, past, as_past = predicted != labels, labels < num_past, predicted < num_past
-    of_past = {"past as past": _mean(wrong & past & as_past), "past as new": _mean(wrong & past & ~as_past)}
-    return of_past | {"new as past": _mean(wrong & ~past & as_past), "new as new": _mean(wrong & ~past & ~as_past)}
+    return {
+        "past as past": _mean(wrong & past & as_past),
+        "past as new": _mean(wrong & past & ~as_past),
+        "new as past": _mean(wrong & ~past & as_past),
+        "new as new": _mean(wrong & ~past & ~as_past),
+    }
 
 
 def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:

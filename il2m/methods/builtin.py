@@ -192,7 +192,7 @@ def bias_correction(state: Frozen) -> np.ndarray:
 
 @_own("NCM-oracle", METHODS["NEM"].cost)
 def nearest_class_mean(state: Frozen) -> np.ndarray:
-    """Nearest mean of *all* training images: breaks the memory limit."""
+    """Nearest mean of all training images, past ones too: breaks the memory limit."""
     directions = mean_directions(state.new.features, state.new.labels, state.num_classes)
     if state.num_past:
         directions[: state.num_past] = unit_features(state.past_class_features)

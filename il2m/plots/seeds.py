@@ -54,7 +54,7 @@ def plot_differences(
         ax.plot(100 * np.asarray(intervals[label]), [place, place], color=colour, linewidth=2.5)
         ax.plot(percent.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2.5)
     ax.axvline(0, color=TRUTH, linewidth=1)
-    ax.set(yticks=places, yticklabels=list(points))
+    ax.set(yticks=places, yticklabels=list(points), ylim=(-0.5, max(len(points), 1) - 0.5))
     return ax
 
 

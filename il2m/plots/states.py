@@ -56,6 +56,7 @@ def _label_ends(ax: Axes) -> None:
     places -= max(np.mean(places - ends), places[-1] - 1)
     for line, place in zip(lines, places, strict=True):
         stroke = {"arrowstyle": "-", "color": line.get_color(), "shrinkA": 0, "shrinkB": 3, "linewidth": 1}
+        stroke["relpos"] = (0, 0.5)  # where text begins, or it runs through others
         look = {"textcoords": "axes fraction", "va": "center", "fontsize": "small", "arrowprops": stroke}
         ax.annotate(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1]), (1.06, place), **look)
 

@@ -1,10 +1,11 @@
 """Executed notebooks as pages that need no network, and the report over a whole study's folder."""
 
 import contextlib
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.hashes import file_hash, read_sealed, write_sealed
 from il2m.system.locks import locked, sweep
 from il2m.system.machine import library_hash
-from il2m.system.plugins import resolved
+from il2m.system.plugins import load_plugin, resolved
+from il2m.system.processes import without_script
 
 REPORT = "05_report"
 PAGE, EXPLORER, RECORD = "index.html", "explorer.html", ".report.json"  # the pages, and what they were made from
@@ -27,6 +29,7 @@ def check_study(folder: Path) -> None:
     """Raises InputError if the folder holds neither runs nor plans."""
     if not (any(folder.glob("*/config.json")) or any(folder.glob("plans/*.json"))):
         what = "holds no runs and no plans" if folder.is_dir() else "is no folder"
+        what = "is a run, not what it lies in" if (folder / "config.json").exists() else what
         raise InputError(f"{folder} {what}: expected a study's folder, as il2m run --out makes it.")
 
 
@@ -48,8 +51,10 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
         options = {"title": folder.name, "plugins": plugins}
-        with ThreadPoolExecutor(1) as beside:  # the notebook runs in a process of its own
-            explorer = beside.submit(_write_explorer, folder)
+        spawning = {"mp_context": multiprocessing.get_context("spawn")}  # what plugins register stays there
+        pool = ProcessPoolExecutor(1, **spawning) if plugins else ThreadPoolExecutor(1)
+        with without_script(), pool as beside:  # the notebook runs in a process of its own
+            explorer = beside.submit(_write_explorer, folder, plugins)
             if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
                 raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")
         os.replace(report.with_suffix(".html"), folder / PAGE)
@@ -58,11 +63,13 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
     return folder / PAGE
 
 
-def _write_explorer(folder: Path) -> None:
+def _write_explorer(folder: Path, plugins: Sequence[str]) -> None:
     """The explorer of the study's default pair of runs; a study in which none is finished gets none, and is told so."""
     from il2m.explorer.share import share
 
     try:
+        for plugin in plugins:
+            load_plugin(plugin)
         share([folder], folder / EXPLORER)
     except InputError as error:
         print(printable(f"no {EXPLORER}: {error}"), file=sys.stderr)

@@ -62,7 +62,7 @@ function accuracyLines(run, choice) {
   return Object.entries(run.accuracy[choice.top]).filter(([method]) => method in data.methods).flatMap(([method, by]) =>
     by.map((value, place) => ({
       state: place + 1, value, line: label(method), colour: data.methods[method].colour,
-      dash: method === "FT" && choice.method !== "FT" ? DOTTED : dashOf(method),
+      dash: dashOf(method),
       strength: strong.includes(method) ? 1 : 0.28,
     })));
 }
@@ -194,8 +194,8 @@ const VIEWS = {
       const [then, now] = [origin, choice.state].map((state) => run.own[choice.method][state - 1][place]);
       const memory = run.memory[choice.state - 1];
       const ratio = memory && !data.methods[choice.method].distances && origin < choice.state && memory.current_means[place] > 0 && memory.initial_means[place] > 0
-        ? `; μ_P / μ_N = ${decimal(memory.initial_means[place] / memory.current_means[place])}` : "";
-      return `${name}: mean ${unitOf(choice.method)} ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
+        ? `; in the second memory μ_P / μ_N = ${decimal(memory.initial_means[place] / memory.current_means[place])}` : "";
+      return `${name}: mean ${unitOf(choice.method)} of its validation images ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
     },
     tables: ([points, lines], run, choice) => [pivot(lines, ["line", `mean ${unitOf(choice.method)} of`], ["state", "state"], decimal), {
       head: ["class", "new at state", "μ_P", "μ_N", "μ_P / μ_N"],
@@ -411,7 +411,7 @@ function fillFacts() {
     run: (about) => about.run, "data set": (about) => about.dataset, "states S": (about) => about.num_states,
     "classes per state": () => countsInWords(), "exemplars K": (about) => about.memory_size, head: (about) => about.head || null,
     distillation: (about) => (about.distillation === null ? null : about.distillation ? "on" : "off"),
-    "class order": (about) => about.class_order && `${about.class_order}${about.order_seed === null ? "" : ` (order seed ${about.order_seed})`}`,
+    "class order": (about) => [about.class_order, about.order_seed === null ? null : `(order seed ${about.order_seed})`].filter(Boolean).join(" ") || null,
     "training seed": (about) => about.train_seed,
     "state digests": (about) => Object.entries(about.digests).map(([state, digest]) => `${state}: ${digest}`).join(" "),
   };

@@ -112,8 +112,6 @@ def _hold_out(stage: Stage, state: int, new: np.ndarray, kept: np.ndarray) -> np
     """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class (none
     in the base). With herding, new classes hold out random images, maybe others than the ranking holds out later."""
     settings, labels = stage.settings, stage.data.train_labels
-    if not settings.held_out:
-        return kept[:0]
     ranked = [kept[places] for places in places_by_class(labels[kept]).values()]
     num_kept = kept_per_class(settings, stage.run.states.num_past(state))
     ranking = rank_classes("random", None, labels[new], num_kept, settings.train_seed)

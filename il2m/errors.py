@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -16,6 +17,11 @@ _STEERING = re.compile("[\0-\t\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 def printable(text: object) -> str:
     """A text from elsewhere, for a terminal or a page: what could steer them is written out, as in ``\\x1b``."""
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def warn_in_words() -> None:
+    """Warnings of this process as sentences, without the line of code that gives them."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from il2m.batch.grids import read_grid, read_overrides
 from il2m.batch.jobs import Job, plan_jobs
 from il2m.batch.status import Estimates, duration, say
 from il2m.batch.worker import PRELOAD, Workers
-from il2m.errors import InputError, printable
+from il2m.errors import InputError, printable, warn_in_words
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, NOTEBOOKS, find_notebooks
 from il2m.notebook.execute import process_context
 from il2m.system.machine import CHECKOUT
@@ -64,7 +64,7 @@ def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Jo
     """plan_jobs in a process of its own, which plugins may end, and whose memory is free then; it warms the server."""
     context = multiprocessing.get_context("spawn") if spawn else process_context(PRELOAD)
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as child:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=warn_in_words) as child:
             return child.submit(plan_jobs, *asked).result()
     except BrokenProcessPool:
         suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"

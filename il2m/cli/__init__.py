@@ -5,14 +5,13 @@ import os
 import re
 import sys
 import tomllib
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from il2m import __version__
 from il2m.cli import commands
-from il2m.errors import InputError, nearest, printable
+from il2m.errors import InputError, nearest, printable, warn_in_words
 from il2m.parameters import PARAMETERS
 from il2m.system.plugins import load_plugin
 
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         PARSER.error(f"no command {arguments[0]!r}: {nearest(arguments[0], COMMANDS.choices)}")
     COMMANDS.choices["run"].set_defaults(command=["il2m", *arguments])  # kept with the plan
     given = vars(PARSER.parse_args(arguments))
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
+    warn_in_words()
     try:
         for plugin in given.pop("load", ()):
             load_plugin(plugin)

@@ -190,6 +190,13 @@ def test_a_run_that_lacks_what_a_method_reads_leaves_it_out(tiny_study, tmp_path
     assert set(results_table(run, methods=METHODS)["method"]) == {"FT", "task-aware-oracle", "halved"}
 
 
+def test_a_method_that_asks_for_exemplars_at_the_first_state_is_named(tiny_study):
+    method("as-exemplars", needs="exemplars")(lambda state: state.scores + state.exemplars.scores.mean())
+    told = r"^method 'as-exemplars' at state 1: state 1 stores no exemplar_scores\. The first has no exemplars: give"
+    with pytest.raises(InputError, match=told):
+        results_table(tiny_study.off, methods=("FT", "as-exemplars"))
+
+
 def test_stored_results_of_another_version_of_a_method_are_not_taken(tiny_study, tmp_path, monkeypatch):
     study = shutil.copytree(tiny_study.out_dir, tmp_path / "study")
     run = il2m.open_run(study)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
+from tiny import TinyStudy
 
 from il2m.batch.records import read_plans
 from il2m.notebook.execute import execute_notebook, failed_copy
@@ -109,7 +113,7 @@ def test_a_study_with_a_plugin(plugin: Path, tiny_npz: Path, tmp_path: Path):
     assert "4 of 4 jobs done" in done.stdout
     loads = Counter(plugin.with_suffix(".loads").read_text().split())
     assert loads.pop("kernel") == 5  # of four jobs, and of the report
-    assert loads.total() == 1  # where it was planned
+    assert loads.total() == 2  # where it was planned, and where the explorer was written
     assert [job.plugins for plan in read_plans(study) for job in plan["jobs"]] == [(str(plugin),)] * 4
     assert not (study / "plans" / "one.json").exists()  # the name of the plan without plugins
     assert "4 of them already done" in il2m(tmp_path, *run, "--dry-run").stdout
@@ -141,7 +145,8 @@ def test_a_study_with_a_plugin(plugin: Path, tiny_npz: Path, tmp_path: Path):
     assert plugin.with_suffix(".loads").read_text() == before, "a study from elsewhere runs no code here"
     given = il2m(tmp_path, "report", study, "--plugin", "words.py")
     assert given.returncode == 0, given.stderr
-    assert plugin.with_suffix(".loads").read_text() == f"{before}kernel\n"
+    loads = plugin.with_suffix(".loads").read_text().removeprefix(before)
+    assert sorted(loads.split()) == ["SpawnProcess", "kernel"]  # which writes the explorer
 
 
 def test_a_plugin_that_ends_its_process_is_named(plugin: Path, tiny_npz: Path, tmp_path: Path):
@@ -165,3 +170,32 @@ def test_a_module_is_a_plugin_by_its_name(plugin: Path, tiny_npz: Path, tmp_path
     missing = il2m(tmp_path, *run)
     assert missing.returncode == 2
     assert missing.stderr == "il2m: plugin il2m_test_words: ModuleNotFoundError: No module named 'il2m_test_words'\n"
+
+
+def test_a_method_of_a_plugin_is_in_the_explorer(tiny_study: TinyStudy, tmp_path: Path):
+    """In the report's, and in one that is shared."""
+    study = shutil.copytree(tiny_study.out_dir, tmp_path / "study")
+    text = "import il2m\n\n@il2m.method('of-a-plugin')\ndef halved(state):\n    return state.scores / 2\n"
+    (tmp_path / "mine.py").write_text(text)
+    for command in (("report", study), ("share", study, "--out", study / "explorer.html")):
+        for plugin, is_there in (((), False), (("--plugin", "mine.py"), True)):
+            made = il2m(tmp_path, *command, *plugin)
+            assert made.returncode == 0, made.stderr
+            assert ("of-a-plugin" in (study / "explorer.html").read_text()) == is_there
+
+
+def test_warnings_of_planning_are_sentences(tmp_path: Path):
+    """In a process of its own, too, where a run plans."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"images/{name}/{i}.png")
+    (tmp_path / "images" / "read me.txt").touch()
+    parameters = "dataset: 'folder:images', num_states: 2, image_size: 8, memory_size: 0, balanced_epochs: 1"
+    (tmp_path / "one.yaml").write_text(f"parameters: {{{parameters}}}")
+    refused = il2m(tmp_path, "run", "one.yaml")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("warning: ")
+    assert "read me.txt" in refused.stderr
+    assert "jobs.py" not in refused.stderr

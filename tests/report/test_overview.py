@@ -189,13 +189,14 @@ def test_findings_are_counted_by_verdict():
 
 
 def test_the_headline_says_what_its_class_orders_allow():
-    one = overview.headline(make_study(make_results(seeds=1)))
-    assert re.fullmatch(r"IL2M \+6\.\d points over fine-tuning; one class order, so no verdict", one)
+    one, mean = overview.headline(make_study(make_results(seeds=1))), r"on average over states 2\.\.S"
+    assert re.fullmatch(rf"IL2M \+6\.\d points over fine-tuning {mean}; one class order, so no verdict", one)
     four = overview.headline(make_study(make_results(seeds=4)))
-    assert re.fullmatch(r"IL2M .* fine-tuning, 95 % interval \+[56].* to \+6.*; 4 class orders, so no verdict", four)
+    interval = r"95 % interval \+[56].* to \+6.*"
+    assert re.fullmatch(rf"IL2M .* fine-tuning {mean}, {interval}; 4 class orders, so no verdict", four)
     six = overview.headline(make_study(make_results(), make_results(exemplar_selection="herding", seeds=1)))
-    where = re.escape(" (in the plainest of 2 settings, toy, S = 2, K = 60), 95 % interval ")
-    assert re.fullmatch(rf"IL2M \+6\.\d points over fine-tuning{where}.*; 6 class orders, reproduced", six)
+    where = re.escape(" (in the first of 2 settings, toy, S = 2, K = 60), 95 % interval ")
+    assert re.fullmatch(rf"IL2M \+6\.\d points over fine-tuning {mean}{where}.*; 6 class orders, reproduced", six)
     one_state = make_results().query("state == 1").assign(num_states=1)
     assert overview.headline(make_study(one_state)).startswith("One state only")
     assert "no intervals" in tables.WORDS.reading(2, 3)

@@ -68,7 +68,7 @@ def _new_scores(stored: StateFolder) -> Iterator[np.ndarray]:
     names = ("features", "labels", "own_scores", "top_scores")
     for features, labels, own, top in zip(*(_blocks(stored.array(f"new_{name}")) for name in names), strict=True):
         scores = features @ weight.T + bias
-        if not np.allclose(scores.max(axis=1), top, rtol=1e-3, atol=1e-3):  # of an import, corrected after the layer
+        if not np.allclose(scores.max(axis=1), top, rtol=2e-2, atol=2e-2):  # bf16's; of an import, corrected later
             what = "its scores are not those of its last layer, so its training images' can't be had again"
             raise InputError(f"{stored.path}: {what}, and this run can't be exported.")
         np.put_along_axis(scores, scores.argmax(axis=1)[:, None], top[:, None], axis=1)

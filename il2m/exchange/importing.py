@@ -38,7 +38,7 @@ def import_scores(
     ``held_out_scores, held_out_labels`` of images not trained on, for BiC; ``train_counts (C,)``, images trained on,
     else the rows of ``new_labels`` and ``exemplar_labels``. about: see About; runs of one method, data set and K that
     give their seeds are repetitions. Raises InputError, and makes nothing, for missing, unknown or unfitting arrays."""
-    states, by_state, said = _arrange([Path(file) for file in np.atleast_1d(files)], state_sizes)
+    states, by_state, said = _arrange([*map(Path, [files] if isinstance(files, str | Path) else files)], state_sizes)
     told = _checked_about(about, states.num_classes)
     most_exemplars, missing = _check_all(states, by_state)
     run = _create(Path(out), states, told.get("memory_size", most_exemplars), by_state.values(), told, said + missing)

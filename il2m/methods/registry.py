@@ -75,7 +75,7 @@ class Method:
         except NotStored as error:
             if self.needs is None:  # it is tried
                 raise
-            raise InputError(f"{where}: {error} The first has no exemplars: give state.scores there.") from None
+            raise InputError(f"{where}: {error} needs must name all that is read; state 1 has no exemplars.") from None
         except Exception as error:  # whatever the user's own code raises
             hint = " (a method may not change what it is given)" if "read-only" in str(error) else ""
             raise InputError(f"{where} fails: {type(error).__name__}: {error}{hint}") from error

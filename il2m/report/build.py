@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from il2m.batch.records import read_plans
-from il2m.errors import InputError, printable
+from il2m.errors import InputError, printable, warn_in_words
 from il2m.notebook.catalogue import find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy
 from il2m.notebook.pages import link_page, page_is_current, write_page
@@ -51,9 +51,9 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
         made_from = _made_from(folder)
         write_missing_pages(report.parent)
         options = {"title": folder.name, "plugins": plugins}
-        spawning = {"mp_context": multiprocessing.get_context("spawn")}  # what plugins register stays there
+        spawning = {"mp_context": multiprocessing.get_context("spawn"), "initializer": warn_in_words}
         pool = ProcessPoolExecutor(1, **spawning) if plugins else ThreadPoolExecutor(1)
-        with without_script(), pool as beside:  # the notebook runs in a process of its own
+        with without_script(), pool as beside:  # the notebook runs elsewhere; what plugins register stays there
             explorer = beside.submit(_write_explorer, folder, plugins)
             if failure := execute_notebook(notebook, report, {"out_dir": str(folder)}, hide_code=True, **options):
                 raise InputError(f"the report of {folder} could not be made: {failure} (see {failed_copy(report)})")

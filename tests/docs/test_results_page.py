@@ -50,18 +50,24 @@ def test_runs_of_another_seed_are_added_if_the_same_code_made_them():
         deciding.added(second, first, path)
 
 
-def test_what_rounding_changes_is_of_the_committed_runs():
+@pytest.mark.parametrize(
+    ("here", "there", "name", "rows"),
+    [("glyphs_k75_floor", "glyphs_k50", "rounding", 14), ("glyphs_k200_long", "glyphs_k200", "epochs", 28)],
+)
+def test_what_changes_between_two_folders_is_of_the_committed_runs(here: str, there: str, name: str, rows: int):
     """Each row again by literal loops: class order by class order, the mean over states 2..S."""
-    floored, ceiled = (PROJECT / "benchmarks" / "results" / name for name in ("glyphs_k75_floor", "glyphs_k50"))
-    table = pd.read_csv(floored / "rounding.csv")
+    both = [PROJECT / "benchmarks" / "results" / folder for folder in (here, there)]
+    table = pd.read_csv(both[0] / f"{name}.csv")
+    assert len(table) == rows
     for row in table.itertuples():
         method, _, reference = row.what.partition(" over ")
         differences = []
         for order in range(3, 9):
             sides = []
-            for folder in (floored, ceiled):
+            for folder in both:
                 rows = pd.read_parquet(folder / f"order-{order}.parquet")
-                rows = rows[(rows["head"] == "new") & (rows["distillation"] == row.setting.endswith("on"))]
+                rows = rows[rows["head"] == ("new" if row.setting.startswith("new") else "extended")]
+                rows = rows[rows["distillation"] == row.setting.endswith("on")]
                 rows = rows[(rows["score_kind"] == "raw") & (rows["state"] > 1) & (rows["train_seed"] == 0)]
                 top1 = {name: rows[rows["method"] == name]["top1"].mean() for name in (method, reference) if name}
                 sides.append(top1[method] - top1.get(reference, 0))

@@ -192,7 +192,7 @@ def test_a_run_that_lacks_what_a_method_reads_leaves_it_out(tiny_study, tmp_path
 
 def test_a_method_that_asks_for_exemplars_at_the_first_state_is_named(tiny_study):
     method("as-exemplars", needs="exemplars")(lambda state: state.scores + state.exemplars.scores.mean())
-    told = r"^method 'as-exemplars' at state 1: state 1 stores no exemplar_scores\. The first has no exemplars: give"
+    told = r"^method 'as-exemplars' at state 1: state 1 stores no exemplar_scores\. needs must name all that is read; "
     with pytest.raises(InputError, match=told):
         results_table(tiny_study.off, methods=("FT", "as-exemplars"))
 

@@ -5,7 +5,7 @@
     python benchmarks/deciding.py join benchmarks/results/glyphs_k50
     python benchmarks/deciding.py tell benchmarks/results/glyphs_k50
     python benchmarks/deciding.py rounding benchmarks/results/glyphs_k75_floor benchmarks/results/glyphs_k50
-    python benchmarks/deciding.py epochs benchmarks/results/glyphs_k200_long benchmarks/results/glyphs_k200
+    python benchmarks/deciding.py epochs benchmarks/results/glyphs_k200_long benchmarks/results/glyphs_k200_again
 
 `keep` writes every finished run's rows into a file of its class order (order-3.parquet); runs that it holds besides
 (another training seed's) stay, if the same code made them. `join` reads all files of a folder, checks that code, result

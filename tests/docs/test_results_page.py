@@ -52,7 +52,7 @@ def test_runs_of_another_seed_are_added_if_the_same_code_made_them():
 
 @pytest.mark.parametrize(
     ("here", "there", "name", "rows"),
-    [("glyphs_k75_floor", "glyphs_k50", "rounding", 14), ("glyphs_k200_long", "glyphs_k200", "epochs", 28)],
+    [("glyphs_k75_floor", "glyphs_k50", "rounding", 14), ("glyphs_k200_long", "glyphs_k200_again", "epochs", 28)],
 )
 def test_what_changes_between_two_folders_is_of_the_committed_runs(here: str, there: str, name: str, rows: int):
     """Each row again by literal loops: class order by class order, the mean over states 2..S."""

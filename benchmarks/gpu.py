@@ -201,13 +201,9 @@ def ilsvrc(num_images: int = 4096) -> dict[str, float]:
         jpegs = FileBatches(files, labels, Normalisation(image_files.MEAN, image_files.STD))
         resident = random_batches(num_images, 224)
         recipe = {"batch_size": 32, "summed_batches": 8}
-        for precision, (what, batches), sizes in itertools.product(
-            ("float32", TF32, "bf16"),
-            {"in memory": resident, f"JPEGs, {workers} workers": jpegs}.items(),
-            (recipe, {"batch_size": 256}),
-        ):
-            if batches is jpegs and sizes is not recipe:
-                continue
+        ways = [("in memory", resident, recipe), ("in memory", resident, {"batch_size": 256})]
+        ways += [(f"JPEGs, {workers} workers", jpegs, recipe)]
+        for precision, (what, batches, sizes) in itertools.product(("float32", TF32, "bf16"), ways):
             settings = FineTuning.given(values={"device": "cuda", "flip": True, "precision": precision, **sizes})
             model = build_network("resnet18", 3, 1000, seed=0, image_size=(224, 224))
             history = train(model, batches, settings, epochs=3, learning_rate=0.01, seed=0)

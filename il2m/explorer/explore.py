@@ -15,6 +15,7 @@ from il2m.errors import InputError
 from il2m.explorer.outcomes import Choice, Exponents, RunOutcomes, Shown, kind_for
 from il2m.explorer.page import PARTS, STYLE, figures_html, save_links
 from il2m.explorer.views import VIEWS
+from il2m.methods.rectify import STEADIER
 from il2m.methods.registry import METHODS
 from il2m.results.collect import stored_results
 from il2m.study.find import labelled, open_run, twin_run
@@ -212,8 +213,8 @@ class BiasExplorer(widgets.VBox):
         choice = self.choice
         self.shown = {outcomes.label: VIEWS[view](outcomes, choice) for outcomes in runs}
         self.figure.value, self.numbers.value = figures_html(view, self.shown), PARTS.numbers(self.shown)
-        of_means = {"state": "IL2M-pooled", "past": "IL2M-global"}.get(choice.exponents.pooling, "IL2M")
-        method = choice.method if "method" in about["uses"] else of_means
+        steadier = {parts["pooling"]: name for name, parts in STEADIER.items()}
+        method = choice.method if "method" in about["uses"] else steadier.get(choice.exponents.pooling, about["of"])
         if (kind := kind_for(method, choice.score_kind)) != choice.score_kind:
             notes.append(f"{method} is defined on {kind} scores: these are shown.")
         every = ((outcomes.label, outcomes.undefined_note(choice.state, method, kind)) for outcomes in runs)

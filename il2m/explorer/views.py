@@ -99,13 +99,12 @@ def class_by_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     wrong = outcome.predicted != outcome.labels
     pairs, counts = np.unique(outcome.labels[wrong] * num_seen + outcome.predicted[wrong], return_counts=True)
     true, predicted = np.divmod(pairs[np.argsort(-counts, kind="stable")[:10]], num_seen)
-    common = {"true": names[true], "predicted": names[predicted], "share": shares[true, predicted]}
+    common = pd.DataFrame({"true": names[true], "predicted": names[predicted], "share": shares[true, predicted]})
     taken = np.bincount(outcome.predicted[wrong], minlength=num_seen)
-    most = f"{taken.max() / taken.sum():.0%} of errors go to {names[taken.argmax()]}" if wrong.any() else "no errors"
+    how = f"{taken.max() / taken.sum():.0%} of errors go to {names[taken.argmax()]}" if wrong.any() else "no errors"
     numbers = pd.DataFrame(shares, index=pd.Index(names, name="true"), columns=names)
     draw = partial(detail.plot_class_confusion, shares, states.of_class[:num_seen])
-    look = {"height": 4.8, "number_format": "{:.0%}"}
-    return Shown(numbers, f"{choice.method}: {most}", draw, pd.DataFrame(common).set_index("true"), **look)
+    return Shown(numbers, f"{choice.method}: {how}", draw, common.set_index("true"), height=4.8, number_format="{:.0%}")
 
 
 def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:

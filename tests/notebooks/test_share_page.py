@@ -187,6 +187,10 @@ def test_a_method_on_probabilities_shares_no_axis_with_scores(
     drawn = {(row["line"], row["state"]): row["value"] for row in page.rows(0)}
     assert drawn["new classes", 3] == pytest.approx(numbers.loc[3, "new"], abs=1e-6)
     assert "mean true-class probability" in page.tab.locator(".figure").first.inner_html()
+    page.choose(view="one class", label=1)
+    told = page.tab.locator(".found").first.inner_text()
+    assert "mean probability" in told
+    assert "μ" not in told  # of raw scores, as the page has the second memory
     assert page.complaints == []
     page.tab.close()
 

@@ -32,6 +32,12 @@ function make(tag, attributes = {}, ...content) {
 const isOnScores = (method) => data.methods[method].score_kinds.includes("raw") && !data.methods[method].distances;
 const unitOf = (method) => (isOnScores(method) ? "score" : data.methods[method].distances ? "negated distance" : "probability");
 
+// What Eq. 1 multiplies a class's score by; null where it is undefined.
+function ratioOf({ initial_means, current_means }, place) {
+  const [when_new, now] = [initial_means[place], current_means[place]];
+  return when_new > 0 && now > 0 ? when_new / now : null;
+}
+
 // Lines by state: of numbers (name -> values by state), the method's own, and FT's dotted beside them.
 function linesOf(run, method, names, numbers) {
   const both = method === "FT" || !isOnScores(method) ? [method] : ["FT", method]; // other scales stand alone
@@ -96,9 +102,8 @@ function memoryPoints(run, choice) {
   if (!memory) return [];
   return memory.initial_means.map((when_new, place) => {
     const now = memory.current_means[place], chosen = place === choice.label;
-    const ratio = when_new > 0 && now > 0 ? when_new / now : null; // else it is undefined
     return {
-      when_new, now, ratio, title: titles[place], place, origin: origins[place],
+      when_new, now, ratio: ratioOf(memory, place), title: titles[place], place, origin: origins[place],
       colour: chosen ? NEW : PAST, strength: chosen ? 1 : 0.7, size: chosen ? 190 : 60, line: "",
     };
   }).filter((row) => row.origin < choice.state && row.when_new !== null && row.now !== null);
@@ -193,9 +198,9 @@ const VIEWS = {
       if (origin > choice.state) return `${name} is learned at state ${origin}, after state ${choice.state}`;
       const [then, now] = [origin, choice.state].map((state) => run.own[choice.method][state - 1][place]);
       const memory = run.memory[choice.state - 1];
-      const ratio = memory && !data.methods[choice.method].distances && origin < choice.state && memory.current_means[place] > 0 && memory.initial_means[place] > 0
-        ? `; in the second memory μ_P / μ_N = ${decimal(memory.initial_means[place] / memory.current_means[place])}` : "";
-      return `${name}: mean ${unitOf(choice.method)} of its validation images ${decimal(then)} when new, ${decimal(now)} now${ratio}`;
+      const ratio = memory && isOnScores(choice.method) && origin < choice.state ? ratioOf(memory, place) : null;
+      const told = ratio === null ? "" : `; in the second memory μ_P / μ_N = ${decimal(ratio)}`;
+      return `${name}: mean ${unitOf(choice.method)} of its validation images ${decimal(then)} when new, ${decimal(now)} now${told}`;
     },
     tables: ([points, lines], run, choice) => [pivot(lines, ["line", `mean ${unitOf(choice.method)} of`], ["state", "state"], decimal), {
       head: ["class", "new at state", "μ_P", "μ_N", "μ_P / μ_N"],

@@ -22,14 +22,14 @@ second that have the same seeds, by class order.
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from il2m.results.collect import collect_results
 from il2m.results.comparison import PAIRED, by_order, compare_methods, differences, findings_table, mean_results
 from il2m.results.factorial import why_table
-from il2m.results.pairs import FEWEST_FOR_INTERVAL, paired_difference
+from il2m.results.pairs import FEWEST_FOR_INTERVAL, LEVEL, holm, paired_difference
 from il2m.study.find import find_runs
 from il2m.system.machine import library_hash
 
@@ -38,60 +38,74 @@ MUST_AGREE = ("analysis", "result_version", "torch", "gpu")
 _NEW, _KEPT = {"head": "new"}, {"head": "extended"}
 _OFF, _ON = {"distillation": False}, {"distillation": True}
 
-HYPOTHESES: dict[str, tuple[dict, dict, int]] = {
-    # in words -> what is compared with what, and the sign that is claimed
-    "the kept head gains over the new one, fine-tuning": (
-        {"method": "FT", **_KEPT, **_OFF},
-        {"method": "FT", **_NEW, **_OFF},
-        1,
-    ),
-    "the kept head gains over the new one, IL2M": (
-        {"method": "IL2M", **_KEPT, **_OFF},
-        {"method": "IL2M", **_NEW, **_OFF},
-        1,
-    ),
+
+class Claim(NamedTuple):
+    """That a difference a - b (see differences) has this sign. registered: before the runs, in docs/results.md; what
+    was not is told beside, without a verdict. memory: it is of runs with a memory, or else of those without."""
+
+    a: dict
+    b: dict
+    sign: int = 1
+    registered: bool = True
+    memory: bool = True
+
+
+def _of_distillation(method: str, head: dict, sign: int = 1, **about: bool) -> Claim:
+    return Claim({"method": method, **head, **_ON}, {"method": method, **head, **_OFF}, sign, **about)
+
+
+def _of_head(method: str, distils: dict, **about: bool) -> Claim:
+    return Claim({"method": method, **_KEPT, **distils}, {"method": method, **_NEW, **distils}, **about)
+
+
+CLAIMS: dict[str, Claim] = {
+    "the kept head gains over the new one, fine-tuning": _of_head("FT", _OFF),
+    "the kept head gains over the new one, IL2M": _of_head("IL2M", _OFF),
     **{
-        f"distillation {what} {method}, {words} head": (
-            {"method": method, **head, **_ON},
-            {"method": method, **head, **_OFF},
-            sign,
-        )
+        f"distillation {what} {method}, {words} head": _of_distillation(method, head, sign)
         for words, head, what, sign in (("new", _NEW, "helps", 1), ("kept", _KEPT, "hurts", -1))
         for method in ("FT", "IL2M", "FT-th")
     },
     **{
-        f"{a} gains over {b}, {words} head, distillation {on}": (
-            {"method": a, **head, **distils},
-            {"method": b, **head, **distils},
-            1,
+        f"distillation helps FT, {words} head, no memory": _of_distillation("FT", head, memory=False)
+        for words, head in (("new", _NEW), ("kept", _KEPT))
+    },
+    **{
+        f"{a} {'gains over' if registered else 'minus'} {b}, {words} head, distillation {on}": Claim(
+            {"method": a, **head, **distils}, {"method": b, **head, **distils}, registered=registered
         )
         for a, b in (("IL2M", "FT"), ("IL2M-means", "FT"), ("IL2M-pooled", "IL2M"), ("FT-th", "IL2M"))
         for words, head in (("new", _NEW), ("kept", _KEPT))
         for on, distils in (("off", _OFF), ("on", _ON))
+        for registered in [(a, words) != ("IL2M-pooled", "kept")]  # of which no gain was expected
     },
     **{
-        f"herding gains over random exemplars, {method}": (
+        f"{a} gains over {b}, {words} head, distillation off": Claim(
+            {"method": a, **head, **_OFF}, {"method": b, **head, **_OFF}
+        )
+        for a, b in (("IL2M-unseen-oracle", "IL2M"), ("IL2M-means-unseen-oracle", "IL2M-means"))
+        for words, head in (("new", _NEW), ("kept", _KEPT))
+    },
+    **{
+        f"herding {'gains over' if registered else 'minus'} random exemplars, {method}": Claim(
             {"method": method, "exemplar_selection": "herding", **_NEW, **_OFF},
             {"method": method, "exemplar_selection": "random", **_NEW, **_OFF},
-            1,
+            registered=registered,
         )
-        for method in ("FT", "IL2M", "FT-th", "NEM")
+        for method, registered in {"FT": True, "NEM": True, "IL2M": False, "FT-th": False}.items()
     },
-}
-
-BESIDES: dict[str, tuple[dict, dict, int]] = {
-    f"the kept head minus the new one, {words}, distillation on": (
-        {"method": method, **_KEPT, **_ON},
-        {"method": method, **_NEW, **_ON},
-        1,
-    )
-    for method, words in (("FT", "fine-tuning"), ("IL2M", "IL2M"))
+    **{
+        f"the kept head minus the new one, {words}, distillation on": _of_head(method, _ON, registered=False)
+        for method, words in (("FT", "fine-tuning"), ("IL2M", "IL2M"))
+    },
+    "the kept head minus the new one, fine-tuning": _of_head("FT", _OFF, registered=False, memory=False),
 }
 
 
-def keep(study: Path, folder: Path, memory_size: int | None) -> None:
-    """One file per class order of a study's finished runs, of one K or of all."""
-    runs = {run.name: run for run in find_runs(study) if memory_size in (None, run.memory_size)}
+def keep(study: Path, folder: Path, memory_size: int | None, epochs: int | None) -> None:
+    """One file per class order of a study's finished runs, of one K and number of epochs or of all."""
+    runs = [run for run in find_runs(study) if memory_size in (None, run.memory_size)]
+    runs = {run.name: run for run in runs if epochs in (None, run.identity["epochs"])}
     results = collect_results(study)
     attrs, results = results.attrs, results[results["run"].isin([*runs])]
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,29 +168,37 @@ def join(folder: Path) -> pd.DataFrame:
                 raise SystemExit(f"{what}: keep all orders anew with one version.")
         if differing := {*table["setting"]} ^ {*first["setting"]}:
             raise SystemExit(f"{path}: its settings are not those of {first_path.name}: {differing}.")
+        if (table.groupby(["num_states", "memory_size"])["recipe"].nunique() > 1).any():
+            raise SystemExit(
+                f"{path} holds runs that differ in more than S, K and what is claimed of: keep them apart."
+            )
     for table in tables.values():
         table.attrs = {}
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def decided(results: pd.DataFrame, hypotheses: dict[str, tuple[dict, dict, int]] = HYPOTHESES) -> pd.DataFrame:
-    """One row per hypothesis and value of K that has pairs for it."""
+def decided(results: pd.DataFrame, registered: bool = True) -> pd.DataFrame:
+    """One row per claim, of those that were registered or of the others, and value of S and K that has pairs for it.
+    p_adjusted: Holm's, what was registered of these results being the family."""
     rows = []
-    for words, (a, b, sign) in hypotheses.items():
+    for words, claim in CLAIMS.items():
         for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
-            if of_k["exemplar_selection"].nunique() > 1 and "exemplar_selection" not in a:
+            chosen = claim.registered == registered and claim.memory == (k > 0)
+            if not chosen or not {claim.a["method"], claim.b["method"]} <= {*of_k["method"]}:
+                continue
+            if of_k["exemplar_selection"].nunique() > 1 and "exemplar_selection" not in claim.a:
                 continue  # it is of one way to choose exemplars
-            pairs = differences(of_k, a, b)
+            pairs = differences(of_k, claim.a, claim.b)
             if len(pairs):
                 found = paired_difference(by_order(pairs, "difference"), len(pairs))
                 about = {"hypothesis": words, "S": num_states, "K": k, "held": mean_held(of_k)}
-                rows.append(about | vars(found) | {"verdict": found.verdict(sign), "note": found.note})
-    return pd.DataFrame(rows)
+                rows.append(about | vars(found) | {"verdict": found.verdict(claim.sign), "note": found.note})
+    table = pd.DataFrame(rows)
+    return table.assign(p_adjusted=holm(table["p_value"].to_numpy())) if rows else table
 
 
 COMPARED = [("FT", ""), ("IL2M", ""), *((name, "FT") for name in ("IL2M", "IL2M-means", "IL2M-pooled", "FT-th", "NEM"))]
-
-
+COMPARED += [("IL2M-unseen-oracle", "FT"), ("IL2M-means-unseen-oracle", "FT"), ("IL2M-unseen-oracle", "IL2M")]
 CHANGES = {"rounding": "floor minus ceil", "epochs": "100 epochs minus 20"}
 
 
@@ -190,6 +212,8 @@ def changes(here: Path, there: Path) -> pd.DataFrame:
         of_setting = (of[(of["head"] == head) & (of["distillation"] == distillation)] for of in means)
         ours, theirs = (of.pivot_table("top1", PAIRED, "method") for of in of_setting)
         for method, reference in COMPARED:
+            if not {method, reference or method} <= {*ours} & {*theirs}:
+                continue
             values = [top1[method] - (top1[reference] if reference else 0) for top1 in (ours, theirs)]
             difference = (values[0] - values[1]).dropna()  # of seeds that both have
             found = paired_difference(difference.groupby("class_order").mean(), len(difference))
@@ -203,6 +227,8 @@ def changes(here: Path, there: Path) -> pd.DataFrame:
 def told(folder: Path) -> str:
     """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K (and S, if several)."""
     hypotheses, methods = (pd.read_csv(folder / f"{name}.csv") for name in ("hypotheses", "methods"))
+    fragile = (hypotheses["verdict"] != "undecided") & (hypotheses["p_adjusted"] >= LEVEL)
+    hypotheses["verdict"] += fragile.map({True: " °", False: ""})
     besides = [pd.read_csv(path).assign(verdict="not registered") for path in folder.glob("besides.csv")]
     lines = ["| hypothesis | K (held) | points | orders | verdict |", "| --- | --- | --- | --- | --- |"]
     several = hypotheses["S"].nunique() > 1
@@ -264,9 +290,10 @@ def main() -> None:
     parser.add_argument("what", choices=("keep", "join", "tell", *CHANGES))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--memory-size", type=int, help="keep runs of this K alone")
+    parser.add_argument("--epochs", type=int, help="keep runs of this many epochs of fine-tuning alone")
     arguments = parser.parse_args()
     if arguments.what == "keep":
-        return keep(*arguments.folders, arguments.memory_size)
+        return keep(*arguments.folders, arguments.memory_size, arguments.epochs)
     if arguments.what in CHANGES:
         table = changes(*arguments.folders)
         return table.to_csv(arguments.folders[0] / f"{arguments.what}.csv", index=False)
@@ -276,7 +303,7 @@ def main() -> None:
     results = join(folder)
     hypotheses = decided(results)
     hypotheses.to_csv(folder / "hypotheses.csv", index=False)
-    if len(besides := decided(results, BESIDES)):
+    if len(besides := decided(results, registered=False)):
         besides.to_csv(folder / "besides.csv", index=False)
     there = {*results["method"]}  # IL2M needs exemplars
     compared = [

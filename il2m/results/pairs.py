@@ -12,7 +12,7 @@ from il2m.rules import check_choice
 
 LEVEL = 0.05
 Points = tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]  # differences (units,); their means' intervals
-VERDICTS = ("reproduced", "not reproduced", "undecided")
+VERDICTS = ("reproduced", "reversed", "undecided")
 UNITS = {"order": "class order", "seed": "training seed"}
 FEWEST_FOR_INTERVAL, FEWEST_FOR_VERDICT = 3, 6  # units
 
@@ -33,10 +33,10 @@ class PairedDifference:
 
     @property
     def note(self) -> str:
-        """Why there is no verdict, and how many units there would have to be; ``""`` if there is one."""
+        """Why there is no verdict, and how many units there would have to be; ``""`` if there is one, or no spread."""
         if self.num_units < FEWEST_FOR_VERDICT:
             return f"{self.num_units} {UNITS[self.unit]}(s): no verdict on fewer than {FEWEST_FOR_VERDICT}"
-        if self.low > 0 or self.high < 0 or self.high == self.low:
+        if self.low > 0 or self.high < 0 or not self.high > self.low:
             return ""
         half, units = (self.high - self.low) / 2, np.inf
         if self.estimate:
@@ -49,7 +49,7 @@ class PairedDifference:
         """One of VERDICTS: whether by interval and t test the difference has the claimed sign, or the other one."""
         if self.num_units < FEWEST_FOR_VERDICT or not (self.low > 0 or self.high < 0):
             return "undecided"
-        return "reproduced" if self.estimate * sign > 0 else "not reproduced"
+        return "reproduced" if self.estimate * sign > 0 else "reversed"
 
 
 STATISTICS = [field.name for field in fields(PairedDifference)]

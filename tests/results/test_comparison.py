@@ -79,7 +79,7 @@ def test_few_units_have_no_interval_and_no_verdict(num_units):
     found = paired_difference(np.linspace(1, 1.1, num_units))
     assert np.isnan([found.low, found.high]).all() == (num_units < 3)
     assert found.verdict(1) == ("reproduced" if num_units == 6 else "undecided")
-    assert found.verdict(-1) == ("not reproduced" if num_units == 6 else "undecided")
+    assert found.verdict(-1) == ("reversed" if num_units == 6 else "undecided")
     assert found.note == ("" if num_units == 6 else f"{num_units} class order(s): no verdict on fewer than 6")
 
 
@@ -262,7 +262,7 @@ def test_findings_of_a_study_where_distillation_helps_or_does_nothing():
     nothing = findings_table(make_results(shift=0.0)).set_index("finding")["verdict"]
     for finding in OF_A_MEMORY:
         about_distillation = finding.startswith("distillation")
-        assert helps[finding] == ("not reproduced" if about_distillation else "reproduced")
+        assert helps[finding] == ("reversed" if about_distillation else "reproduced")
         assert nothing[finding] == ("undecided" if about_distillation else "reproduced")
 
 
@@ -414,7 +414,7 @@ def test_a_run_without_distillation_is_the_partner_of_each_that_distils_in_its_o
     found = findings_table(results).set_index(["finding", "temperature"])
     finding = next(iter(FINDINGS))
     assert found.loc[(finding, 2.0), ["num_pairs", "verdict"]].tolist() == [6, "reproduced"]
-    assert found.loc[(finding, 5.0), ["num_pairs", "verdict"]].tolist() == [6, "not reproduced"]
+    assert found.loc[(finding, 5.0), ["num_pairs", "verdict"]].tolist() == [6, "reversed"]
     gains = found.loc["IL2M gains over fine-tuning"]  # without distillation there is no temperature
     assert (len(gains), gains.index.isna().all(), gains["num_pairs"].item()) == (1, True, 6)
     methods = compare_methods(results)

@@ -14,6 +14,7 @@ from torch import nn
 from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics, rectification_factors
 from il2m.parameters import NETWORKS
+from il2m.rules import FLAG, check_choice
 from il2m.system.hashes import registered_source
 
 Builder = Callable[[int], nn.Module]  # number of channels -> backbone
@@ -110,6 +111,18 @@ def build_network(
         return Classifier(backbone, shapes[0][1], num_classes)
 
 
+def check_rebuilt(network: str, height: int, width: int, channels: int) -> None:
+    """Raise InputError for a network that can't be built, or of which a state's weights don't restore the function:
+    later states load them into one that is built anew."""
+    first, other = (build_network(network, channels, 1, seed, (height, width)).eval() for seed in (0, 1))
+    other.load_state_dict(first.state_dict())
+    images = torch.linspace(0, 1, 2 * channels * height * width).view(2, channels, height, width)
+    with torch.no_grad():
+        if not torch.equal(first(images), other(images)):
+            what = "built with another seed and given the same weights, it gives other features"
+            raise InputError(f"network {network!r}: {what}: make all that it draws a parameter or a persistent buffer.")
+
+
 def with_head(model: Classifier, num_classes: int, head: str, seed: int) -> Classifier:
     """``model`` with its head over ``num_classes`` classes, ``new`` (re-initialised, as in the paper) or ``extended``,
     which keeps the past classes' weights. The backbone is shared, not copied."""
@@ -129,10 +142,11 @@ class Rectification(nn.Module):
 
     def __init__(self, statistics: ClassStatistics, *, gate: bool = True, **parts: Any) -> None:
         super().__init__()
+        check_choice("gate", gate, FLAG)
         if np.isnan(np.concatenate([*vars(statistics).values()])).any():
             raise InputError("Eq. 1 lacks class means or confidences: was the run made without exemplars?")
         made = {"factors": rectification_factors(statistics, **parts).values, "is_new": ~statistics.is_past}
-        for name, value in (vars(statistics) | made | {"gate": np.array(gate)}).items():
+        for name, value in (vars(statistics) | made | {"gate": np.array(bool(gate))}).items():
             self.register_buffer(name, torch.tensor(value.astype(np.float32) if value.dtype.kind == "f" else value))
 
     def forward(self, scores: torch.Tensor) -> torch.Tensor:

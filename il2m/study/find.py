@@ -8,7 +8,7 @@ from typing import Any
 from il2m.errors import InputError, printable
 from il2m.parameters import concerning
 from il2m.study.progress import read_progress
-from il2m.study.runs import ANALYSED, KINDS, Run
+from il2m.study.runs import ANALYSED, KINDS, RESULT_VERSION, Run
 from il2m.system.files import SET_ASIDE
 from il2m.system.hashes import short_hash
 from il2m.system.locks import RUN_LOCK, is_locked
@@ -142,5 +142,8 @@ def open_base(out_dir: Path, base: str) -> Run:
     if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour
         what = f"base {run.name} lies in {run.folder.parent.resolve()}, not in {out_dir.resolve()}"
         raise InputError(f"{what}: copy its folder there, or give the folder it lies in as out_dir.")
+    if (version := run.identity.get("result_version", 1)) != RESULT_VERSION["image_size" in run.identity]:
+        what = f"base {run.name} is of result version {version}, and what went on from it would be of another"
+        raise InputError(f"{what}: run base training again with its parameters.")
     run.check_network()
     return run

@@ -14,12 +14,9 @@ from il2m.errors import InputError
 from il2m.memory.exemplars import check_memory, kept_per_class, num_held_out
 from il2m.parameters import NETWORKS, BaseTraining, FineTuning, Training
 from il2m.study.find import open_base
-from il2m.study.runs import Run
+from il2m.study.runs import RESULT_VERSION, Run
 from il2m.system.hashes import short_hash
 from il2m.system.machine import SHIPPED
-
-# of images in memory, of image files: raised when equal parameters come to give other results (2: resized as tensors)
-RESULT_VERSION = {False: 1, True: 2}
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,10 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:
-        from il2m.learning.networks import build_network  # imports torch, which built-in networks can do without here
+        from il2m.learning.networks import check_rebuilt  # imports torch, which built-in networks can do without here
 
         resolved["network_source"] = source
-        _, height, width, channels = images.train_images.shape
-        build_network(settings.network, channels, images.num_classes, 0, (height, width))  # raises if it can't be
+        check_rebuilt(settings.network, *images.train_images.shape[1:])
     notes = {"dataset": images.name, "source": absolute_source(settings.dataset, Path.cwd()), "exif_rotation": followed}
     is_given = settings.class_order or (images.files and images.files.lists)
     notes["order_seed"] = None if is_given else settings.order_seed  # what drew the class order
@@ -132,7 +128,6 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         what = f"base {base.folder.name} has the class order of order_seed {drawn_by}, not {settings.order_seed}"
         raise InputError(f"{what}: name another base, or train one.")
     _check_sizes(settings, images)
-    check_memory(settings, states)
     resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and settings.memory_size and not settings.exemplars_per_class:
         from il2m.data.lists import given_exemplars  # imports torch, which images in memory do without here
@@ -140,7 +135,11 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
-        settings = replace(settings, memory_rounding="floor")  # neutral: lists decide
+        # floor is neutral: lists decide, also how many images of a new class count as exemplars, other than once
+        has_new = settings.held_out or settings.balanced_epochs
+        settings = replace(settings, memory_rounding="ceil" if has_new else "floor")
+    else:
+        check_memory(settings, states)
     identity = _identity(settings, images, states, resolved)
     return Plan(settings, "fine_tuning", identity, {"base": base.folder.name, **base.notes}, images, states, exemplars)
 
@@ -152,10 +151,12 @@ def images_to_train_on(plan: Plan) -> dict[int, int]:
         return {1: int(settings.base_epochs * plan.dataset.train_counts[: states.num_seen(1)].sum())}
     images = {}
     for state in range(2, states.num_states + 1):
-        counts = plan.dataset.train_counts[: states.num_seen(state)]
-        kept = np.minimum(counts, kept_per_class(settings, states.num_past(state)))
+        counts, num_past = plan.dataset.train_counts[: states.num_seen(state)], states.num_past(state)
+        kept = np.full(len(counts), kept_per_class(settings, num_past))
         if state in plan.exemplars:  # lists say which
-            kept = np.bincount(plan.dataset.train_labels[plan.exemplars[state]], minlength=len(counts))
+            kept[:num_past] = given = np.bincount(plan.dataset.train_labels[plan.exemplars[state]], minlength=num_past)
+            kept[num_past:] = given.max()
+        kept = np.minimum(counts, kept)
         held = num_held_out(kept, settings.held_out)
         trained = np.where(states.of_class[: len(counts)] < state, kept, counts) - held
         images[state] = int(settings.epochs * trained.sum() + settings.balanced_epochs * (kept - held).sum())

@@ -52,22 +52,23 @@ def reproduce(folder: str | Path, out: Path | None = None, data_dir: str | Path 
     then = {state: run.state(state) for state in wanted if run.has_state(state)}
     for state in then.values():
         state.check()
-    made_then = then[max(then)].info.get("made_with", {}) if then else {}
     out = out or Path(tempfile.gettempdir()) / f"{run.name}-again-{os.getpid()}"
-    where = {"num_threads": made_then.get("threads", 1), **given, "out_dir": str(out), "data_dir": str(data_dir)}
+    where = {**given, "out_dir": str(out), "data_dir": str(data_dir)}
     try:
         _check_can_be_made(run, then, out, given)
-        plans = _plans(run, where.pop("dataset", ""), where)
+        plans = _plans(run, then, where.pop("dataset", ""), where)
     except InputError as error:
         hint = " (--plugin loads what registers it)" if re.search("regist|unknown dataset", str(error)) else ""
         raise InputError(f"{folder} can't be made again: {error}{hint}") from None
     print(f"making {run.name} again in {out}", flush=True)
     again = [train_planned(plan) for plan in plans][-1]
     if run.kind == "joint":
-        again = train_joint(base=again, joint_epochs=run.identity["joint_epochs"], **where)
-    now = again.state(max(then)).info["made_with"]
-    both = {name: (made_then.get(name, "not recorded"), value) for name, value in now.items()}
-    made_with = {name: values for name, values in both.items() if values[0] != values[1]}
+        again = train_joint(base=again, joint_epochs=run.identity["joint_epochs"], **{**_threads(then), **where})
+    made_with = {}
+    for state, stored in then.items():
+        before, now = (each.info.get("made_with", {}) for each in (stored, again.state(state)))
+        both = {name: (before.get(name, "not recorded"), value) for name, value in now.items()}
+        made_with |= {name: values for name, values in both.items() if values[0] != values[1]}
     return Reproduction(again, {b: compare_states(state, again.state(b)) for b, state in then.items()}, made_with)
 
 
@@ -82,18 +83,27 @@ def _check_can_be_made(run: Run, states: Mapping[int, StateFolder], out: Path, g
         raise InputError(f"{out} {'lies in it' if inside else 'is there already'}: name a new folder with --out.")
 
 
-def _plans(run: Run, dataset: str, where: Mapping[str, Any]) -> list[Plan]:
-    """The stages that make the run, each under the identity that it has."""
+def _threads(states: Mapping[int, StateFolder]) -> dict[str, int]:
+    """With how many the last of these states was made."""
+    return {"num_threads": states[max(states)].info.get("made_with", {}).get("threads", 1)}
+
+
+def _plans(run: Run, then: Mapping[int, StateFolder], dataset: str, where: Mapping[str, Any]) -> list[Plan]:
+    """The stages that make the run, each under the identity that it has, and on as many threads."""
     base = open_base(run.base.folder.parent, run.base.name)
     source = dataset or base.config["source"]
     states = {name: base.identity[name] for name in ("state_sizes", "class_order")}
     if source.startswith("lists:"):  # they give both
         states = {"num_states": len(base.identity["state_sizes"])}
-    settings = BaseTraining.of_identity(base.identity, dataset=source, **states, **where)
+    if "image_size" in base.identity:
+        is_turned = base.config.get("exif_rotation", "exif_rotation" in base.identity)
+        states["exif_rotation"] = "on" if is_turned else "off"
+    threads = _threads({1: then[1]} if 1 in then else then)
+    settings = BaseTraining.of_identity(base.identity, dataset=source, **{**threads, **states, **where})
     plans = [_as_it_was(plan_base(settings), base)]
     if run.kind == "fine_tuning":
         chosen = {"exemplar_selection": "random"} if "exemplar_lists" in run.identity else {}  # lists say it again
-        settings = FineTuning.of_identity(run.identity | chosen, **where)
+        settings = FineTuning.of_identity(run.identity | chosen, **{**_threads(then), **where})
         plans.append(_as_it_was(plan_fine_tuning(settings, base_plan=plans[0]), run))
     return plans
 

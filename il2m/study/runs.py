@@ -26,6 +26,8 @@ from il2m.study.state_folder import StateFolder, state_path, write_state
 from il2m.system.hashes import read_sealed, short_hash, write_sealed
 
 ANALYSED = ("fine_tuning", "imported")  # kinds of run with scores of every state
+# of images in memory, of image files: raised when equal parameters come to give other results (2: resized as tensors)
+RESULT_VERSION = {False: 1, True: 2}
 RESULTS_FILE = "results.parquet"
 KINDS = {"base": "base training", "fine_tuning": "fine-tuning", "joint": "joint training"}  # -> the stage that makes it
 _TYPES = {"kind": str, "dataset": str, "source": str, "class_names": list, "order_seed": (int, type(None))}

@@ -64,7 +64,8 @@ def _check(run: Run) -> None:
 def _strangers(run: Run) -> list[int]:
     """The first state that did not go on from the one that lies before it, and all later ones: of another training."""
     states = range(1, run.states.num_states + 1)
-    first = next((state for state in takewhile(run.has_state, states) if run.state(state).stranger), len(states) + 1)
+    there = (filter if run.kind == "joint" else takewhile)(run.has_state, states)  # joint states do not build on others
+    first = next((state for state in there if run.state(state).stranger), len(states) + 1)
     return [state for state in states[first - 1 :] if run.has_state(state)]
 
 
@@ -121,7 +122,7 @@ class Stage:
     def new_network(self, state: int, seed: int) -> Classifier:
         """A network for the images, over all classes seen at ``state``."""
         height, width, channels = self.data.train_images.shape[1:]
-        network = self.run.base.identity["network"]
+        network = self.run.base.check_network()  # in this process
         return build_network(network, channels, self.run.states.num_seen(state), seed, (height, width))
 
     def load_model(self, state: int) -> Classifier:

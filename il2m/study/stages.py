@@ -17,9 +17,9 @@ from il2m.memory.exemplars import held_out_places, kept_per_class, rank_classes
 from il2m.memory.statistics import QUANTITIES, reduce_scores, state_statistics
 from il2m.parameters import BaseTraining, FineTuning, JointTraining
 from il2m.study.find import open_base
-from il2m.study.planning import RESULT_VERSION, Plan, images_to_train_on, load_images, plan_base, plan_fine_tuning
+from il2m.study.planning import Plan, images_to_train_on, load_images, plan_base, plan_fine_tuning
 from il2m.study.progress import Progress
-from il2m.study.runs import Run
+from il2m.study.runs import RESULT_VERSION, Run
 from il2m.study.stage import Stage, check_device, train_missing
 
 
@@ -37,6 +37,9 @@ def train_planned(plan: Plan) -> Run:
     source = plan.notes["source"]
     if plan.dataset.files and (before := run.config.get("source", source)) != source:
         warnings.warn(f"{run.name} is of {before}; {source} is taken for it: names and sizes agree.", stacklevel=3)
+    if (base := run.config.get("base")) != (asked := plan.notes.get("base")):
+        what = f"{run.name} goes on from {base}, not from {asked}, which has the same parameters"
+        warnings.warn(f"{what}: to train it from {asked}, give another out_dir.", stacklevel=3)
     asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}  # what no hash has
     settings = type(plan.settings).of_identity(run.identity, **asked)
     train_states = _train_base_state if plan.kind == "base" else _fine_tune_states
@@ -81,11 +84,13 @@ def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None
     model = with_head(stage.load_model(state - 1), num_seen, settings.head, seed)
     model.backbone.requires_grad_(not settings.freeze)
     new, rate = np.flatnonzero(np.isin(labels, stage.run.states.new_classes(state))), settings.learning_rate / state
-    held_out = _hold_out(stage, state, new, kept)
+    num_kept = kept_per_class(settings, stage.run.states.num_past(state))
+    num_kept = num_kept if given is None else int(np.bincount(labels[given]).max())
+    held_out = _hold_out(stage, new, kept, num_kept)
     trained_on = np.concatenate([images[~np.isin(images, held_out)] for images in (new, kept)])
     trainings = [(stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, **same), trained_on)]
     if epochs := settings.balanced_epochs:
-        selection, num_kept = settings.exemplar_selection, kept_per_class(settings, stage.run.states.num_past(state))
+        selection = settings.exemplar_selection
         features = score_images(model, stage.batches(new))[1] if selection == "herding" else None
         ranking = rank_classes(selection, features, labels[new], num_kept, settings.train_seed)
         balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
@@ -108,12 +113,12 @@ def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
     return np.concatenate([*chosen, *(indices[positions] for positions in ranking.values())])
 
 
-def _hold_out(stage: Stage, state: int, new: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def _hold_out(stage: Stage, new: np.ndarray, kept: np.ndarray, num_kept: int) -> np.ndarray:
     """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class (none
-    in the base). With herding, new classes hold out random images, maybe others than the ranking holds out later."""
+    in the base). With herding, new classes hold out random images, maybe others than the ranking holds out later.
+    num_kept: exemplars per class."""
     settings, labels = stage.settings, stage.data.train_labels
     ranked = [kept[places] for places in places_by_class(labels[kept]).values()]
-    num_kept = kept_per_class(settings, stage.run.states.num_past(state))
     ranking = rank_classes("random", None, labels[new], num_kept, settings.train_seed)
     ranked += [new[positions] for positions in ranking.values()]
     return np.concatenate([indices[held_out_places(len(indices), settings.held_out)] for indices in ranked])

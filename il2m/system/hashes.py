@@ -1,5 +1,6 @@
 """Hashes: of values, of files; and files that carry a checksum of their own."""
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -62,8 +63,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:
-    """Hash of what the function or class registered under ``name`` does: of the file it stands in, or of its own lines
-    if that is a notebook's cell (what they call in other cells is not seen).
+    """Hash of what the function or class registered under ``name`` does: of the file it stands in, or, in a notebook's
+    cell, of its own lines and of the numbers and texts that a function names (what it calls elsewhere is not seen).
     known: name -> source hash, ``""`` for what is built in. A cell may be run again: what it registers takes the place
     of what it registered before. Raises InputError for a name that can't be one or is taken, or without a source."""
     if not isinstance(name, str) or not name or not name.isprintable() or name != name.strip():
@@ -76,7 +77,16 @@ def registered_source(kind: str, name: str, code: Callable[..., Any], known: Map
         raise InputError(f"{code!r} is no function and no class, so its source can't be told: wrap it in a function.")
     file = getattr(sys.modules.get(code.__module__), "__file__", None)
     try:
-        return file_hash(Path(file)) if file else short_hash(inspect.getsource(code))
+        return file_hash(Path(file)) if file else _cell_hash(code)
     except (OSError, TypeError):
         advice = "define it in a file or in a notebook's cell."
         raise InputError(f"the source of {code.__qualname__} can't be read: {advice}") from None
+
+
+def _cell_hash(code: Callable[..., Any]) -> str:
+    source, values = inspect.getsource(code), {}
+    seen = inspect.getclosurevars(code) if inspect.isfunction(code) else ({}, {})
+    for name, value in {**seen[0], **seen[1]}.items():  # of functions around it, and of the notebook
+        with contextlib.suppress(TypeError, ValueError):  # a module, a function: nothing that JSON could hold
+            values[name] = short_hash(value)
+    return short_hash([source, values] if values else source)

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from il2m.errors import InputError
 from il2m.learning import networks
 from il2m.learning.networks import build_network, with_head
 from il2m.parameters import NETWORKS, PARAMETERS
-from il2m.study.planning import plan_base
+from il2m.study.planning import load_images, plan_base
 from il2m.system.plugins import LOADED, load_plugin
 
 
@@ -179,6 +181,73 @@ def test_a_network_without_features_of_one_width_is_named_before_training(
     with pytest.raises(InputError, match=f"network 'odd'.*{message}"):
         plan_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "odd"})
     assert list(tmp_path.iterdir()) == []
+
+
+class Projected(nn.Module):
+    """Features by a fixed random projection, a tensor of its own in each network that is built."""
+
+    def __init__(self, in_channels: int, persistent: bool) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(in_channels * 64, 6), persistent=persistent)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.projection
+
+
+def test_a_network_that_its_weights_do_not_restore_is_refused_before_training(
+    networks_of_this_test, tiny_base_parameters, tmp_path
+):
+    il2m.register_network("lost", lambda in_channels: Projected(in_channels, persistent=False))
+    il2m.register_network("kept", lambda in_channels: Projected(in_channels, persistent=True))
+    il2m.register_network("dropped", lambda in_channels: nn.Sequential(tiny_network(in_channels), nn.Dropout(0.5)))
+    with pytest.raises(InputError, match=r"network 'lost': built with another seed .* a persistent buffer"):
+        plan_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "lost"})
+    for network in ("kept", "dropped"):
+        plan_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": network})
+    base = il2m.train_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "kept"})
+    stored, images = base.state(1), torch.tensor(load_images(base, "data").val_images).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        scores = base.model(1)(images[stored.array("val_indices")])
+    assert torch.allclose(scores, torch.tensor(stored.array("val_scores")), atol=1e-5)
+
+
+CELL = "import il2m\nfrom torch import nn\nWIDTH = {width}\n\ndef net(c):\n    return nn.Conv2d(c, WIDTH, 3)\n"
+FACTORY = "def make(width):\n    def net(c):\n        return nn.Conv2d(c, width, 3)\n    return net\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [(CELL, "net"), ("import il2m\nfrom torch import nn\n" + FACTORY + "made = make({width})\n", "made")],
+)
+def test_a_number_that_a_cell_s_function_names_is_part_of_its_source(first: str, name: str):
+    """In IPython, where a cell may be run again and a constant lies in another cell."""
+    code = [
+        "from IPython.core.interactiveshell import InteractiveShell",
+        "import sys, types",
+        "shell = InteractiveShell()",
+        "shell.user_module = sys.modules['__main__'] = types.ModuleType('__main__')",
+        "shell.user_ns = vars(shell.user_module)",
+        "shell.init_user_ns()",
+        f"for width in (5, 6, 5): shell.run_cell({first!r}.format(width=width)).raise_error(); "
+        f'shell.run_cell(\'il2m.register_network("mine", {name}); '
+        'from il2m.parameters import NETWORKS; print(NETWORKS["mine"])\').raise_error()',
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
+    five, six, again = done.stdout.split()
+    assert five == again != six
+
+
+def test_an_edited_plugin_is_not_trained_by_other_processes_under_the_name_of_what_it_was(
+    networks_of_this_test, tiny_base_parameters, tmp_path
+):
+    source = "import il2m\nfrom torch import nn\n\ndef net(c):\n"
+    source += "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * c, {}))\n\nil2m.register_network('edited', net)\n"
+    (plugin := tmp_path / "edited.py").write_text(source.format(4))
+    load_plugin(str(plugin))
+    plugin.write_text(source.format(5))
+    parameters = tiny_base_parameters | {"network": "edited", "num_processes": 2, "batch_size": 8}
+    with pytest.raises(InputError, match="trained with the network 'edited', which has another source now"):
+        il2m.train_base(out_dir=str(tmp_path / "study"), **parameters)
 
 
 def test_names_that_are_taken_and_code_without_a_source_are_refused(networks_of_this_test):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from il2m.errors import InputError
 from il2m.exchange.prepare import make_lists
 from il2m.methods.registry import METHODS, missing_for
 from il2m.results.table import results_table
-from il2m.study.planning import plan_fine_tuning
+from il2m.study import stage
+from il2m.study.planning import images_to_train_on, plan_fine_tuning
+from il2m.study.reproduce import IDENTICAL, reproduce
 from il2m.study.runs import Run
 from il2m.study.stages import fine_tune, train_base
 
@@ -65,7 +68,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> dict[bool
                 path = root / "images" / folder / f"class {label}" / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(path)
-    lists = make_lists([str(root / "images")], root / "lists", name="it", num_states=3, memory_sizes=[8])
+    lists = make_lists([str(root / "images")], root / "lists", name="it", num_states=3, memory_sizes=[3, 8])
     options = {"num_states": 3, "network": "small", "base_epochs": 1, **TRAINING}
     in_memory = train_base(out_dir=str(root / "array"), dataset=str(tiny_npz), max_shift=1, **options)
     listed = train_base(out_dir=str(root / "listed"), dataset=f"lists:{lists}", image_size=16, **options)
@@ -111,6 +114,37 @@ def test_all_at_once_trains_and_is_analysed(bases: dict[bool, Run], memory: str)
     table = results_table(run, methods=METHODS)
     assert set(table["method"]) == set(METHODS) - left_out
     assert table["top1"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("memory_size", [3, 8])
+def test_new_classes_count_as_many_images_as_lists_give_of_past_ones(bases: dict[bool, Run], memory_size: int):
+    """K = 3 is 2 images of a class at state 2, and 1 at state 3: half of what lists hold is held out, all is trained
+    on again in the balanced stage, and what is planned is what is done."""
+    listed = given(bases, "the lists' exemplars (`lists:`)") | {"memory_size": memory_size, "held_out": 0.5}
+    run, kept = (
+        fine_tune(**listed),
+        {2: memory_size // 2 + memory_size % 2, 3: memory_size // 4 + bool(memory_size % 4)},
+    )
+    for state, number in kept.items():
+        stored = run.state(state)
+        assert np.bincount(stored.array("exemplar_labels")).tolist() == [number] * (2 * state - 2)
+        assert np.bincount(stored.array("held_out_labels"), minlength=2 * state).tolist() == [number // 2] * 2 * state
+    balanced = listed | {"held_out": 0, "balanced_epochs": 1, "epochs": 2}
+    planned = images_to_train_on(plan_fine_tuning(**balanced))
+    for state, number in kept.items():
+        once = 2 * 12 + number * (2 * state - 2)
+        assert planned[state] == 2 * once + number * 2 * state
+    with mock.patch("il2m.study.stage.train", wraps=stage.train) as train:
+        fine_tune(**balanced)
+    sizes = [len(call.args[1].labels) for call in train.call_args_list]
+    assert sizes == [
+        size for state, number in kept.items() for size in (24 + number * (2 * state - 2), number * 2 * state)
+    ]
+
+
+def test_a_run_of_lists_with_fewer_images_than_past_classes_is_made_again(bases: dict[bool, Run], tmp_path: Path):
+    run = fine_tune(**given(bases, "the lists' exemplars (`lists:`)") | {"memory_size": 3})
+    assert reproduce(run.folder, tmp_path / "again", num_workers=0).verdict == IDENTICAL
 
 
 def test_where_lists_decide_the_selection_has_no_effect(bases: dict[bool, Run]):

@@ -12,7 +12,8 @@ from il2m.errors import InputError
 from il2m.results.table import results_table, save_results
 from il2m.study.find import find_runs, open_base, open_run
 from il2m.study.runs import Run
-from il2m.study.stages import fine_tune
+from il2m.study.stages import fine_tune, train_joint
+from il2m.system.files import SET_ASIDE
 
 
 @pytest.fixture
@@ -146,6 +147,33 @@ def test_the_newest_is_told_by_what_is_written_not_by_the_times_of_files(tiny_st
     assert open_base(copied, "").name == other.name
     (first.folder / "state_01" / "state.json").touch()
     assert open_base(copied, "").name == other.name
+
+
+def test_a_base_of_an_older_result_version_is_not_gone_on_with(tiny_study, copied, monkeypatch):
+    monkeypatch.setattr("il2m.study.find.RESULT_VERSION", {False: 2, True: 2})
+    for stage in (fine_tune, train_joint):
+        with pytest.raises(InputError, match=r"base base-\w+ is of result version 1, .* run base training again"):
+            stage(out_dir=str(copied), base=tiny_study.base.name, device="cpu")
+
+
+def test_a_base_that_a_run_does_not_go_on_from_is_told(tiny_study, copied, tiny_fine_tuning_parameters):
+    """A copy of the base under another name has the same parameters, and so the same run."""
+    shutil.copytree(copied / tiny_study.base.name, copied / "my-base")
+    with pytest.warns(UserWarning, match=f"goes on from {tiny_study.base.name}, not from my-base"):
+        run = fine_tune(out_dir=str(copied), base="my-base", **tiny_fine_tuning_parameters)
+    assert run.base.name == tiny_study.base.name
+
+
+def test_joint_states_behind_a_gap_are_set_aside_with_their_base(tiny_study, copied):
+    """Each is of the base, and of no other joint state."""
+    base = Run(copied / tiny_study.base.name)
+    joint = train_joint(out_dir=str(copied), base=base.name, joint_epochs=1, device="cpu")
+    shutil.rmtree(joint.folder / "state_02")
+    replace_by_another_training(base, 1)
+    with pytest.warns(UserWarning, match=r"states \[3\] did not go on from the state before them"):
+        again = train_joint(out_dir=str(copied), base=base.name, joint_epochs=1, device="cpu")
+    assert again.missing_states == []
+    assert len([*again.folder.glob(f"{SET_ASIDE}state_03*")]) == 1
 
 
 def test_a_table_of_states_that_were_trained_again_is_not_taken(tiny_study, off):

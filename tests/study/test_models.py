@@ -99,6 +99,10 @@ def test_what_gives_no_model_is_refused(tiny_study: TinyStudy, tmp_path, tiny_fi
         tiny_study.off.model(4)
     with pytest.raises(InputError, match="method = 'WA': expected one of FT, IL2M"):
         tiny_study.off.model(2, "WA")
+    for gate in ("no", 2):
+        with pytest.raises(InputError, match=r"gate = .*: expected True or False"):
+            tiny_study.off.model(2, "IL2M", gate=gate)
+    assert tiny_study.off.model(2, "IL2M", gate=np.False_)[3].gate.dtype == torch.bool
     with pytest.raises(InputError, match="gate: only IL2M has such parts"):
         tiny_study.off.model(2, gate=False)
     with pytest.raises(InputError, match="the network 'unknown', which is not registered here"):  # scores have none

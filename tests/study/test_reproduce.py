@@ -84,6 +84,32 @@ def test_lists_of_image_files_give_states_and_exemplars_again(tmp_path):
     assert reproduce(run.folder, tmp_path / "again", tmp_path, num_workers=0).verdict == IDENTICAL
 
 
+def test_a_base_is_made_again_on_its_own_number_of_threads(tiny_base_parameters, tiny_fine_tuning_parameters, tmp_path):
+    out = str(tmp_path / "study")
+    train_base(out_dir=out, **tiny_base_parameters | {"num_threads": 2})
+    run = fine_tune(out_dir=out, **tiny_fine_tuning_parameters | {"num_threads": 1})
+    again = reproduce(run.folder, tmp_path / "again")
+    assert [again.run.state(b).info["made_with"]["threads"] for b in (1, 2, 3)] == [2, 1, 1]
+    told = reproduce(run.folder, tmp_path / "one thread", num_threads=1)
+    assert told.made_with == {"threads": (2, 1)}, "also of another state than the last"
+
+
+@pytest.mark.parametrize("exif_rotation", ["off", "on"])
+def test_images_that_were_turned_or_not_are_so_again(tmp_path, exif_rotation):
+    rng, turned = np.random.default_rng(0), Image.Exif()
+    turned[0x0112] = 6
+    for name in "ab":
+        for part in ("train", "val"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(4):
+                image = Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8))
+                image.save(tmp_path / "images" / part / name / f"{i}.jpg", exif=turned)
+    data = {"data_dir": str(tmp_path), "num_workers": 0, "device": "cpu", "num_states": 2, "base_epochs": 1}
+    images = {"dataset": f"folder:{tmp_path / 'images'}", "image_size": 16, "batch_size": 4}
+    run = train_base(out_dir=str(tmp_path / "study"), exif_rotation=exif_rotation, **images, **data)
+    assert reproduce(run.folder, tmp_path / "again", tmp_path, num_workers=0).verdict == IDENTICAL
+
+
 def test_changed_scores_are_told_with_state_and_size(study, tiny_study, tmp_path, capsys):
     state = study / tiny_study.off.name / "state_02"
     scores = np.load(state / "val_scores.npy")
@@ -156,7 +182,7 @@ def change_identity(run, **changed):
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"result_version": 0}, "result_version = 1, not 0"),
+        ({"result_version": 0}, "is of result version 0"),
         (
             {"fingerprint": "0" * 16},
             "now give another run than changed: fingerprint = [0-9a-f]{16}, not 0000000000000000",

@@ -32,4 +32,4 @@ lab: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv

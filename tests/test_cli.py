@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,24 @@ def test_paths_that_can_not_be_written_are_named(
         assert error.startswith(f"il2m: {named}"), error
         assert error.endswith(("directory\n", "File exists\n")), error
     assert sorted(found.name for found in tmp_path.iterdir()) == ["exported", "file", "state.npz"]
+
+
+@pytest.mark.parametrize("command", [["run", str(GRID), "--out", ""], ["notebooks", " "], ["verify", ""]])
+def test_an_empty_path_is_not_the_current_folder(command: list[str], capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "an empty path: for the current folder give ." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("shell", "code", "said"), [("| true", 1, ""), ("> /dev/full", 2, "No space left on device")])
+def test_what_nobody_reads_or_no_room_is_left_for_is_no_crash(shell: str, code: int, said: str):
+    command = f"set -o pipefail; {sys.executable} -m il2m.cli grids {shell}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == code
+    assert "Exception ignored" not in done.stderr
+    assert said in done.stderr
 
 
 def test_lists_of_too_many_sources(tmp_path: Path, capsys: pytest.CaptureFixture):

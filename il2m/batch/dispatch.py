@@ -158,7 +158,7 @@ class _Live:
         """A job has ended. failure: "" if it did not fail."""
         self._left.pop(job.name)
         self._failed += bool(failure)
-        how = failure or (f"{seconds:.0f} s" if seconds else "was done by another process")
+        how = failure or (f"{seconds:.0f} s" if seconds else "was done already")
         print(f"[{self._total - len(self._left)}/{self._total}] {printable(f'{title(job)}: {how}')}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:

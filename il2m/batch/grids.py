@@ -106,10 +106,10 @@ def read_grid(path: Path, below: tuple[Path, ...] = ()) -> Grid:
         raise InputError(f"{path} extends itself, by way of {', '.join(child.name for child in below)}.")
     up = content.get("extends")  # a file, or the name of a grid that comes with il2m
     parent = Grid("") if up is None else read_grid(find_grids().get(up, path.parent / up), (*below, path.resolve()))
+    parent = parent.overridden(content["parameters"])
     combinations = (parent.combinations | content["combinations"]).items()
     combinations = {name: values for name, values in combinations if values is not None}
-    description, parameters = content.get("description", parent.description), parent.parameters | content["parameters"]
-    return Grid(path.stem, description, parameters, combinations)
+    return Grid(path.stem, content.get("description", parent.description), parent.parameters, combinations)
 
 
 def _checked(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -143,7 +143,9 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"-p {text!r}: expected name=value, for example -p memory_size=100")
-        overrides[name.strip()] = _read_yaml(os.fsencode(value), f"-p {text[:80]!r}: the value")
+        if (name := name.strip()) in overrides:
+            raise InputError(f"-p {name} is given twice.")
+        overrides[name] = _read_yaml(os.fsencode(value), f"-p {text[:80]!r}: the value")
     return overrides
 
 

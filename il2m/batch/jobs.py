@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from il2m.batch.grids import Grid, all_settings, swept_names
+from il2m.batch.grids import Grid, all_settings, swept_names, values_to_sweep
 from il2m.data.sources import absolute_source, load_dataset
 from il2m.errors import InputError
 from il2m.memory.exemplars import kept_per_class
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, BASE, FINE_TUNING, NOTEBOOKS, notebook_parameters
+from il2m.parameters import PARAMETERS, STAGES
 from il2m.study.find import effective, open_run
 from il2m.study.planning import Plan, images_to_train_on, plan_base, plan_fine_tuning
 from il2m.system.hashes import short_hash
@@ -78,7 +79,9 @@ def plan_jobs(
     for plugin in plugins:
         load_plugin(plugin)
     start = notebooks if CHECKOUT else Path.cwd() / "notebooks"  # an installed package is not written to
-    defaults = {name: _absolute(notebook_parameters(notebooks / f"{name}.ipynb"), start) for name in NOTEBOOKS}
+    cells = {name: notebook_parameters(notebooks / f"{name}.ipynb") for name in NOTEBOOKS}
+    _warn_of_edited(cells)
+    defaults = {name: _absolute(cell, start) for name, cell in cells.items()}
     groups: dict[str, list[tuple[dict, dict]]] = {}
     for parameters, labels in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
         groups.setdefault(json.dumps(parameters[BASE], sort_keys=True), []).append((parameters, labels))
@@ -96,6 +99,17 @@ def plan_jobs(
     return [replace(job, plugins=plugins) for job in jobs.values()]
 
 
+def _warn_of_edited(cells: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say which defaults were changed in the notebooks, as JupyterLab saves them: they hold for every grid."""
+    for notebook, cell in cells.items():
+        known = next(stage for numbers, stage in STAGES.items() if notebook[:2] in numbers).parameters()
+        for name, value in cell.items():
+            default = known[name].default if name in known else value
+            if (list(default) if isinstance(default, tuple) else default) not in values_to_sweep(name, value):
+                what = f"{name} = {value!r} stands in the notebook {notebook} here, not {default!r}"
+                warnings.warn(f"{what}: it is taken wherever a grid does not say otherwise.", stacklevel=3)
+
+
 def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iterator[tuple[dict, dict]]:
     """What each setting of a grid gives to each notebook, and ``swept`` and ``combinations`` of its jobs."""
     everywhere = {name: value for cell in defaults.values() for name, value in cell.items()}
@@ -104,6 +118,14 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
             raise InputError(f"{name} can't be given to a whole study: {instead}.")
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
+    needs, works = {name: one.only_with for name, one in PARAMETERS.items() if one.only_with}, set(swept)
+    for values, _ in settings:
+        for name in values.keys() - works:
+            needed, value = needs.get(name, ("", None))  # what no notebook has, images in files, is not known yet
+            works |= {name} if values.get(needed, everywhere.get(needed, value)) == value else set()
+    for name in sorted({name for values, _ in settings for name in values} - works):
+        needed, value = needs[name]
+        warnings.warn(f"{name} is given, and has no effect: it needs {needed} = {value}.", stacklevel=4)
     for name in swept:
         if name in (*_MACHINE, "joint_epochs") or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
             what = f"{name} = {grid.parameters.get(name, 'swept')}: no run is another by it, and it"

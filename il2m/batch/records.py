@@ -39,9 +39,10 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
     plan |= {"environment": environment(), "jobs": [vars(job) for job in jobs], "file": path.name}
     with contextlib.suppress(FileNotFoundError, ValueError):
         known = read_sealed(path)
-        if sealed(plan | {"made": known["made"]}) == sealed(known):
+        is_newest = known["made"] == max(each["made"] for each in read_plans(out_dir))
+        if is_newest and sealed(plan | {"made": known["made"]}) == sealed(known):
             return
-    write_sealed(path, plan | {"made": datetime.now(UTC).isoformat(timespec="seconds")})
+    write_sealed(path, plan | {"made": datetime.now(UTC).isoformat()})
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
@@ -59,6 +60,13 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
         planned = plan["jobs"][0]["parameters"].get("out_dir") if jobs else None
         plans.append(plan | {"jobs": jobs, "command": _command_for(plan["command"], planned, out_dir.resolve())})
     return sorted(plans, key=lambda plan: plan["made"])
+
+
+def warn_of_plugins(out_dir: Path, plugins: Iterable[str], what: str) -> None:
+    """Warn of plugins that a study's plans name, but not these: a study from elsewhere shall not run code here."""
+    planned = dict.fromkeys(name for plan in read_plans(out_dir) for job in plan["jobs"] for name in job.plugins)
+    for name in [name for name in planned if name not in plugins]:
+        warnings.warn(f"{what} is made without plugin {name}: --plugin loads it", stacklevel=3)
 
 
 def _command_for(command: list[str], planned: Any, folder: Path) -> list[str]:
@@ -145,10 +153,12 @@ def is_done(job: Job, record: Mapping[str, Any], code: str, shown: Iterable[str]
 
 
 def code_hash(notebook: Path, plugins: Sequence[str]) -> str:
-    """Hash of a notebook, of the library and of plugins, as what they show depends on all; "" where a file is gone."""
+    """Hash of a notebook's cells (not of what they showed), of the library and of plugins, as what they show depends on
+    all; "" where a file is gone, or is no notebook."""
     library = library_hash()
-    with contextlib.suppress(OSError, InputError):
-        return short_hash([library, file_hash(notebook), *map(plugin_hash, plugins)])
+    with contextlib.suppress(OSError, InputError, ValueError, LookupError, TypeError):
+        cells = [[cell["cell_type"], "".join(cell["source"])] for cell in json.loads(notebook.read_bytes())["cells"]]
+        return short_hash([library, cells, *map(plugin_hash, plugins)])
     return ""
 
 

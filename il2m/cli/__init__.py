@@ -39,7 +39,14 @@ def _printing(place: str, says: str = "{}") -> Callable[..., None]:
     return lambda **given: print(printable(says.format(getattr(import_module(room), name)(**given))))
 
 
-_TYPES = {"path": Path, "count": _whole(1), "number": _whole(0), "numbers": _whole(0, several=True)}
+def _path(text: str) -> Path:
+    """An empty text, of a variable that is not set, would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty path: for the current folder give .")
+    return Path(text)
+
+
+_TYPES = {"path": _path, "count": _whole(1), "number": _whole(0), "numbers": _whole(0, several=True)}
 _TYPES["words"] = lambda text: text.split(",") if text else []
 
 
@@ -67,14 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for plugin in given.pop("load", ()):
             load_plugin(plugin)
-        return given.pop("function")(**given) or 0
+        code = given.pop("function")(**given) or 0
+        sys.stdout.flush()  # to find here that nobody reads it, or that no room is left
+        return code
     except InputError as error:
         print(f"il2m: {printable(error)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # who read what is printed has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # a path that can't be written, or a full disk
+    except OSError as error:  # who read what is printed has seen enough; a path can't be written; a full disk
+        try:
+            sys.stdout.flush()
+        except OSError:  # then not once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 1
         where = error.filename2 or error.filename
         print(f"il2m: {f'{where}: ' if where else ''}{error.strerror or error}", file=sys.stderr)
         return 2

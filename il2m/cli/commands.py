@@ -58,10 +58,13 @@ def notebooks(folder: Path) -> None:
 
 
 def share(run: Path, twin: Path | None, out: Path) -> None:
+    from il2m.batch.records import warn_of_plugins
     from il2m.explorer.share import share
     from il2m.study.find import open_run, twin_run
+    from il2m.system.plugins import LOADED
 
     opened = open_run(run)
+    warn_of_plugins(opened.folder.parent, LOADED, "the page")
     twin = twin or twin_run(opened)
     print(share([opened, twin] if twin else [opened], out))
 
@@ -71,12 +74,12 @@ def verify(study: Path, repair: bool) -> int:
 
     findings = verify.verify_study(study)
     for path, kind, why in findings:
-        print(f"{kind}: {path.relative_to(study)}: {why}")
+        print(printable(f"{kind}: {path.relative_to(study)}: {why}"))
     if repair:
         verify.repair(findings)
-    elif findings:
-        print(f"to repair: {verify.repair_command(study)}")
-    print(verify.summary(study, findings))
+    elif any(finding.kind != verify.UNKNOWN for finding in findings):
+        print(printable(f"to repair: {verify.repair_command(study)}"))
+    print(printable(verify.summary(study, findings)))
     return 1 if findings else 0
 
 

@@ -28,9 +28,13 @@ def predict(
     that names what is missing, or the first file that can't be read."""
     opened, paths = open_run(run), []
     for given in map(Path, [images] if isinstance(images, str | Path) else images):
-        inside = [given / path for path in sorted(glob("**/*", root_dir=given, recursive=True))]
-        inside = [path for path in inside if path.suffix.lower() in EXTENSIONS]
+        files = [given / path for path in sorted(glob("**/*", root_dir=given, recursive=True))]
+        files = [path for path in files if not path.is_dir()]
+        inside = [path for path in files if path.suffix.lower() in EXTENSIONS]
         paths += (inside if given.is_dir() else [given]) or [given / "*"]
+        if others := sorted(map(str, {*files} - {*inside})):
+            what = name_first("files are no images by their names, and left out", others)
+            warnings.warn(printable(what), stacklevel=2)
     if missing := find_missing(paths or ["(none given)"]):
         raise InputError(name_first("image files are not there", missing))
     config, identity = opened.base.config, opened.base.identity

@@ -4,12 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from il2m.batch.records import read_plans
+from il2m.batch.records import warn_of_plugins
 from il2m.errors import InputError, printable, warn_in_words
 from il2m.notebook.catalogue import find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy
@@ -18,7 +18,7 @@ from il2m.study.runs import RESULTS_FILE, Run
 from il2m.system.hashes import file_hash, read_sealed, write_sealed
 from il2m.system.locks import locked, sweep
 from il2m.system.machine import library_hash
-from il2m.system.plugins import load_plugin, resolved
+from il2m.system.plugins import load_plugin, plugin_hash, resolved
 from il2m.system.processes import without_script
 
 REPORT = "05_report"
@@ -41,14 +41,12 @@ def build_report(out_dir: str | Path, plugins: Sequence[str] = ()) -> Path:
     folder = Path(out_dir).absolute()
     check_study(folder)
     plugins = [*map(resolved, plugins)]
-    planned = dict.fromkeys(name for plan in read_plans(folder) for job in plan["jobs"] for name in job.plugins)
-    for name in [name for name in planned if name not in plugins]:
-        print(printable(f"warning: the report is made without plugin {name}: --plugin loads it"), file=sys.stderr)
+    warn_of_plugins(folder, plugins, "the report")
     notebook, report = (where / f"{REPORT}.ipynb" for where in (find_notebooks(), folder / "notebooks"))
     with locked(folder / ".report.lock", waiting_for="making this report"):
         leftovers = [path for name in (PAGE, EXPLORER, RECORD) for path in folder.glob(f"{name}*.tmp")]
         sweep(folder / ".report.lock", [*leftovers, *report.parent.glob(f".{REPORT}.*")])
-        made_from = _made_from(folder)
+        made_from = _made_from(folder, plugins)
         write_missing_pages(report.parent)
         options = {"title": folder.name, "plugins": plugins}
         spawning = {"mp_context": multiprocessing.get_context("spawn"), "initializer": warn_in_words}
@@ -73,34 +71,39 @@ def _write_explorer(folder: Path, plugins: Sequence[str]) -> None:
         share([folder], folder / EXPLORER)
     except InputError as error:
         print(printable(f"no {EXPLORER}: {error}"), file=sys.stderr)
+        (folder / EXPLORER).unlink(missing_ok=True)  # one of before would show other runs
 
 
 def _made(folder: Path) -> dict[str, str]:
     return {name: file_hash(folder / name) for name in (PAGE, EXPLORER) if (folder / name).is_file()}
 
 
-def _made_from(folder: Path) -> dict[str, Any]:
-    """What a report says depends on: plans, how jobs stand, runs and their states, tables, and the library."""
+def _made_from(folder: Path, plugins: Iterable[str]) -> dict[str, Any]:
+    """What a report says depends on: plans, how jobs stand, runs and their states, tables, the library and plugins."""
     files = [*folder.glob("plans/*.json"), *folder.glob("jobs/*.json"), *folder.glob(f"*/{RESULTS_FILE}")]
     files += [*folder.glob("*/config.json"), *folder.glob("*/state_[0-9][0-9]/state.json")]
     hashes = {}
     for path in sorted(files):
         with contextlib.suppress(FileNotFoundError):  # a job under way has replaced or removed it
             hashes[str(path.relative_to(folder))] = file_hash(path)
-    return {"code": library_hash(), "notebook": file_hash(find_notebooks() / f"{REPORT}.ipynb"), "files": hashes}
+    made_by = {"code": library_hash(), "plugins": {plugin: plugin_hash(plugin) for plugin in plugins}}
+    return made_by | {"notebook": file_hash(find_notebooks() / f"{REPORT}.ipynb"), "files": hashes}
 
 
-def report_is_current(folder: Path) -> bool:
-    """Whether a study's report is as it was made, of the notebook beside it, and would be made the same way now."""
+def report_is_current(folder: Path, plugins: Sequence[str] | None = None) -> bool:
+    """Whether a study's report is as it was made, of the notebook beside it, and would be made the same way now.
+    plugins: with these; None: with those that it was made with."""
     with contextlib.suppress(OSError, ValueError):
         of_notebook = page_is_current(folder / PAGE, folder / "notebooks" / f"{REPORT}.ipynb")
-        return of_notebook and read_sealed(folder / RECORD) == {**_made_from(folder), **_made(folder)}
+        record = read_sealed(folder / RECORD)
+        named = record.get("plugins", ()) if plugins is None else map(resolved, plugins)
+        return of_notebook and record == {**_made_from(folder, named), **_made(folder)}
     return False
 
 
 def refresh_report(out_dir: Path, plugins: Sequence[str] = ()) -> Path:
     """The report's page, made (see build_report) if there is none, or if anything that it shows has changed since."""
-    if not report_is_current(out_dir):
+    if not report_is_current(out_dir, plugins):
         return build_report(out_dir, plugins)
     write_missing_pages(out_dir / "notebooks")
     return out_dir / PAGE

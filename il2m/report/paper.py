@@ -14,7 +14,7 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 
 from il2m import __version__
-from il2m.batch.records import read_plans
+from il2m.batch.records import read_plans, warn_of_plugins
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, ANALYSIS, find_notebooks
 from il2m.notebook.execute import execute_notebook
@@ -36,6 +36,8 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
     for name, kind in ((name, kind) for name, chosen in kinds.items() for kind in chosen):
         check_choice(name, kind, KINDS[name])
     run, folder, out = open_run(Path(source).absolute()), Path(source).absolute(), Path(out).absolute()
+    plugins = [*map(resolved, plugins)]
+    warn_of_plugins(run.folder.parent, plugins, "what is exported")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} holds something already: name a new folder.")
     planned = {job.name: job.parameters for plan in read_plans(run.folder.parent) for job in plan["jobs"]}
@@ -50,7 +52,7 @@ def export(source: str | Path, out: str | Path, *, plugins: Sequence[str] = (), 
             names = " with ".join(each.name for each in pair.values()) or folder.name
             told = str(made), name[:2], f"il2m {__version__}, {names}"
             nbformat.write(_saving(name, {**kinds}, *told), notebook := Path(place, f"{name}.ipynb"))
-            options = {"plugins": [*map(resolved, plugins)], "environment": {"SOURCE_DATE_EPOCH": "0"}}  # no dates
+            options = {"plugins": plugins, "environment": {"SOURCE_DATE_EPOCH": "0"}}  # no dates
             if failure := execute_notebook(notebook, Path(place, f"{name}.done.ipynb"), parameters, **options):
                 raise InputError(f"{source} can't be exported: notebook {name}: {failure}")
         packages = sorted(f"{each.name}=={each.version}" for each in distributions())

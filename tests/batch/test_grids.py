@@ -107,6 +107,8 @@ def test_a_grid_extends_another(tmp_path: Path):
     assert grid.parameters == {"epochs": 3, "memory_size": 5}
     assert grid.combinations == {"a": {}, "c": {"epochs": 9}}
     assert read_grid(tmp_path / "second.yaml").description == "one"
+    fourth = "{extends: first.yaml, parameters: {epochs: 7}}"
+    assert read_grid(write(tmp_path, fourth=fourth)).combinations == {"a": {}, "b": {}}, "its own parameters hold"
 
 
 def test_a_grid_that_comes_with_il2m_is_extended_by_its_name(tmp_path: Path):
@@ -227,6 +229,8 @@ def test_overrides_are_yaml():
     }  # fmt: skip
     with pytest.raises(InputError, match="expected name=value"):
         read_overrides(["epochs"])
+    with pytest.raises(InputError, match="-p epochs is given twice"):
+        read_overrides(["epochs=3", "epochs =4"])
 
 
 def test_numbers_with_an_exponent_are_numbers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,39 @@ def test_what_is_swept_without_effect_is_told(tiny_grid: dict, tmp_path: Path, i
         assert len(plan(tiny_grid | given | {"distillation": False}, tmp_path)[NOTEBOOKS[1]]) == 1
     with warnings.catch_warnings(action="error"):
         plan(tiny_grid | {"distillation": [False, True], "temperature": [1.0, 2.0]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"temperature": 4, "distillation": False},
+            "temperature is given, and has no effect: it needs distillation = True",
+        ),
+        ({"memory_size": 999, "exemplars_per_class": 2}, "memory_size is .* it needs exemplars_per_class = 0"),
+        ({"num_states": 2, "state_sizes": [[2, 2, 2]]}, r"num_states is .* it needs state_sizes = \[\]"),
+        ({"patience": 3}, "patience is .* it needs schedule = plateau"),
+    ],
+)
+def test_what_is_given_without_effect_is_told(tiny_grid: dict, tmp_path: Path, given: dict, told: str):
+    with pytest.warns(UserWarning, match=told):
+        plan({**tiny_grid, **({} if "memory_size" in given else {"memory_size": 12}), **given}, tmp_path)
+    with warnings.catch_warnings(action="error"):
+        plan(
+            tiny_grid | {"distillation": [False, True], "temperature": 4, "schedule": "plateau", "patience": 3},
+            tmp_path,
+        )
+
+
+def test_defaults_that_were_changed_in_a_notebook_are_told(tiny_grid: dict, tmp_path: Path):
+    """As JupyterLab saves them."""
+    shutil.copytree(find_notebooks(), notebooks := tmp_path / "notebooks")
+    with warnings.catch_warnings(action="error"):
+        plan_jobs(grid := Grid("test", parameters=tiny_grid), notebooks, tmp_path)
+    path = notebooks / f"{NOTEBOOKS[1]}.ipynb"
+    path.write_text(path.read_text().replace('"epochs = 20 ', '"epochs = 5 '))
+    with pytest.warns(UserWarning, match=f"epochs = 5 stands in the notebook {NOTEBOOKS[1]} here, not 20: it is taken"):
+        plan_jobs(grid, notebooks, tmp_path)
 
 
 def test_jobs_say_what_varies(tiny_grid: dict, tmp_path: Path):

@@ -116,7 +116,9 @@ def test_folders_are_followed_where_they_are_links_and_hidden_files_passed_over(
     (tmp_path / "of links" / "class").symlink_to(Path(first).parent)
     (tmp_path / "of links" / "._0.png").write_text("what macOS leaves")
     (tmp_path / "of links" / "notes.txt").write_text("no image")
-    table = predict(tiny_study.off, str(tmp_path / "of links"))
+    (tmp_path / "of links" / "folder.png").mkdir()
+    with pytest.warns(UserWarning, match="1 files are no images by their names, and left out:\n  .*notes.txt"):
+        table = predict(tiny_study.off, str(tmp_path / "of links"))
     assert table["image"].nunique() == len(pictures)
     alone, another = predict(tiny_study.off, first), predict(tiny_study.off, Path(second))
     both = predict(tiny_study.off, [first, second])

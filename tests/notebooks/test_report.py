@@ -26,7 +26,7 @@ from il2m.errors import InputError
 from il2m.notebook.catalogue import BASE, find_notebooks
 from il2m.notebook.execute import execute_notebook
 from il2m.notebook.pages import page_is_current, write_page
-from il2m.report.build import build_report, refresh_report
+from il2m.report.build import build_report, refresh_report, report_is_current
 from il2m.report.verify import STALE, repair_command, verify_study
 from il2m.results.collect import collect_results
 from il2m.results.comparison import mean_results
@@ -298,6 +298,10 @@ def test_report_of_runs_made_by_hand(tiny_study: TinyStudy, tmp_path: Path, caps
     (out / "explorer.html").write_text(explorer[:-100])
     refresh_report(out)
     assert (out / "explorer.html").read_text() != explorer[:-100], "damaged, and made again"
+    assert report_is_current(out)
+    assert report_is_current(out, [])
+    (plugin := tmp_path / "mine.py").write_text("import il2m\n")
+    assert not report_is_current(out, [str(plugin)]), "it was made without"
     notebook, index = out / "notebooks" / "05_report.ipynb", out / "index.html"
     for damage in (notebook.unlink, lambda: notebook.write_text(notebook.read_text() + " ")):
         damage()

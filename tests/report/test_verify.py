@@ -109,6 +109,14 @@ def test_what_nobody_knows_and_what_nobody_needs(study):
     assert {found(study)[run.name] for run in study.glob("fine_tuning-*")} == {ORPHANED}
 
 
+def test_unknown_files_need_no_repair_and_names_do_not_steer_a_terminal(study, capsys):
+    (study / "a\x1b[31mred\udcff.txt").write_text("x")
+    assert main(["verify", str(study)]) == 1
+    printed = capsys.readouterr().out
+    assert r"unknown: a\x1b[31mred\udcff.txt: nothing of this study" in printed
+    assert "to repair" not in printed
+
+
 def test_the_repair(study, tiny_study, capsys):
     run = Run(study / tiny_study.off.name)
     flip(run.folder / "state_02" / "val_scores.npy")

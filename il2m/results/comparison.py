@@ -71,10 +71,10 @@ def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[
     return values, {method: {value: mean_interval(runs[value]) for value in runs} for method, runs in values.items()}
 
 
-def against(results: pd.DataFrame, reference: str) -> Points:
-    """Paired differences of mean top-1 of all methods but oracles to ``reference``, by method: one per class order."""
+def against(results: pd.DataFrame, reference: str, column: str = "top1") -> Points:
+    """Paired differences of mean ``column`` of all methods but oracles to ``reference``, by method: a class order each."""
     methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
-    pairs = {name: differences(results, {"method": name}, {"method": reference}) for name in methods}
+    pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
     points = {name: by_order(rows, "difference") for name, rows in pairs.items() if len(rows)}
     return points, {name: mean_interval(values) for name, values in points.items()}
 

@@ -376,6 +376,11 @@ def test_differences_against_a_reference_leave_oracles_out():
         assert len(found) == 6
         assert found.mean() == pytest.approx(table.loc[method, "estimate"])
         assert intervals[method] == (table.loc[method, "low"], table.loc[method, "high"])
+    results = results.assign(top5=results["top1"] ** 2)
+    five = compare_methods(results, column="top5").set_index("method")
+    for method, found in against(results, "FT", "top5")[0].items():
+        assert found.mean() == pytest.approx(five.loc[method, "estimate"])
+    assert (five["estimate"] - table["estimate"]).abs().max() > 1e-3, "another quantity"
     assert against(results[results["method"] != "FT"], "FT") == ({}, {})
 
 

@@ -72,7 +72,7 @@ def over_seeds(results: pd.DataFrame, by: str, methods: Sequence[str]) -> tuple[
 
 
 def against(results: pd.DataFrame, reference: str, column: str = "top1") -> Points:
-    """Paired differences of mean ``column`` of all methods but oracles to ``reference``, by method: a class order each."""
+    """Paired differences of mean ``column`` of all methods but oracles to ``reference``: by method, one per order."""
     methods = [name for name in results["method"].unique() if name != reference and not is_bound(name)]
     pairs = {name: differences(results, {"method": name}, {"method": reference}, column=column) for name in methods}
     points = {name: by_order(rows, "difference") for name, rows in pairs.items() if len(rows)}

@@ -1,4 +1,4 @@
-"""The explorer as one HTML file to send around, see templates/: all that it can show is computed beforehand."""
+"""The explorer as one file to send around, see templates/: computed beforehand; its content policy lets nothing in."""
 
 import json
 from collections.abc import Sequence
@@ -36,26 +36,20 @@ def share(runs: Sequence[Run | str | Path], out: Path) -> Path:
         raise InputError(f"{out} is a folder: name a file in it, for example {out / 'explorer.html'}")
     if out.exists() and '<meta name="generator" content="il2m ' not in out.read_text(errors="replace"):
         raise InputError(f"{out} is there, and was not made by il2m share: name another file, or delete it.")
-    write_atomically(out, _page(open_outcomes(runs)))
-    return out
-
-
-def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
-    """The page: it holds all that it needs, and its content policy lets nothing else in."""
+    all_outcomes = open_outcomes(runs)
     first, study = all_outcomes[0], all_outcomes[0].run.folder.absolute().parent.name
     methods = [m for m in first.methods if not any(m in outcomes.left_out for outcomes in all_outcomes)]
-    data = {
-        "figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")},
-        "methods": {method: {name: getattr(METHODS[method], name) for name in _OF_METHODS} for method in methods},
-        "classes": {"titles": first.titles, "origins": first.run.states.of_class},
-        "grid": {"exponents": EXPONENTS, "gates": GATES},
-        "runs": [_run_data(outcomes, methods) for outcomes in all_outcomes],
-    }
+    data = {"figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")}}
+    data["methods"] = {method: {name: getattr(METHODS[method], name) for name in _OF_METHODS} for method in methods}
+    data["classes"] = {"titles": first.titles, "origins": first.run.states.of_class}
+    data["grid"] = {"exponents": EXPONENTS, "gates": GATES}
+    data["runs"] = [_run_data(outcomes, methods) for outcomes in all_outcomes]
     about = {"study": study, "version": __version__, "made": datetime.now(UTC), "nonce": token_urlsafe()}
     as_json = pd.Series(data).to_json(double_precision=6).replace("<", r"\u003c")  # NaN becomes null
     vega = javascript_bundle().replace("</script", r"<\/script")  # with Vega-Lite and Vega-Embed
     page = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True).get_template("share.html.j2")
-    return page.render(about, data=as_json, vega=vega)
+    write_atomically(out, page.render(about, data=as_json, vega=vega))
+    return out
 
 
 def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:

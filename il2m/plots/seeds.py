@@ -1,4 +1,4 @@
-"""Plots over seeds and settings; see plots for what they have in common."""
+"""Plots of many runs: over seeds and settings, and paired differences; see plots for what they have in common."""
 
 from collections.abc import Mapping
 

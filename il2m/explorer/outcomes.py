@@ -162,12 +162,11 @@ class RunOutcomes:
         """Ranks of the true class of every ``step``-th image, (m,), had Eq. 1 these exponents (1: IL2M's, 0: FT's)."""
         raw, labels = self.run.state(state).array("val_scores")[::step], self.labels(state)[::step]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
-        num_past = self.run.states.num_past(state)
         image_ranks = np.empty(len(raw), dtype=np.int64)
         for start in range(0, len(raw), _WHAT_IF_ROWS):
             block = slice(start, start + _WHAT_IF_ROWS)
             scores = softmax(raw[block], axis=1) if score_kind == "softmax" else raw[block]
-            predicted_new = scores.argmax(axis=1) >= num_past
+            predicted_new = scores.argmax(axis=1) >= self.run.states.num_past(state)
             image_ranks[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
         return image_ranks
 

@@ -17,7 +17,7 @@ from il2m import __version__
 from il2m.errors import InputError
 from il2m.explorer.explore import open_outcomes
 from il2m.explorer.outcomes import TOPS, Choice, Exponents, RunOutcomes
-from il2m.explorer.views import EXPONENTS, VIEWS
+from il2m.explorer.views import EXPONENTS, VIEWS, accuracy
 from il2m.memory.statistics import class_means
 from il2m.methods.registry import METHODS
 from il2m.results.description import run_description
@@ -60,11 +60,10 @@ def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
     for view in ("true-class scores", "predictions", "states"):
         shown = {m: [VIEWS[view](outcomes, Choice(state, m)) for state in states] for m in methods}
         data[view] = {m: [(each.finding, each.numbers.to_dict("list")) for each in shown[m]] for m in methods}
-    accuracy = {top: VIEWS["accuracy"](outcomes, Choice(states[-1], "FT", top=top)).numbers for top in TOPS}
     return data | {
         "label": outcomes.label,
         "about": run_description(run) | {"digests": run.digests, "left_out": outcomes.left_out},
-        "accuracy": {top: numbers.to_dict("list") for top, numbers in accuracy.items()},
+        "accuracy": {k: accuracy(outcomes, Choice(states[-1], "FT", top=k)).numbers.to_dict("list") for k in TOPS},
         "own": {m: [_own_means(outcomes, state, m) for state in states] for m in methods},
         "notes": {m: [outcomes.undefined_note(state, m, "raw") for state in states] for m in methods},
         "memory": [vars(run.statistics(state)) for state in of_il2m],

@@ -23,7 +23,7 @@ from il2m.memory.statistics import ClassStatistics, as_array, class_means, own_a
 from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
 from il2m.results.metrics import ranks, top_k
-from il2m.results.table import method_lines
+from il2m.results.table import files_summary
 
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
 PARTS = ("val", "new", "exemplar", "held_out")  # of a state: validation images, new training images, exemplars, ...
@@ -166,13 +166,7 @@ class Summary:
         return {method: {k: [100 * v for v in top[method]] for k, top in tops.items()} for method in self.top1}
 
     def __str__(self) -> str:
-        lines = []
-        for b in range(len(self.top1["FT"])):
-            for name, top1 in self.top1.items():
-                lines.append(f"[b{b + 1}] {name:<5} | Val : acc@1 = {top1[b]:.4%} ; acc@5 = {self.top5[name][b]:.4%}")
-        for name, top1 in self.top1.items():
-            lines += method_lines(name, top1, self.top5[name])
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*files_summary(self.top1, self.top5), *self.notes])
 
 
 def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: str = "keep") -> Summary:

@@ -23,6 +23,9 @@ from il2m.system.files import replacing
 MEAN_STD_FILE = "datasets_mean_std.txt"
 _BLOCK_BYTES = 1 << 20  # of a score file, parsed at a time: larger ones are slower
 TEXT = np.dtypes.StringDType()  # of arrays of paths
+_MEAN_STD_LINE = re.compile(r"[^:]+:\s*mean=\[([^\]]*)\];\s*std=\[([^\]]*)\]\s*")
+# nothing that readers take for the blank before the label or for the end of a line, nor a mark, nor what is no text
+_WRITABLE_PATH = re.compile(r"(?!\ufeff)[^\0\r\n\ud800-\udfff]*[^\0\s\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,6 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: not a text file.") from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}).") from None
-
-
-# nothing that readers take for the blank before the label or for the end of a line, nor a mark, nor what is no text
-_WRITABLE_PATH = re.compile(r"(?!\ufeff)[^\0\r\n\ud800-\udfff]*[^\0\s\ud800-\udfff]")
 
 
 def write_image_list(path: str | Path, images: Iterable[str], labels: Iterable[int]) -> None:
@@ -179,9 +178,6 @@ def write_scores(path: str | Path, blocks: Iterable[np.ndarray]) -> None:
         for block in blocks:
             columns = [pa.array(column) for column in np.asarray(block, dtype=np.float64).T]
             csv.write_csv(pa.table(columns, names=[str(i) for i in range(len(columns))]), file, options)
-
-
-_MEAN_STD_LINE = re.compile(r"[^:]+:\s*mean=\[([^\]]*)\];\s*std=\[([^\]]*)\]\s*")
 
 
 def read_mean_std(path: str | Path, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

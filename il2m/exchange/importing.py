@@ -188,8 +188,7 @@ def checked_arrays(arrays: Mapping[str, np.ndarray], path: str | Path, states: S
         raise InputError("\n".join(f"{path}: unknown array {name!r}: {nearest(name, known)}" for name in unknown))
     width, num_seen = arrays["val_scores"].shape[-1], states.num_seen(state)
     for name, array in arrays.items():
-        shape = dict(zip(SHAPES[name], array.shape, strict=False))
-        if width > num_seen and shape.get("classes") == width:
+        if width > num_seen and dict(zip(SHAPES[name], array.shape, strict=False)).get("classes") == width:
             arrays = arrays | {name: array.take(range(num_seen), SHAPES[name].index("classes"))}
     arrays = {name: _converted(array, f"{path}: {name}") for name, array in arrays.items()}
     if len(arrays["val_labels"]) == 0:

@@ -23,7 +23,7 @@ from il2m.memory.statistics import ClassStatistics, as_array, class_means, own_a
 from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
 from il2m.results.metrics import ranks, top_k
-from il2m.results.table import method_lines
+from il2m.results.table import files_summary
 
 _MOST_CLASSES = 100_000  # of all states: each has a number in every row of a text file
 PARTS = ("val", "new", "exemplar", "held_out")  # of a state: validation images, new training images, exemplars, ...
@@ -60,19 +60,17 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
         raise InputError(f"{path}: {what}.") from None
 
 
-def check_labels(
-    where: str, labels: np.ndarray, states: States, state: int, part: str, images: np.ndarray | None = None
-) -> None:
-    """Raise InputError for labels that can't be in this part of a state or lack there. images: (n,) paths, if known."""
+def check_labels(at: str, labels: np.ndarray, states: States, state: int, part: str, paths: Sequence[str] = ()) -> None:
+    """Raise InputError for labels that can't be in this part of a state or lack there. paths: (n,), if known."""
     num_past, num_seen = states.num_past(state), states.num_seen(state)
     start, stop = {"new": (num_past, num_seen), "exemplar": (0, num_past)}.get(part, (0, num_seen))
     if len(outside := np.flatnonzero((labels < start) | (labels >= stop))):
-        image = f"image {outside[0] + 1}" + ("" if images is None else f" ({images[outside[0]]})")
+        image = f"image {outside[0] + 1}" + (f" ({paths[outside[0]]})" if len(paths) else "")
         found = f"{len(outside)} labels are out of range, the first of them {labels[outside[0]]}, of {image}"
-        raise InputError(f"{where}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
-    rows = {"new": "training", "exemplar": "exemplar"} | ({} if images is None else {"val": "validation"})
+        raise InputError(f"{at}: {found}; expected {start}..{stop - 1}. Do the states given fit the data?")
+    rows = {"new": "training", "exemplar": "exemplar"} | ({"val": "validation"} if len(paths) else {})
     if part in rows and len(absent := np.setdiff1d(np.arange(start, stop), labels)):
-        raise InputError(f"{where}: {len(absent)} class(es) have no {rows[part]} rows, as {absent[:10].tolist()}.")
+        raise InputError(f"{at}: {len(absent)} class(es) have no {rows[part]} rows, as {absent[:10].tolist()}.")
 
 
 @dataclass(frozen=True)
@@ -168,13 +166,7 @@ class Summary:
         return {method: {k: [100 * v for v in top[method]] for k, top in tops.items()} for method in self.top1}
 
     def __str__(self) -> str:
-        lines = []
-        for b in range(len(self.top1["FT"])):
-            for name, top1 in self.top1.items():
-                lines.append(f"[b{b + 1}] {name:<5} | Val : acc@1 = {top1[b]:.4%} ; acc@5 = {self.top5[name][b]:.4%}")
-        for name, top1 in self.top1.items():
-            lines += method_lines(name, top1, self.top5[name])
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*files_summary(self.top1, self.top5), *self.notes])
 
 
 def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: str = "keep") -> Summary:

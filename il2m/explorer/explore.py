@@ -1,7 +1,7 @@
 """The bias explorer: views of finished runs behind controls, in JupyterLab; pictures of the same views elsewhere."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from il2m.explorer.views import VIEWS
 from il2m.methods.rectify import STEADIER
 from il2m.methods.registry import METHODS
 from il2m.results.collect import stored_results
-from il2m.study.find import labelled, open_run, twin_run
+from il2m.study.find import labelled, open_pair
 from il2m.study.progress import is_headless
 from il2m.study.runs import Run
 
@@ -38,11 +38,8 @@ def bias_explorer(*runs: Run | str | Path, data_dir: str | Path = "../data") -> 
 
 def open_outcomes(runs: Sequence[Run | str | Path], data_dir: str | Path = "../data") -> list[RunOutcomes]:
     """The runs, checked that each is finished and that they can be compared, each with a label of its own."""
-    opened = []
-    for given in runs:
-        opened.append(open_run(given))
-        if not (Path(given) / "config.json").exists() and (twin := twin_run(opened[-1])):  # a study's default pair
-            opened.append(twin)
+    pairs = [open_pair(given, compare="" if (Path(given) / "config.json").exists() else "auto") for given in runs]
+    opened = [run for pair in pairs for run in pair.values()]  # of a study its default pair
     if not 1 <= len(opened) <= MOST_RUNS:
         raise InputError(f"{len(opened)} runs were given: the explorer shows 1 to {MOST_RUNS}.")
     for run in opened:
@@ -71,10 +68,9 @@ def show_static(all_outcomes: Sequence[RunOutcomes]) -> None:
         choice = Choice(all_outcomes[0].num_states, "IL2M" if has_il2m and "compares" in about else "FT")
         try:
             shown = {outcomes.label: view(outcomes, choice) for outcomes in all_outcomes}
+            display(HTML(STYLE + PARTS.still(name, choice, about["about"]) + figures_html(name, shown)))
         except InputError as error:
             display(HTML(PARTS.about(f"{name}: {error}")))
-            continue
-        display(HTML(STYLE + PARTS.still(name, choice, about["about"]) + figures_html(name, shown)))
 
 
 def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
@@ -82,13 +78,9 @@ def make_controls(all_outcomes: Sequence[RunOutcomes]) -> SimpleNamespace:
     last, titles = all_outcomes[0].num_states, all_outcomes[0].titles
     left_out = {method for outcomes in all_outcomes for method in outcomes.left_out}
     methods = [(METHODS[name].label, name) for name in all_outcomes[0].methods if name not in left_out]
-    of_runs = {
-        "view": {"options": list(STORY["views"])},
-        "state": {"value": last, "max": last},
-        "method": {"options": methods},
-        "run": {"options": [SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)]},
-        "class_name": {"value": titles[0], "options": titles},
-    }
+    of_runs = {"state": {"value": last, "max": last}, "class_name": {"value": titles[0], "options": titles}}
+    of_runs |= {"view": {"options": list(STORY["views"])}, "method": {"options": methods}}
+    of_runs |= {"run": {"options": [SIDE_BY_SIDE, *(outcomes.label for outcomes in all_outcomes)]}}
     controls = {name: about | of_runs.get(name, {}) for name, about in STORY["controls"].items()}
     return SimpleNamespace(**{name: getattr(widgets, has.pop("widget"))(**has) for name, has in controls.items()})
 
@@ -143,7 +135,7 @@ class BiasExplorer(widgets.VBox):
         self.add_class("il2m-explorer")
         for control in vars(self.controls).values():
             control.observe(self.refresh, "value")
-        self.reset.on_click(self._reset)
+        self.reset.on_click(lambda button: self._set(vars(Exponents())))
         self.save.on_click(self._save)
         self.back.on_click(lambda button: self.go(self.step - 1))
         self.next.on_click(lambda button: self.go(self.step + 1))
@@ -169,8 +161,7 @@ class BiasExplorer(widgets.VBox):
     def go(self, step: int) -> None:
         """Go to a step of the tour, from 0: set all controls, then show what they say."""
         self.step, self._moving = step, True
-        for name, value in self.tour[step]["set"].items():
-            getattr(self.controls, name).value = value
+        self._set(self.tour[step]["set"])
         self._moving = False
         self.back.disabled, self.next.disabled = step < 1, step == len(self.tour) - 1
         self.refresh()
@@ -220,8 +211,8 @@ class BiasExplorer(widgets.VBox):
         every = ((outcomes.label, outcomes.undefined_note(choice.state, method, kind)) for outcomes in runs)
         return notes + [f"{label}: {note}" for label, note in every if note]
 
-    def _reset(self, button: object = None) -> None:
-        for name, value in vars(Exponents()).items():
+    def _set(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
             getattr(self.controls, name).value = value
 
     def _save(self, button: object = None) -> None:

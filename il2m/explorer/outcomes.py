@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from il2m.data.dataset import Dataset
 from il2m.errors import InputError
-from il2m.memory.statistics import ClassStatistics
+from il2m.memory.statistics import ClassStatistics, own_and_top
 from il2m.methods.frozen import Frozen
 from il2m.methods.rectify import FORMS, STEADIER, count_undefined, rectification_factors, undefined_in_words
 from il2m.methods.registry import METHODS, missing_for
@@ -144,8 +144,7 @@ class RunOutcomes:
         for start in range(0, len(labels), _ROWS):
             rows = slice(start, start + _ROWS)
             scores = self.some_scores(rows, state, method, score_kind)
-            own = scores[np.arange(len(scores)), labels[rows]]
-            parts.append((ranks(scores, labels[rows]), predictions(scores), own))
+            parts.append((ranks(scores, labels[rows]), predictions(scores), own_and_top(scores, labels[rows])[0]))
         return Outcome(labels, *(np.concatenate(values) for values in zip(*parts, strict=True)))
 
     def some_scores(self, rows: slice | np.ndarray, state: int, method: str, score_kind: str = "raw") -> np.ndarray:
@@ -163,12 +162,11 @@ class RunOutcomes:
         """Ranks of the true class of every ``step``-th image, (m,), had Eq. 1 these exponents (1: IL2M's, 0: FT's)."""
         raw, labels = self.run.state(state).array("val_scores")[::step], self.labels(state)[::step]
         factors = what_if_factors(self.run.statistics(state, score_kind), exponents).astype(raw.dtype)
-        num_past = self.run.states.num_past(state)
         image_ranks = np.empty(len(raw), dtype=np.int64)
         for start in range(0, len(raw), _WHAT_IF_ROWS):
             block = slice(start, start + _WHAT_IF_ROWS)
             scores = softmax(raw[block], axis=1) if score_kind == "softmax" else raw[block]
-            predicted_new = scores.argmax(axis=1) >= num_past
+            predicted_new = scores.argmax(axis=1) >= self.run.states.num_past(state)
             image_ranks[block] = ranks(scores * factors[predicted_new.astype(np.intp)], labels[block])
         return image_ranks
 
@@ -176,12 +174,9 @@ class RunOutcomes:
         """Accuracies by top-k and group at each of the points; ``step``: of how many images one is used."""
         step = -(-len(self.labels(state)) * self.run.states.num_seen(state) // CURVE_WORK)
         labels, num_past = self.labels(state)[::step], self.run.states.num_past(state)
-        by_top = {k: [] for k in TOPS}
-        for exponents in points:
-            image_ranks = self.what_if(state, exponents, score_kind, step)
-            for k, found in by_top.items():
-                found.append(accuracies(image_ranks, labels, num_past, k))
-        return {"step": step} | {k: pd.DataFrame(found).to_dict("list") for k, found in by_top.items()}
+        ranked = [self.what_if(state, exponents, score_kind, step) for exponents in points]
+        found = {k: pd.DataFrame(accuracies(each, labels, num_past, k) for each in ranked) for k in TOPS}
+        return {"step": step} | {k: table.to_dict("list") for k, table in found.items()}
 
 
 def kind_for(method: str, score_kind: str) -> str:

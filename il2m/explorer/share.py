@@ -1,4 +1,4 @@
-"""The explorer as one HTML file to send around, see templates/: all that it can show is computed beforehand."""
+"""The explorer as one file to send around, see templates/: computed beforehand; its content policy lets nothing in."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from il2m import __version__
 from il2m.errors import InputError
 from il2m.explorer.explore import open_outcomes
 from il2m.explorer.outcomes import TOPS, Choice, Exponents, RunOutcomes
-from il2m.explorer.views import EXPONENTS, VIEWS
+from il2m.explorer.views import EXPONENTS, VIEWS, accuracy
 from il2m.memory.statistics import class_means
 from il2m.methods.registry import METHODS
 from il2m.results.description import run_description
@@ -36,26 +36,20 @@ def share(runs: Sequence[Run | str | Path], out: Path) -> Path:
         raise InputError(f"{out} is a folder: name a file in it, for example {out / 'explorer.html'}")
     if out.exists() and '<meta name="generator" content="il2m ' not in out.read_text(errors="replace"):
         raise InputError(f"{out} is there, and was not made by il2m share: name another file, or delete it.")
-    write_atomically(out, _page(open_outcomes(runs)))
-    return out
-
-
-def _page(all_outcomes: Sequence[RunOutcomes]) -> str:
-    """The page: it holds all that it needs, and its content policy lets nothing else in."""
+    all_outcomes = open_outcomes(runs)
     first, study = all_outcomes[0], all_outcomes[0].run.folder.absolute().parent.name
     methods = [m for m in first.methods if not any(m in outcomes.left_out for outcomes in all_outcomes)]
-    data = {
-        "figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")},
-        "methods": {method: {name: getattr(METHODS[method], name) for name in _OF_METHODS} for method in methods},
-        "classes": {"titles": first.titles, "origins": first.run.states.of_class},
-        "grid": {"exponents": EXPONENTS, "gates": GATES},
-        "runs": [_run_data(outcomes, methods) for outcomes in all_outcomes],
-    }
+    data = {"figures": {path.stem: json.loads(path.read_text()) for path in _TEMPLATES.glob("figures/*.json")}}
+    data["methods"] = {method: {name: getattr(METHODS[method], name) for name in _OF_METHODS} for method in methods}
+    data["classes"] = {"titles": first.titles, "origins": first.run.states.of_class}
+    data["grid"] = {"exponents": EXPONENTS, "gates": GATES}
+    data["runs"] = [_run_data(outcomes, methods) for outcomes in all_outcomes]
     about = {"study": study, "version": __version__, "made": datetime.now(UTC), "nonce": token_urlsafe()}
     as_json = pd.Series(data).to_json(double_precision=6).replace("<", r"\u003c")  # NaN becomes null
     vega = javascript_bundle().replace("</script", r"<\/script")  # with Vega-Lite and Vega-Embed
     page = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True).get_template("share.html.j2")
-    return page.render(about, data=as_json, vega=vega)
+    write_atomically(out, page.render(about, data=as_json, vega=vega))
+    return out
 
 
 def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
@@ -66,11 +60,10 @@ def _run_data(outcomes: RunOutcomes, methods: Sequence[str]) -> dict[str, Any]:
     for view in ("true-class scores", "predictions", "states"):
         shown = {m: [VIEWS[view](outcomes, Choice(state, m)) for state in states] for m in methods}
         data[view] = {m: [(each.finding, each.numbers.to_dict("list")) for each in shown[m]] for m in methods}
-    accuracy = {top: VIEWS["accuracy"](outcomes, Choice(states[-1], "FT", top=top)).numbers for top in TOPS}
     return data | {
         "label": outcomes.label,
         "about": run_description(run) | {"digests": run.digests, "left_out": outcomes.left_out},
-        "accuracy": {top: numbers.to_dict("list") for top, numbers in accuracy.items()},
+        "accuracy": {k: accuracy(outcomes, Choice(states[-1], "FT", top=k)).numbers.to_dict("list") for k in TOPS},
         "own": {m: [_own_means(outcomes, state, m) for state in states] for m in methods},
         "notes": {m: [outcomes.undefined_note(state, m, "raw") for state in states] for m in methods},
         "memory": [vars(run.statistics(state)) for state in of_il2m],

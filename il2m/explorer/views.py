@@ -126,9 +126,8 @@ def one_class(outcomes: RunOutcomes, choice: Choice) -> Shown:
     numbers = pd.DataFrame({name: [measure(own) for own in scores.values()] for name, measure in measures.items()})
     numbers = numbers.set_axis(scores).assign(**{"second memory (training images, exemplars)": kept})
     told = ", ".join(f"{mean:z.2f} {when}" for mean, when in zip(numbers["mean"], places, strict=True))
-    finding = f"{choice.method}, class {title}: mean {choice.unit} {told}"
     draw = partial(detail.plot_own_scores, scores, dict(zip(scores, kept, strict=True)), unit=choice.unit)
-    return Shown(numbers, finding, draw)
+    return Shown(numbers, f"{choice.method}, class {title}: mean {choice.unit} {told}", draw)
 
 
 def errors(outcomes: RunOutcomes, choice: Choice) -> Shown:

@@ -131,9 +131,7 @@ def _job_main(reply: Connection, log: Path | None, environment: Mapping, plugins
         reply.send(f"{type(error).__name__}: {error}")
 
 
-def _execute(
-    kernel: BaseProcess, pipe: Connection, notebook: Path, output: Path, parameters: Mapping, page: Mapping[str, Any]
-) -> str:
+def _execute(kernel: BaseProcess, pipe: Connection, notebook: Path, output: Path, given: Mapping, page: Mapping) -> str:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -147,7 +145,7 @@ def _execute(
         failure = pipe.recv()  # once it has loaded the plugins
         if not failure:
             paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]  # it formats them
-            papermill.execute_notebook(*paths, parameters, **options)
+            papermill.execute_notebook(*paths, given, **options)
     except papermill.PapermillExecutionError as error:
         failure = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
     except (DeadKernelError, EOFError):

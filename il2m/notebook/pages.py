@@ -23,12 +23,10 @@ def write_page(notebook: Path, page: Path, *, title: str, hide_code: bool) -> No
     from traitlets.config import Config
 
     headings: list[dict[str, Any]] = []  # of the page, as its markdown is converted
-    exporter = HTMLExporter(  # of an output's several forms it shows the first of display_data_priority: no scripts
-        config=Config(json.loads((_TEMPLATES / "exporter.json").read_text())),
-        extra_template_paths=[str(_TEMPLATES)],
-        filters={"markdown2html": partial(_markdown_as_html, headings=headings)},
-        exclude_input=hide_code,
-    )
+    # of an output's several forms the exporter shows the first of display_data_priority: no scripts
+    options = {"extra_template_paths": [str(_TEMPLATES)], "exclude_input": hide_code}
+    options["filters"] = {"markdown2html": partial(_markdown_as_html, headings=headings)}
+    exporter = HTMLExporter(config=Config(json.loads((_TEMPLATES / "exporter.json").read_text())), **options)
     exporter.environment.globals["headings"] = headings
     styles = (HtmlFormatter(style=name, nobackground=True) for name in ("default", "github-dark"))
     light, dark = (style.get_style_defs(".highlight") for style in styles)

@@ -1,7 +1,4 @@
-"""Plots: values in, Axes out. They compute nothing and save nothing; pass ``ax`` to draw into a figure of your own.
-
-style   the look, and what each colour means          states  a quantity by state, memories, confusion, images
-seeds   many runs: seeds, settings, paired differences    detail  of the explorer alone: one state and method"""
+"""Plots: values in, Axes out. They compute nothing and save nothing; pass ``ax`` to draw into a figure of your own."""
 
 from il2m.plots.seeds import plot_differences, plot_means, plot_over_seeds
 from il2m.plots.states import (

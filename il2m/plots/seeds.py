@@ -1,4 +1,4 @@
-"""Plots over seeds and settings; see plots for what they have in common."""
+"""Plots of many runs: over seeds and settings, and paired differences; see plots for what they have in common."""
 
 from collections.abc import Mapping
 
@@ -9,6 +9,7 @@ from matplotlib.patches import Patch
 from il2m.plots.style import PLAIN, TRUTH, UNNAMED, Looks, Numbers, Series, Values, nothing_to_draw, set_up
 
 BySetting = Mapping[str, Mapping[float, Values]]  # by label and value of a setting
+_DIFFERENCE = "difference in mean top-1, points"
 
 
 def plot_means(means: Mapping[str, Numbers], *, xlabel: str, colours: Looks = PLAIN, ax: Axes | None = None) -> Axes:
@@ -36,12 +37,7 @@ def plot_means(means: Mapping[str, Numbers], *, xlabel: str, colours: Looks = PL
 
 
 def plot_differences(
-    points: Series,
-    intervals: Mapping[str, tuple[float, float]],
-    *,
-    xlabel: str = "difference in mean top-1, points",
-    colours: Looks = PLAIN,
-    ax: Axes | None = None,
+    points: Series, intervals: Series, *, xlabel: str = _DIFFERENCE, colours: Looks = PLAIN, ax: Axes | None = None
 ) -> Axes:
     """Paired differences by label: every pair as a point, their mean as a bar across, its interval as a line.
     points: label -> differences (fractions), one of each pair. intervals: label -> (low, high), or NaN."""

@@ -33,12 +33,11 @@ def plot_by_state(
     ax = set_up(ax, xlabel="state", ylabel=ylabel, whole="x", at=at, percent="y" if percent else "")
     ax.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))  # no steps of 2.5, which take a digit more
     for label, series in values.items():
-        states = np.arange(first_state, first_state + len(series))
         look = {"color": colours.get(label), "linestyle": dashes.get(label, "-")}
         if strong is not None:
             look |= {"linewidth": 1, "alpha": 0.6} if label not in strong else {"linewidth": 2, "zorder": 3}
             look |= {"linewidth": 3.5, "zorder": 4} if label == strong[0] else {}
-        ax.plot(states, series, marker="o", markersize=4, label=label, **look)
+        ax.plot(at[: len(series)], series, marker="o", markersize=4, label=label, **look)
     if at_end:
         _label_ends(ax)
     elif len(values) > 1:

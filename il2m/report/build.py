@@ -119,8 +119,7 @@ def write_missing_pages(folder: Path) -> None:
             if not page_is_current(file, notebook):
                 write_page(notebook, file, title=notebook.stem, hide_code=False)
         stage, _, run = notebook.stem.removesuffix(".failed").partition("-")
-        about = {"file": file.name, "stage": stage, "run": run, "base": None}
-        pages[notebook] = about | {"failed": notebook.stem.endswith(".failed")}
+        pages[notebook] = {"file": file.name, "stage": stage, "run": run, "failed": notebook.stem.endswith(".failed")}
         with contextlib.suppress(InputError):
             pages[notebook]["base"] = Run(folder.parent / run).config.get("base")
     for notebook, page in pages.items():

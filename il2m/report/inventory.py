@@ -88,12 +88,9 @@ def runs_table(study: Study) -> pd.DataFrame:
         jobs = {stage: f"{name}-{run.base.name if name == BASE else run.name}" for stage, name in STAGES.items()}
         pages = [_page_link(study, job, text=stage) for stage, job in jobs.items()]
         columns["notebooks"] = [page for page in pages if isinstance(page, Link)]
-        missing = ", ".join(map(str, run.missing_states))
         policy, computed = (attrs.get(name, {}).get(run.name, "") for name in ("undefined", "computed"))
-        notes = [f"states {missing} not finished" if missing else "", unknown_in_words(run), computed]
-        notes += [undefined_note(study.results[study.results["run"] == run.name])] if policy else []
-        notes += [f"undefined = {policy}"] * (policy not in ("", "keep"))
-        columns["note"] = "; ".join(filter(None, notes))
+        undefined = undefined_note(study.results[study.results["run"] == run.name]) if policy else ""
+        columns["note"] = WORDS.note(run.missing_states, unknown_in_words(run), computed, undefined, policy)
         rows.append({"run": in_words(about, study.recipes)} | columns)
     if not rows:
         return pd.DataFrame()

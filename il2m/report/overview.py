@@ -34,8 +34,8 @@ _WORDS |= {name: f"{name.replace('_', ' ')} {{:g}}" for name in comparison.DISTI
 _UNSAID = {name: PARAMETERS[name].default for name in _WORDS} | {"num_states": 0, "memory_size": None}
 _APART = ("dataset", "recipe", *_WORDS, "distillation")  # what tells groups of runs apart, besides their seeds
 _PLAIN = ["distillation"]  # shown side by side, and all else apart
-Panel = tuple[Axes, str, pd.DataFrame, pd.DataFrame]  # see drawn
-Split = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels
+Panels = Iterator[tuple[Axes, str, pd.DataFrame, pd.DataFrame]]  # see drawn
+Cut = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]  # rows of a figure -> those of its panels
 _COUNTED = "past classes undefined"  # the column of comparison.COUNTS in words
 _MOST_GROUPS = 8  # beyond them a page is not read any more
 
@@ -136,9 +136,7 @@ def by_method(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {method: rows[rows["method"] == method] for method in comparison.best_methods(rows, most=3)}
 
 
-def drawn(
-    study: Study, split: Split = panels, *, vary: str = "", shown: Sequence[str] = (), share: str = "x"
-) -> Iterator[Panel]:
+def drawn(study: Study, split: Cut = panels, *, vary: str = "", shown: Sequence[str] = (), share: str = "x") -> Panels:
     """One figure per group of runs (vary, shown: see groups), a panel for each part that ``split`` makes of its rows:
     axes to draw into, the part in words, its rows, those of the figure, which is shown once its last panel is drawn.
     share: the axis of numbers, ``x`` or ``y``; on the other each panel has settings or methods of its own."""
@@ -164,11 +162,9 @@ def _by_words(rows: pd.DataFrame, keys: list[str], recipes: Mapping[str, str]) -
 def in_words(values: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
     """Values of columns of the results table, for a person; defaults are not mentioned."""
     words = [recipes.get(values["recipe"], str(values.get("dataset", "")))] if "recipe" in values else []
-    for name, text in _WORDS.items():
-        value = values.get(name)
-        words += [text.format(value)] if pd.notna(value) and value not in ("", _UNSAID[name]) else []
-    if "distillation" in values:
-        words.append(f"distillation {known(values['distillation'])}")
+    said = [name for name in _WORDS if pd.notna(values.get(name)) and values[name] not in ("", _UNSAID[name])]
+    words += [_WORDS[name].format(values[name]) for name in said]
+    words += [f"distillation {known(values['distillation'])}"] if "distillation" in values else []
     return ", ".join(words)
 
 

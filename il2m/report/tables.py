@@ -15,9 +15,7 @@ _FOLDER = Path(__file__).parent / "templates"
 _PAGES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
 _PAGES.filters["printable"] = printable
 _TEXTS = Environment(loader=FileSystemLoader(_FOLDER), trim_blocks=True)
-_TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {char: f"{{{char}}}" for char in "[]*"}
-_TEX |= {"~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$", "|": "$|$"}
-_TEX = str.maketrans(_TEX)
+_TEX = str.maketrans(json.loads((_FOLDER / "tex.json").read_text()))  # character -> what LaTeX prints as it
 _TEXTS.filters |= {"printable": printable, "tex": lambda text: printable(text).translate(_TEX).replace("--", "-{}-")}
 _COLUMNS = json.loads((_FOLDER / "columns.json").read_text())  # column -> its name in words, and its unit
 WORDS = _TEXTS.get_template("words.j2").module

@@ -36,24 +36,16 @@ def run_description(run: Run) -> dict[str, object]:
         order = [run.base.identity["fingerprint"], order]  # the order is known by their fingerprint
     # a number per class, or lists, may decide instead of K / past classes; which was rounded to the floor before 0.2
     others_decide = settings.get("exemplars_per_class") or "exemplar_lists" in settings or run.kind != "fine_tuning"
-    columns = {
-        "run": run.name,
-        "base": run.base.name,
-        "setting": short_hash(effective(_shaping(run), "distillation")),
-        "recipe": short_hash(run_recipe(run)),
-        "dataset": run.config["dataset"],
-        "num_states": run.states.num_states,
-        "memory_size": run.memory_size,
-        "memory_rounding": "" if others_decide else settings.get("memory_rounding", "floor"),
-        **{name: settings.get(name, "") for name in ("exemplar_selection", "head")},
-        **{name: settings.get(name) for name in concerning("distillation")},
-        "distillation": bool(settings.get("distillation", False)),
-        "held_out": float(settings.get("held_out", 0)),
-        "balanced_epochs": int(settings.get("balanced_epochs", 0)),
-        "class_order": short_hash(order) if order else None,
-        "order_seed": run.config.get("order_seed"),
-        "train_seed": settings.get("train_seed"),
-    }
+    columns = {"run": run.name, "base": run.base.name, "setting": short_hash(effective(_shaping(run), "distillation"))}
+    columns |= {"recipe": short_hash(run_recipe(run)), "dataset": run.config["dataset"]}
+    columns |= {"num_states": run.states.num_states, "memory_size": run.memory_size}
+    columns |= {"memory_rounding": "" if others_decide else settings.get("memory_rounding", "floor")}
+    columns |= {name: settings.get(name, "") for name in ("exemplar_selection", "head")}
+    columns |= {name: settings.get(name) for name in concerning("distillation")}
+    kinds = {"distillation": bool, "held_out": float, "balanced_epochs": int}
+    columns |= {name: kind(settings.get(name, 0)) for name, kind in kinds.items()}
+    columns |= {"class_order": short_hash(order) if order else None}
+    columns |= {"order_seed": run.config.get("order_seed"), "train_seed": settings.get("train_seed")}
     if run.kind == "imported":
         shaping = {"dataset": columns["dataset"], "num_states": columns["num_states"]} | run_recipe(run)
         setting = shaping.get("scores") or short_hash(shaping | {"memory_size": run.memory_size})
@@ -76,10 +68,8 @@ def run_recipe(run: Run) -> dict[str, object]:
     settings |= {f"base_{name.removeprefix('base_')}": value for name, value in settings.pop("base").items()}
     columns = {name for name, one in FineTuning.parameters().items() if one.column}
     columns |= {"exemplar_lists", "state_sizes", "base_state_sizes"}
-    recipe = {name: value for name, value in settings.items() if name not in columns} | sizes
-    if settings.get("exemplars_per_class"):
-        recipe["memory"] = "images per class"
-    return recipe
+    memory = {"memory": "images per class"} if settings.get("exemplars_per_class") else {}
+    return {name: value for name, value in settings.items() if name not in columns} | sizes | memory
 
 
 def _shaping(run: Run) -> dict[str, Any]:

@@ -57,12 +57,9 @@ def error_breakdown(predicted: np.ndarray, labels: np.ndarray, num_past: int) ->
     """Share of all images that are wrong, by (true, predicted) group; the four add up to 1 - top-1. ``past as past``: a
     past image taken for another past class; ``past as new``: taken for a new class; and so on."""
     wrong, past, as_past = predicted != labels, labels < num_past, predicted < num_past
-    return {
-        "past as past": _mean(wrong & past & as_past),
-        "past as new": _mean(wrong & past & ~as_past),
-        "new as past": _mean(wrong & ~past & as_past),
-        "new as new": _mean(wrong & ~past & ~as_past),
-    }
+    groups = {"past as past": past & as_past, "past as new": past & ~as_past}
+    groups |= {"new as past": ~past & as_past, "new as new": ~past & ~as_past}
+    return {name: _mean(wrong & group) for name, group in groups.items()}
 
 
 def state_confusion(predicted: np.ndarray, labels: np.ndarray, state_of_class: np.ndarray) -> np.ndarray:
@@ -100,12 +97,9 @@ def backward_transfer(matrix: np.ndarray) -> np.ndarray:
 def rank_changes(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """What a correction did to the true class's place, as shares of images. ``corrected``: wrong before, top-1 after;
     ``broken``: the reverse; ``moved up, moved down``: nearer to or farther from the top. before, after: ranks, (n,)."""
-    return {
-        "corrected": _mean((before > 0) & (after == 0)),
-        "broken": _mean((before == 0) & (after > 0)),
-        "moved up": _mean(after < before),
-        "moved down": _mean(after > before),
-    }
+    changes = {"corrected": (before > 0) & (after == 0), "broken": (before == 0) & (after > 0)}
+    changes |= {"moved up": after < before, "moved down": after > before}
+    return {name: _mean(changed) for name, changed in changes.items()}
 
 
 def mean_gap(accuracies: np.ndarray, full: np.ndarray, best: float = 1.0) -> float:

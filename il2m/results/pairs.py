@@ -63,8 +63,7 @@ def paired_difference(units: Sequence[float], num_pairs: int = 0, unit: str = "o
     p_value = sign_flip_p = math.nan
     if len(units) > 1:
         p_value = float(ttest_1samp(units, 0).pvalue) if np.ptp(units) else float(units[0] == 0)
-        test = permutation_test((units,), np.mean, permutation_type="samples", vectorized=True, rng=0)
-        sign_flip_p = float(test.pvalue)
+        sign_flip_p = float(permutation_test((units,), np.mean, permutation_type="samples", rng=0).pvalue)
     counts = len(units), num_pairs or len(units)
     return PairedDifference(float(units.mean()), *mean_interval(units), p_value, sign_flip_p, *counts, unit)
 

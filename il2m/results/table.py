@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,9 @@ def summary(table: pd.DataFrame, methods: Sequence[str] = ()) -> str:
     return _WORDS.summary(about, tops, metrics.mean_over_states, undefined_note(table))
 
 
-def method_lines(method: str, top1: Sequence[float], top5: Sequence[float]) -> list[str]:
-    """A method's accuracies by state, (S,) each, as the authors' summary has them."""
-    return _WORDS.method(method, top1, top5, metrics.mean_over_states).splitlines()
+def files_summary(top1: Mapping[str, Sequence[float]], top5: Mapping[str, Sequence[float]]) -> list[str]:
+    """Lines of the authors' summary. top1, top5: method -> accuracies by state, (S,)."""
+    return _WORDS.of_files(top1, top5, metrics.mean_over_states).splitlines()
 
 
 def known(value: Any) -> Any:

@@ -57,7 +57,7 @@ def verify_study(folder: Path) -> list[Finding]:
 
 
 def _unknown(folder: Path, known: str) -> Iterator[Finding]:
-    for path in sorted(folder.glob("*")) + sorted(folder.glob(".*")):
+    for path in sorted(folder.glob("*")):  # hidden ones, too
         leftover = re.fullmatch(_NAMES["leftover"], path.name) and not re.fullmatch(known, path.name)
         if leftover and not is_locked(path):
             yield Finding(path, ORPHANED, "left by a process that was killed; it may be deleted")

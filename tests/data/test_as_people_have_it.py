@@ -264,8 +264,8 @@ def test_parts_by_other_names(train: str, val: str, here: Path):
         put(*(f"{part}/{c}/{i}.png" for c in ("cat", "dog") for i in (0, 1)))
     assert_holds(".", {c: [f"{train}/{c}/{i}.png" for i in (0, 1)] for c in ("cat", "dog")}, 4)
     said = check_images("folder:.", num_workers=0)
-    assert f"4 training images, 2 to 2 of a class, first ./{train}/cat/0.png" in said
-    assert f"4 validation images, 2 to 2 of a class, first ./{val}/cat/0.png" in said
+    assert f"4 training images, 2 to 2 of a class, first {here}/{train}/cat/0.png" in said
+    assert f"4 validation images, 2 to 2 of a class, first {here}/{val}/cat/0.png" in said
 
 
 @pytest.mark.parametrize(("train", "val"), [("Train", "Val"), ("training", "testing"), ("train", "val")])

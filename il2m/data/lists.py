@@ -143,7 +143,7 @@ def listed_anew(name: str, data: Dataset, **options: int) -> Dataset:
     what they are now. options: as of load_folder. Raises InputError as _dataset, and for labels that are none."""
     parts = []
     for images, labels in ((data.train_images, data.train_labels), (data.val_images, data.val_labels)):
-        labels = checked_labels(labels, len(images), f"dataset {name!r}: its labels")
+        labels = checked_labels(labels, len(images), f"{name}: an array of labels")
         listed = images.paths if images.listed is None else images.listed
         parts.append(ImageList(data.files.lists or data.files.root, listed, labels))
     return _dataset(name, parts, data.class_names, data.files, **options)

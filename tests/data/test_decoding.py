@@ -2,12 +2,13 @@
 
 import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tiny import PROJECT
 
 from il2m.data.file_batches import read_all
@@ -83,6 +84,28 @@ def test_exif_rotation_where_it_is_asked_for(name):
     np.testing.assert_array_equal(pixels(name), as_it_is)
     np.testing.assert_array_equal(pixels(name, exif_rotation=True), turned)
     assert is_turned(IMAGES / name) == (name != "turned_1.jpg")
+
+
+def test_turned_images_beyond_pillows_own_limit_are_found_without_its_warning(tmp_path, monkeypatch):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    paths = [tmp_path / f"{side}.jpg" for side in (120, 300)]
+    for path in paths:
+        Image.new("L", (int(path.stem), 100)).save(path, exif=turned)
+    for path in paths:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)  # it warns of 120 x 100, and refuses 300 x 100
+        with warnings.catch_warnings(action="error"):
+            assert ImageFiles(np.array([str(path)])).any_turned
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)
+    assert not is_turned(paths[1], megapixels=0.01), "decoding refuses it"
+    assert Image.MAX_IMAGE_PIXELS == 10_000, "Pillow's limit is lifted to ours, and no further"
+
+
+def test_a_damaged_image_is_not_said_to_be_of_another_format():
+    content = (IMAGES / "grey_16.tif").read_bytes()
+    for damaged in (b"", content[:4]):
+        with pytest.raises(InputError, match=r"no image of a format that is read \(.*\), or damaged"):
+            decode(damaged)
 
 
 def test_other_formats_are_refused_whatever_their_name_and_start_no_program(tmp_path, monkeypatch):

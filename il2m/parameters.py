@@ -3,7 +3,7 @@ come what is accepted, what shapes the stage's result (and so its hash and its c
 or twins of each other, and the table of `il2m parameters`. A notebook's cell repeats it, which a test keeps equal."""
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -118,10 +118,11 @@ def check_parameters(
     return {name: rules[name].rule.convert(value) if name in rules else value for name, value in values.items()}
 
 
-def parameters_table() -> Iterator[dict[str, str]]:
-    """One row per parameter and notebook that has it."""
+def parameters_table() -> str:
+    """One row per parameter and notebook that has it, as Markdown."""
+    rows = [["notebook", "parameter", "default", "unit", "accepts", "concerns", "meaning"], ["---"] * 7]
     for notebooks, stage in STAGES.items():
         for name, one in stage.parameters().items():
             default = repr([*one.default] if isinstance(one.default, tuple) else one.default)
-            row = {"notebook": notebooks, "parameter": name, "default": default, "unit": one.unit}
-            yield row | {"accepts": one.rule.expected, "concerns": one.concerns, "meaning": one.meaning}
+            rows.append([notebooks, name, default, one.unit, one.rule.expected, one.concerns, one.meaning])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

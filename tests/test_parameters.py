@@ -182,7 +182,8 @@ def test_settings_are_read_from_a_cells_names_and_from_a_run():
 
 
 def test_the_table_has_every_parameter_of_every_notebook():
-    rows = list(parameters_table())
+    names, _, *rows = ([cell.strip() for cell in line[1:-1].split(" | ")] for line in parameters_table().splitlines())
+    rows = [dict(zip(names, row, strict=True)) for row in rows]
     assert {row["parameter"] for row in rows} == set(PARAMETERS)
     assert all(row["meaning"] and row["accepts"] for row in rows)
     shift = next(row for row in rows if row["parameter"] == "max_shift")

@@ -217,6 +217,6 @@ class ListLayout:
         """Validation images of the classes that ``state`` brings (``separated``), or of all seen (``accumulated``)."""
         return self.folder / ("batch1/val.lst" if state == 1 else f"{which}/val/batch{state}")
 
-    def train(self, state: int, memory_size: int, which: str) -> Path:
+    def train(self, state: int, memory_size: int | str, which: str) -> Path:
         """Training images: of the classes that ``state`` brings (``new``), or the exemplars there (``old``)."""
         return self.folder / ("batch1/train.lst" if state == 1 else f"unbalanced/train/K~{memory_size}/{state}_{which}")

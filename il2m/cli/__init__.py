@@ -48,6 +48,7 @@ def _path(text: str) -> Path:
 
 _TYPES = {"path": _path, "count": _whole(1), "number": _whole(0), "numbers": _whole(0, several=True)}
 _TYPES["words"] = lambda text: text.split(",") if text else []
+_TYPES["order"] = lambda t: _TYPES["numbers" if re.fullmatch("[0-9,]+", t) else "words"](t) if "," in t else t
 
 
 # a command's function takes the arguments by name, and returns the exit code, None for 0

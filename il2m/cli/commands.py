@@ -8,8 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from il2m.errors import InputError, name_first, printable
-from il2m.parameters import parameters_table
+from il2m.errors import InputError
 
 
 def run(grid: str | None, workers: int | None, threads: int, scheduler: str, **asked: Any) -> int:
@@ -32,12 +31,6 @@ def run(grid: str | None, workers: int | None, threads: int, scheduler: str, **a
         print(error, file=sys.stderr)
         return 1
     return 1 if failed else 0
-
-
-def parameters() -> None:
-    rows = list(parameters_table())
-    for cells in (list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)):
-        print(f"| {' | '.join(cells)} |")
 
 
 def grids() -> None:
@@ -65,8 +58,7 @@ def share(run: Path, twin: Path | None, out: Path) -> None:
 
     opened = open_run(run)
     warn_of_plugins(opened.folder.parent, LOADED, "the page")
-    twin = twin or twin_run(opened)
-    print(share([opened, twin] if twin else [opened], out))
+    print(share([*filter(None, (opened, twin or twin_run(opened)))], out))
 
 
 def verify(study: Path, repair: bool) -> int:
@@ -92,17 +84,13 @@ def reproduce(folder: Path, given: Sequence[str], **where: Any) -> int:
     return 1 if reproduction.verdict == DIFFERENT else 0
 
 
-def lists(**options: Any) -> int:
-    from il2m.data.image_files import find_missing
-    from il2m.data.lists import listed_images
+def lists(**options: Any) -> None:
+    from il2m.data.lists import load_lists
     from il2m.exchange.prepare import make_lists
 
     folder = make_lists(**options)
-    num_states = len(options["state_sizes"]) or options["num_states"]
-    print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={num_states}")
-    if missing := find_missing(listed_images(folder, options["relative_to"])):
-        print(printable(name_first("images of these lists are missing on disk", missing)), file=sys.stderr)
-    return int(bool(missing))
+    print(f"lists: {folder}\nto study them: -p dataset=lists:{folder} -p num_states={folder.name.removeprefix('S~')}")
+    load_lists(folder, Path(options["relative_to"]))  # says what is odd, as images that are missing on disk
 
 
 def rectify(score_kind: str, undefined: str, percent: Path | None, out: Path | None, **files: Any) -> None:

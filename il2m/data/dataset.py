@@ -11,6 +11,9 @@ import numpy as np
 
 from il2m.errors import InputError
 
+NUMBERED = "Others are numbered by: classes, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True); "
+NUMBERED += "y_train, y_test = np.split(y, [len(y_train)]); class_names = classes.astype(str)"
+
 
 def content_hash(*parts: bytes) -> int:
     """64 bits, as a signed number."""
@@ -29,6 +32,19 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
             what = "file of plain arrays: it holds Python objects, as numpy makes of images of differing size. "
             what += "All images must have one size and be saved as one uint8 array; text as array.astype(str)."
         raise InputError(f"{path}: not a readable .npz {what}") from None
+
+
+def checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarray:
+    """(num_images,) int64. where: to begin messages with."""
+    if array.shape != (num_images,):
+        hint = " (y.ravel() of (n, 1), y.argmax(axis=1) of one-hot rows)" * (array.ndim == 2)
+        raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image{hint}.")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1. {NUMBERED}")
+    if len(wrong := array[(array < 0) | (array >= num_images)]):
+        what = f"the label {wrong[0]} among those of {num_images} images"
+        raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps. {NUMBERED}")
+    return array.astype(np.int64)
 
 
 @dataclass(frozen=True)

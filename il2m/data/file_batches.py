@@ -14,13 +14,12 @@ from torch.utils.data import DataLoader, default_collate
 from il2m.data.batches import Batch, Batches, ImageBatches, Normalisation, batch_sizes, channel_mean_std, my_share
 from il2m.data.dataset import Dataset, content_hash, read_npz
 from il2m.data.image_files import ImageFiles, with_options
-from il2m.data.views import View, as_tensor, scoring_view, training_view
+from il2m.data.views import View, scoring_view, training_view
 from il2m.errors import InputError, name_first
 from il2m.system.files import replacing
 from il2m.system.processes import without_script
 
 _BATCH = 64  # images that a worker hands over at a time
-_UNREADABLE = "images can't be read"
 
 
 def image_batches(images: np.ndarray | ImageFiles, labels: np.ndarray, normalisation: Normalisation) -> Batches:
@@ -69,12 +68,13 @@ def images_mean_std(images: np.ndarray | ImageFiles) -> Normalisation:
     return Normalisation(tuple(mean.tolist()), tuple((float(value) or 1.0) for value in std))
 
 
-def read_all(files: ImageFiles) -> tuple[list[str], np.ndarray]:
-    """Decode every image once: a line on each that can't be; of the others hashes of file and pixels, (n, 2) int64."""
+def read_all(files: ImageFiles) -> np.ndarray:
+    """Decode every image once: hashes of file and pixels, (n, 2) int64. Raises InputError on all that can't be."""
     batches = list(_in_order(files, None))
-    problems = [problem for batch in batches if isinstance(batch, list) for problem in batch]
-    sound = [batch for batch in batches if not isinstance(batch, list)]
-    return problems, torch.cat([torch.empty(0, 2, dtype=torch.int64), *sound]).numpy()
+    if problems := [problem for batch in batches if isinstance(batch, list) for problem in batch]:
+        what = name_first("images can't be read", problems)
+        raise InputError(f"{what}\nReplace them, or take them out of the lists.") from None
+    return torch.cat(batches).numpy()
 
 
 def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Dataset:
@@ -87,10 +87,7 @@ def checked(data: Dataset, folder: Path, *, allow_leakage: bool = False) -> Data
     try:
         digests = read_npz(note)["digests"].reshape(sum(map(len, parts)), 2)
     except (InputError, KeyError, ValueError):  # there is none, it is damaged, or a former version's
-        problems, digests = read_all(replace(parts[0], paths=np.concatenate([files.paths for files in parts])))
-        if problems:
-            hint = "Replace them, or take them out of the lists."
-            raise InputError(f"{name_first(_UNREADABLE, problems)}\n{hint}") from None
+        digests = read_all(replace(parts[0], paths=np.concatenate([files.paths for files in parts])))
         with replacing(note, "wb") as file:
             np.savez(file, digests=digests)
     train, val = np.split(digests, [len(parts[0])])
@@ -122,7 +119,7 @@ class _Files(torch.utils.data.Dataset):
         if self.view is None:
             return torch.tensor([digest, content_hash(str((*pixels.shape[1::-1],)).encode(), pixels.tobytes())])
         torch.default_generator.manual_seed(seed)
-        return self.view(as_tensor(pixels))
+        return self.view(torch.from_numpy(pixels).permute(2, 0, 1))  # channels last in memory
 
 
 def _stack(items: list[torch.Tensor | str]) -> torch.Tensor | list[str]:
@@ -134,8 +131,8 @@ def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     """The batch; raises InputError for problems in its place."""
     if isinstance(batch, torch.Tensor):
         return batch
-    hint = "`il2m check` on the data names all that can't be decoded at once."
-    raise InputError(f"{name_first(_UNREADABLE, batch)}\n{hint}")
+    hint = "Of those that can't be decoded `il2m check` on the data names all at once."
+    raise InputError(f"{name_first('images can not be used', batch)}\n{hint}")
 
 
 def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) -> Iterable[torch.Tensor | list[str]]:
@@ -159,4 +156,4 @@ def _loader(files: ImageFiles, view: View | None, batches: list, *, keep_workers
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "torchvision.transforms"])  # else each worker imports anew
         options |= {"multiprocessing_context": context, "persistent_workers": keep_workers}
-    return _Loader(_Files(files, view), batch_sampler=batches, **options)
+    return _Loader(_Files(replace(files, listed=None), view), batch_sampler=batches, **options)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from il2m.data.dataset import Dataset, content_hash
-from il2m.errors import InputError
+from il2m.errors import InputError, name_first
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever a file's name: an EPS starts Ghostscript
 LIMIT = "IL2M_MAX_MEGAPIXELS"  # environment variable
@@ -36,22 +36,26 @@ def decode(content: bytes, *, exif_rotation: bool = False, megapixels: float = 5
     data are passed over. exif_rotation: turn it as EXIF data say (Pillow always turns TIFF). megapixels: it may have.
     Raises InputError for other formats, more pixels, or pixels whose range nobody knows; OSError or another of
     Pillow's errors for an image that can't be decoded whole."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about EXIF, transparency and very large images
-        if Image.MAX_IMAGE_PIXELS:  # Pillow's own limit, which can't be told before it is met
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(megapixels * 1e6))
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns about EXIF, transparency and very large images
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = opened(io.BytesIO(content), megapixels)
             if image.width * image.height > megapixels * 1e6:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         except UnidentifiedImageError:
-            raise InputError(f"no image of a format that is read ({', '.join(FORMATS)}).") from None
+            raise InputError(f"no image of a format that is read ({', '.join(FORMATS)}), or damaged.") from None
         except Image.DecompressionBombError as error:
             remedy = f"make it smaller, or set the environment variable {LIMIT}"
             raise InputError(f"it has more than {megapixels:g} megapixels ({error}): {remedy}.") from None
         with image:
             turn, pixels = _turn(image) if exif_rotation else None, _eight_bits(image)
             return np.array(pixels if turn is None else pixels.transpose(turn))
+
+
+def opened(file: str | Path | io.BytesIO, megapixels: float) -> Image.Image:
+    """The image in a file, of which only the head is read as yet. megapixels: Pillow's own limit is lifted to them."""
+    if Image.MAX_IMAGE_PIXELS:  # it can't be told before it is met
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(megapixels * 1e6))
+    return Image.open(file, formats=FORMATS)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -74,11 +78,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def is_turned(path: str | Path) -> bool:
+def is_turned(path: str | Path, *, megapixels: float = 50) -> bool:
     """Whether exif_rotation turns the image, told by the head of its file: about 70 microseconds, nothing decoded."""
-    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:  # decoding will name what it meets
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(Exception), opened(path, megapixels) as image:
         return _turn(image) is not None
-    return False
+    return False  # decoding will name what it meets
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -94,7 +98,8 @@ class ImageFiles:
     """Images that stay in their files; ``files[indices]`` chooses some, as from an array.
     paths: (n,) numpy strings. image_size: of the square images that come out, in pixels.
     num_workers: processes that decode; 0 decodes in this one. exif_rotation, megapixels: see decode.
-    digests: (n,) int64, hashes of the files' contents as they have to be; None: not compared."""
+    digests: (n,) int64, hashes of the files' contents as they have to be; None: not compared. listed: (n,) numpy
+    strings, what a fingerprint calls the files; None: by their paths."""
 
     paths: np.ndarray
     image_size: int = 224
@@ -102,18 +107,23 @@ class ImageFiles:
     exif_rotation: bool = False
     megapixels: float = field(default_factory=max_megapixels)
     digests: np.ndarray | None = None
+    listed: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, indices: Any) -> Self:
-        return replace(self, paths=self.paths[indices], digests=None if self.digests is None else self.digests[indices])
+        given = {name: vars(self)[name] for name in ("paths", "digests", "listed")}
+        return replace(self, **{name: each[indices] for name, each in given.items() if each is not None})
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The images as they are scored, (height, width, 3) uint8, decoded one after the other: to look at them."""
-        from il2m.data.views import as_tensor, scoring_view  # imports torch
+        import torch  # not needed to plan
 
-        return (scoring_view(as_tensor(self.read(place)[0]), self.image_size).numpy() for place in range(len(self)))
+        from il2m.data.views import scoring_view
+
+        pixels = (torch.from_numpy(self.read(place)[0]).permute(2, 0, 1) for place in range(len(self)))
+        return (scoring_view(image, self.image_size).numpy() for image in pixels)
 
     def read(self, place: int) -> tuple[np.ndarray, int]:
         """The image at ``place``, (height, width, 3) uint8, and the hash of its file's content. Raises InputError that
@@ -133,7 +143,7 @@ class ImageFiles:
     @cached_property
     def any_turned(self) -> bool:
         """Whether exif_rotation turns any of them: files are opened one by one until one is met, only their heads."""
-        return any(map(is_turned, self.paths.tolist()))
+        return any(is_turned(path, megapixels=self.megapixels) for path in self.paths.tolist())
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -146,6 +156,7 @@ def with_options(data: Dataset, train: dict[str, Any], val: dict[str, Any]) -> D
     return replace(data, train_images=replace(data.train_images, **train), val_images=replace(data.val_images, **val))
 
 
-def find_missing(paths: Iterable[str | Path]) -> list[str]:
-    """The paths that are not files."""
-    return [str(path) for path in paths if not os.path.isfile(path)]
+def check_present(paths: Iterable[str | Path], what: str = "images are missing on disk", hint: str = "") -> None:
+    """Raise InputError that names the paths which are not files. hint: what to do about it."""
+    if missing := [str(path) for path in paths if not os.path.isfile(path)]:
+        raise InputError("\n".join([name_first(what, missing), *filter(None, [hint])]))

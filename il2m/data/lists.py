@@ -3,15 +3,16 @@
 import hashlib
 import itertools
 import os
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from il2m.authors.formats import TEXT, ImageList, ListLayout, read_image_list, read_text, repeated_images
-from il2m.data.dataset import Dataset, FileSource
-from il2m.data.image_files import ImageFiles, find_missing
+from il2m.data.dataset import Dataset, FileSource, checked_labels
+from il2m.data.image_files import ImageFiles, check_present
 from il2m.data.states import States, places_by_class
 from il2m.errors import InputError, name_first, printable
 
@@ -39,7 +40,7 @@ def load_folder(folder: Path, **options: int) -> Dataset:
         names, images = _class_files(folder, folder)
         train, val = _split(images, names)
     unused = _unused(folder, {*train.images.tolist(), *val.images.tolist()})
-    return _dataset(folder.name, train, val, names, FileSource(folder, unused=unused), **options)
+    return _dataset(folder.name, (train, val), names, FileSource(folder, unused=unused), **options)
 
 
 def _class_files(folder: Path, root: Path) -> tuple[list[str], ImageList]:
@@ -97,24 +98,19 @@ def load_lists(folder: Path, data_dir: Path, **options: int) -> Dataset:
     """The images, labels and states that lists in the authors' layout give; ``folder`` is ``<lists>/<dataset>/S~<S>``.
     data_dir: where relative image paths start. options: as of load_folder. Raises InputError for missing lists, labels
     that don't go on from state to state, and images missing on disk."""
-    layout, memories = ListLayout(folder), sizes_of_memory(folder)
-    if not memories:
-        what = "no unbalanced/train/K~<K> folder in it" if folder.is_dir() else "no such folder"
-        expected = "lists in the authors' layout, <lists>/<dataset>/S~<S>. `il2m lists` makes them"
-        raise InputError(f"{folder.absolute()}: {what}; expected {expected}.")
-    num_states = next(b for b in itertools.count(1) if not layout.train(b + 1, memories[0], "new").is_file())
-    train_paths = [layout.train(b, memories[0], "new") for b in range(1, num_states + 1)]
-    val_paths = [layout.val(b, "separated") for b in range(1, num_states + 1)]
-    if missing := find_missing([*train_paths, *val_paths]):
-        raise InputError(name_first("lists are missing", missing))
-    sizes = _new_classes(new := [read_image_list(path) for path in train_paths])
-    num_classes, noted = sum(sizes), folder / CLASS_NAMES
-    train, val = _joined(folder, new), _joined(folder, map(read_image_list, val_paths))
-    differing = f"the validation lists have other classes than the training lists' 0..{num_classes - 1}"
-    check_classes(val, num_classes, f"{folder}: {differing}:")
-    names = read_text(noted).splitlines() if noted.is_file() else []
-    names = names if len(names) == num_classes else map(str, range(num_classes))
-    return _dataset(folder.parent.name, train, val, names, FileSource(data_dir, folder, sizes), **options)
+    layout, memory = ListLayout(folder), min(sizes_of_memory(folder), default="<K>")
+    there = folder, *folder.glob("*/val/batch*"), *folder.glob("unbalanced/train/K~*/*_*")
+    found = [re.fullmatch("(?:S~|batch)([0-9]{1,4})|([0-9]{1,4})_(?:new|old)", path.name) for path in there]
+    states = range(1, 1 + max([1, *(int(each[1] or each[2]) for each in found if each)]))
+    paths = [layout.train(b, memory, "new") for b in states], [layout.val(b, "separated") for b in states]
+    hint = "Expected are lists in the authors' layout, all of <lists>/<dataset>/S~<S>. `il2m lists` makes them."
+    check_present(itertools.chain(*paths), "lists are missing", hint)
+    read = [[read_image_list(path) for path in part] for part in paths]
+    sizes, noted = _new_classes(read[0]), folder / CLASS_NAMES
+    names = read_text(noted).rstrip("\n").split("\n") if noted.is_file() else map(str, range(sum(sizes)))
+    joined = ((np.concatenate([x.images for x in part]), np.concatenate([x.labels for x in part])) for part in read)
+    parts = [ImageList(folder, *each) for each in joined]
+    return _dataset(folder.parent.name, parts, names, FileSource(data_dir, folder, sizes), **options)
 
 
 def _new_classes(new: list[ImageList]) -> tuple[int, ...]:
@@ -142,35 +138,41 @@ def sizes_of_memory(folder: Path) -> list[int]:
     return sorted(int(size) for size in sizes if size.isascii() and size.isdigit())
 
 
-def listed_images(folder: Path, root: str | Path) -> np.ndarray:
-    """The paths in all lists of a folder, (n,) numpy strings, each once; relative ones start at ``root``."""
-    if not (files := sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CLASS_NAMES)):
-        raise InputError(f"no lists in {folder}: expected <lists>/<dataset>/S~<S>.")
-    return np.unique(np.concatenate([read_image_list(file).paths(root) for file in files]))
+def listed_anew(name: str, data: Dataset, **options: int) -> Dataset:
+    """The same image files, which a loader may have chosen from others or given other labels, with the fingerprint of
+    what they are now. options: as of load_folder. Raises InputError as _dataset, and for labels that are none."""
+    parts = []
+    for images, labels in ((data.train_images, data.train_labels), (data.val_images, data.val_labels)):
+        labels = checked_labels(labels, len(images), f"{name}: an array of labels")
+        listed = images.paths if images.listed is None else images.listed
+        parts.append(ImageList(data.files.lists or data.files.root, listed, labels))
+    return _dataset(name, parts, data.class_names, data.files, **options)
 
 
-def _joined(source: Path, lists: Iterable[ImageList]) -> ImageList:
-    images, labels = zip(*((part.images, part.labels) for part in lists), strict=True)
-    return ImageList(source, np.concatenate(images), np.concatenate(labels))
-
-
-def _dataset(
-    name: str, train: ImageList, val: ImageList, class_names: Iterable[str], source: FileSource, **options: int
-) -> Dataset:
-    """A Dataset of ImageFiles; its fingerprint is of their names as listed, sizes and labels: not of where they lie."""
-    if repeated := repeated_images(train.images):
-        what = f"images occur more than once among the training images of {train.source}"
-        warnings.warn(name_first(what, repeated), stacklevel=4)
-    digest, files = hashlib.sha256(), [ImageFiles(part.paths(source.root), **options) for part in (train, val)]
-    paths = [images.paths.tolist() for images in files]
-    try:
-        sizes = [np.array([os.path.getsize(path) for path in of_part]) for of_part in paths]
-    except OSError:
-        raise InputError(name_first("images are missing on disk", find_missing(itertools.chain(*paths)))) from None
-    for part, of_part in zip((train, val), sizes, strict=True):
-        digest.update("\n".join(part.images).encode() + part.labels.tobytes() + of_part.tobytes())
-    fingerprint = digest.hexdigest()[:16]
-    return Dataset(name, files[0], train.labels, files[1], val.labels, tuple(class_names), fingerprint, source)
+def _dataset(name: str, parts: Sequence[ImageList], names: Iterable[str], files: FileSource, **options: int) -> Dataset:
+    """A Dataset of ImageFiles, of training and validation; its fingerprint is of their names as listed, sizes and
+    labels: not of where they lie. Raises InputError unless each class has images of both, and a name of its own."""
+    names = tuple(names)
+    num_classes = sum(files.state_sizes) or len(names)
+    if not len({*names}) == len(names) == num_classes:
+        what = f"{files.lists or files.root}: {len(names)} class names for {num_classes} classes"
+        raise InputError(f"{what}; expected one each, no two alike (in {CLASS_NAMES}, if it is there).")
+    for part, kind in zip(parts, ("training", "validation"), strict=True):
+        check_classes(part, num_classes, f"{part.source}: the {kind} images are not of the {num_classes} classes:")
+        if repeated := repeated_images(part.images):
+            what = f"images occur more than once among the {kind} images of {part.source}"
+            warnings.warn(name_first(what, repeated), stacklevel=4)
+    digest, given = hashlib.sha256(), []
+    for part in parts:
+        images = ImageFiles(part.paths(files.root), listed=part.images, **options)
+        try:
+            sizes = np.array([os.path.getsize(path) for path in images.paths.tolist()])
+        except OSError:
+            check_present(path for each in parts for path in each.paths(files.root).tolist())
+            raise
+        digest.update("\n".join(part.images).encode() + part.labels.tobytes() + sizes.tobytes())
+        given += images, part.labels
+    return Dataset(name, *given, names, digest.hexdigest()[:16], files)
 
 
 def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int, np.ndarray]:
@@ -180,20 +182,19 @@ def given_exemplars(data: Dataset, memory_size: int, states: States) -> dict[int
     layout = ListLayout(data.files.lists)
     known = sizes_of_memory(layout.folder)
     wanted = {state: layout.train(state, memory_size, "old") for state in range(2, states.num_states + 1)}
-    if missing := find_missing(wanted.values()):
-        hint = f"There are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
-        what = f"lists of exemplars are missing for memory_size = {memory_size}"
-        raise InputError(name_first(what, missing) + f"\n{hint}")
+    hint = f"There are lists for memory_size {', '.join(map(str, known))}; exemplars_per_class does without lists."
+    check_present(wanted.values(), f"lists of exemplars are missing for memory_size = {memory_size}", hint)
     places = {path: place for place, path in enumerate(data.train_images.paths.tolist())}
     exemplars = {}
     for state, path in wanted.items():
         if memory_size != known[0]:  # whose lists of new images were loaded
             one, other = (read_image_list(layout.train(state, size, "new")) for size in (memory_size, known[0]))
             if not np.array_equal(np.sort(one.images), np.sort(other.images)):
-                different = f"{one.source} lists other images than {other.source}"
-                raise InputError(f"{different}: keep them in folders of their own.")
+                raise InputError(f"{one.source} lists other images than {other.source}: keep them in two folders.")
         listed = read_image_list(path)
-        indices = np.array([places.get(image, -1) for image in listed.paths(data.files.root).tolist()])
+        if repeated := repeated_images(images := listed.paths(data.files.root)):
+            raise InputError(name_first(f"images occur more than once in {path}: take them out", repeated))
+        indices = np.array([places.get(image, -1) for image in images.tolist()])
         if len(wrong := np.flatnonzero((indices < 0) | (data.train_labels[indices] != listed.labels))):
             lines = [f"{listed.images[line]} {listed.labels[line]}" for line in wrong]
             raise InputError(name_first(f"images of {path} are not training images of their class", lines))

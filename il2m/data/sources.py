@@ -6,7 +6,6 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import PIL
 import PIL.features
 
-from il2m.data.dataset import Dataset, read_npz
+from il2m.data.dataset import NUMBERED, Dataset, checked_labels, read_npz
 from il2m.data.glyphs import VERSION, render_glyphs
 from il2m.errors import InputError, nearest
 from il2m.system.files import replacing
@@ -22,24 +21,24 @@ from il2m.system.hashes import registered_source
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _NPZ = f"an .npz file with {', '.join(REQUIRED)}"
-_NUMBERED = "Others are numbered by: classes, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True); "
-_NUMBERED += "y_train, y_test = np.split(y, [len(y_train)]); class_names = classes.astype(str)"
 PUBLISHED_GLYPHS = "1b41f36aaef8c4e9"  # fingerprint of those that the published figures are of
 Loader = Callable[[Path], Mapping[str, np.ndarray] | Dataset]  # of a data folder
 
 
-def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
+def load_dataset(dataset: str | Path, data_dir: str | Path, *, image_size: int = 224, num_workers: int = 2) -> Dataset:
     """Load ``glyphs``, ``cifar10``, ``cifar100``, the path of an ``.npz`` file, or image files: ``folder:PATH`` (one
     folder per class) or ``lists:PATH`` (lists in the authors' layout, PATH being ``<lists>/<dataset>/S~<S>``).
     data_dir: where rendered glyphs are cached and CIFAR is looked for, then downloaded to; and where relative image
     paths of lists start. image_size, num_workers: as of ImageFiles. Raises InputError for malformed data."""
-    (kind, _, path), options = dataset.partition(":"), {"image_size": image_size, "num_workers": num_workers}
+    dataset, options = os.fspath(dataset), {"image_size": image_size, "num_workers": num_workers}
+    kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
-        from il2m.data.lists import load_folder, load_lists  # imports Pillow, which arrays do without
+        from il2m.data.lists import load_folder, load_lists  # imports pyarrow, which arrays do without
 
         folder = Path(os.path.expanduser(path))
+        folder = folder.resolve() if ".." in folder.parts else folder.absolute()  # its name is the data set's
         return load_folder(folder, **options) if kind == "folder" else load_lists(folder, Path(data_dir), **options)
-    if dataset.endswith(".npz"):
+    if dataset.lower().endswith(".npz"):
         file = Path(os.path.expanduser(dataset))
         if not file.is_file():
             raise InputError(f"no file {file.absolute()}: give the path of {_NPZ}.")
@@ -50,26 +49,30 @@ def load_dataset(dataset: str, data_dir: str | Path, *, image_size: int = 224, n
         raise InputError(f"unknown dataset {dataset!r}: {nearest(dataset, _LOADERS)} ({others})")
     try:
         loaded = _LOADERS[dataset](Path(data_dir))
+        if isinstance(loaded, Dataset):  # known by what it holds now: its loader may have changed it
+            if loaded.files:
+                from il2m.data.lists import listed_anew  # imports pyarrow
+
+                return listed_anew(dataset, loaded, **options)
+            parts = loaded.train_images, loaded.train_labels, loaded.val_images, loaded.val_labels
+            loaded = dict(zip(REQUIRED, parts, strict=True), class_names=loaded.class_names)
+        if not isinstance(loaded, Mapping):
+            what = f"its loader returned {type(loaded).__name__}; expected arrays by name"
+            raise InputError(f"dataset {dataset!r}: {what}, or an il2m.Dataset.")
+        arrays = {key: np.asarray(array) for key, array in loaded.items()}
     except InputError:
         raise
     except Exception as error:  # whatever the user's own code raises
-        raise InputError(f"dataset {dataset!r} can't be loaded: {type(error).__name__}: {error}") from error
-    if isinstance(loaded, Dataset):
-        if loaded.files:
-            from il2m.data.image_files import with_options  # imports Pillow
-
-            loaded = with_options(loaded, options, options)
-        return replace(loaded, name=dataset)
-    if not isinstance(loaded, Mapping):
-        raise InputError(f"dataset {dataset!r}: its loader returned {type(loaded).__name__}; expected arrays by name.")
-    return dataset_from_arrays(dataset, {key: np.asarray(array) for key, array in loaded.items()}, source=dataset)
+        hint = " (images of differing size? all must have one)" * ("inhomogeneous" in str(error))
+        raise InputError(f"dataset {dataset!r} can't be loaded: {type(error).__name__}: {error}{hint}") from error
+    return dataset_from_arrays(dataset, arrays, source=dataset)
 
 
 def register_dataset(name: str, loader: Loader) -> Loader:
     """Make ``dataset = name`` a data set of the study. Raises InputError for a name that is taken or would be read as a
     path. loader: ``data_dir`` -> arrays as dataset_from_arrays takes them, or a Dataset. What it loads is known by its
     content: the fingerprint of the images shapes the results."""
-    if name.endswith(".npz") or ":" in name:
+    if name.lower().endswith(".npz") or ":" in name:
         raise InputError(f"dataset {name!r} would be read as a path: take another name.")
     _SOURCES[name] = registered_source("dataset", name, loader, _SOURCES)
     _LOADERS[name] = loader
@@ -80,8 +83,8 @@ def absolute_source(dataset: str, start: Path) -> str:
     """``dataset`` with a path in it made absolute, as seen from ``start``; names stay as they are."""
     kind, _, path = dataset.partition(":")
     if kind in ("folder", "lists") and path:
-        return f"{kind}:{(start / Path(os.path.expanduser(path))).resolve()}"
-    return str((start / Path(os.path.expanduser(dataset))).resolve()) if dataset.endswith(".npz") else dataset
+        return f"{kind}:{(start / os.path.expanduser(path)).resolve()}"
+    return str((start / os.path.expanduser(dataset)).resolve()) if dataset.lower().endswith(".npz") else dataset
 
 
 def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = "arrays") -> Dataset:
@@ -95,18 +98,19 @@ def dataset_from_arrays(name: str, arrays: dict[str, np.ndarray], source: str = 
     if train_images.shape[1:] != val_images.shape[1:]:
         shapes = f"of shape {train_images.shape[1:]} and x_test of {val_images.shape[1:]} (height, width, channels)"
         raise InputError(f"{source}: x_train holds images {shapes}: all images must have one size.")
-    train_labels = _checked_labels(arrays["y_train"], len(train_images), f"{source}: y_train")
-    val_labels = _checked_labels(arrays["y_test"], len(val_images), f"{source}: y_test")
+    train_labels = checked_labels(arrays["y_train"], len(train_images), f"{source}: y_train")
+    val_labels = checked_labels(arrays["y_test"], len(val_images), f"{source}: y_test")
     num_classes = 1 + int(max(train_labels.max(), val_labels.max()))
     for key, labels, what in (("y_train", train_labels, "training"), ("y_test", val_labels, "validation")):
         if absent := np.setdiff1d(np.arange(num_classes), labels).tolist():
             problem = f"{key} has no image of class(es) {absent[:10]}: every class needs {what} images"
-            raise InputError(f"{source}: labels must be 0..{num_classes - 1} without gaps, but {problem}. {_NUMBERED}")
+            raise InputError(f"{source}: labels must be 0..{num_classes - 1} without gaps, but {problem}. {NUMBERED}")
     names = np.ravel(arrays.get("class_names", range(num_classes)))
     names = (name if isinstance(name, bytes) else str(name).encode(errors="backslashreplace") for name in names)
     names = tuple(name.decode(errors="backslashreplace") for name in names)  # halves of characters, in words
-    if len(names) != num_classes:
-        raise InputError(f"{source}: class_names has {len(names)} names for {num_classes} classes.")
+    if not len({*names}) == len(names) == num_classes:
+        found = f"{len(names)} names for {num_classes} classes"
+        raise InputError(f"{source}: class_names has {found}; expected one each, no two alike.")
     digest = hashlib.sha256()
     for array in (train_images, train_labels, val_images, val_labels):
         digest.update(str(array.shape).encode())
@@ -119,6 +123,7 @@ def _checked_images(array: np.ndarray, where: str) -> np.ndarray:
     """(n, height, width, channels). where: the array's file and name, to begin messages with."""
     if array.dtype != np.uint8:
         hint = "(x * 255).round().astype('uint8') of values 0..1, x.round().astype('uint8') of 0..255"
+        hint += ", (x // 257).astype('uint8') of 0..65535"
         hint = "images of differing size? all must have one" if array.dtype == object else hint
         raise InputError(f"{where} has dtype {array.dtype}; expected uint8, values 0..255 ({hint}).")
     if array.ndim == 3:
@@ -128,19 +133,6 @@ def _checked_images(array: np.ndarray, where: str) -> np.ndarray:
         expected += " (channels first: x.transpose(0, 2, 3, 1))" * (array.ndim == 4 and array.shape[1] in (1, 3))
         raise InputError(f"{where} has shape {array.shape}; expected {expected}.")
     return array
-
-
-def _checked_labels(array: np.ndarray, num_images: int, where: str) -> np.ndarray:
-    """(num_images,) int64. where: as in _checked_images."""
-    if array.shape != (num_images,):
-        hint = " (y.ravel() of (n, 1), y.argmax(axis=1) of one-hot rows)" * (array.ndim == 2)
-        raise InputError(f"{where} has shape {array.shape}; expected ({num_images},), one label per image{hint}.")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{where} has dtype {array.dtype}; expected whole numbers 0..C-1. {_NUMBERED}")
-    if len(wrong := array[(array < 0) | (array >= num_images)]):
-        what = f"the label {wrong[0]} among those of {num_images} images"
-        raise InputError(f"{where} has {what}; labels must be 0..C-1 without gaps. {_NUMBERED}")
-    return array.astype(np.int64)
 
 
 def _cached_glyphs(data_dir: Path) -> Dataset:

@@ -58,14 +58,14 @@ def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
 def make_states(num_classes: int, num_states: int, state_sizes: Sequence[int] = ()) -> States:
     """Split classes into ``state_sizes`` if given, else ``num_states`` of equal size; InputError if they can't be."""
     if state_sizes:
-        if sum(state_sizes) != num_classes:
+        if sum(state_sizes) != num_classes or min(state_sizes) < 1:
             what = f"state_sizes = {list(state_sizes)} add up to {sum(state_sizes)} classes"
-            remedy = f"give sizes that add up to {num_classes}, or leave state_sizes empty"
+            remedy = f"give sizes of at least 1 that add up to {num_classes}, or leave state_sizes empty"
             raise InputError(f"{what}, but the dataset has {num_classes}: {remedy}.")
         return States(tuple(int(size) for size in state_sizes))
-    if num_states > num_classes or num_classes % num_states:
+    fitting = [s for s in range(1, num_classes + 1) if num_classes % s == 0]
+    if num_states not in fitting:
         what = f"num_states = {num_states} does not divide the dataset's {num_classes} classes into equal states"
-        fitting = [s for s in range(1, num_classes + 1) if num_classes % s == 0]
         raise InputError(f"{what}: use one of {fitting}, or give state_sizes (as 50 classes first, then 10 at a time).")
     return States((num_classes // num_states,) * num_states)
 
@@ -85,10 +85,8 @@ def make_class_order(
         if unknown := [name for name in class_order if name not in ids]:
             raise InputError(f"class_order: no class {unknown[0]!r}: {nearest(unknown[0], ids)}")
         class_order = [ids[name] for name in class_order]
-    order = np.asarray(class_order, dtype=np.int64)
-    if not np.array_equal(np.sort(order), np.arange(num_classes)):
-        missing = np.setdiff1d(np.arange(num_classes), order)[:10].tolist()
-        what = f"it has {len(order)} entries, {len(np.unique(order))} of them different"
-        what += f"; missing: {missing}" if missing else ""
-        raise InputError(f"class_order must name each of the classes 0..{num_classes - 1} once; {what}.")
-    return order
+    if (different := {*class_order}) != {*range(num_classes)} or len(class_order) > num_classes:
+        missing = f"; missing: {lacking[:10]}" if (lacking := sorted({*range(num_classes)} - different)) else ""
+        found = f"it has {len(class_order)} entries, {len(different)} of them different{missing}"
+        raise InputError(f"class_order must name each of the classes 0..{num_classes - 1} once; {found}.")
+    return np.array(class_order, dtype=np.int64)

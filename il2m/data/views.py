@@ -2,15 +2,9 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 View = Callable[[torch.Tensor], torch.Tensor]  # what an image, (3, height, width) uint8, becomes
-
-
-def as_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """(height, width, 3) -> (3, height, width), channels last in memory."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def training_view(image: torch.Tensor, image_size: int, flip: bool) -> torch.Tensor:

@@ -9,6 +9,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from il2m.authors.formats import read_text
+from il2m.data.image_files import check_present
 from il2m.data.states import ICARL, States, make_class_order
 from il2m.errors import InputError, nearest
 from il2m.exchange.score_files import PARTS, AuthorsFiles, check_labels, files_of, read_arrays
@@ -85,7 +87,7 @@ def _check_all(states: States, by_state: Mapping[int, Path]) -> tuple[int, list[
 def import_authors_files(files: AuthorsFiles, out: str | Path) -> Run:
     """Make a run folder of lists and scores in the authors' layout. Raises InputError as rectify_files does, and for
     scores beyond float32's range; nothing is made then."""
-    files.check_present()
+    check_present(files.paths, f"of {len(files.paths)} files are missing")
     for state in range(1, files.states.num_states + 1):
         _authors_arrays(files, state)  # all are read once before anything is made of them
     missing = ["no features and no head weights: methods that need them are left out"]
@@ -124,10 +126,8 @@ def _checked_about(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]
     given = {name: value for name, value in given.items() if value not in (None, "", [], ())}
     given = check_parameters(given, About.__annotations__)
     if isinstance(names := given.get("class_names"), str | Path):
-        try:
-            given["class_names"] = Path(names).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{names}: no file of class names, one per line ({error}).") from None
+        check_present([names], "files of class names, one per line, are missing")
+        given["class_names"] = read_text(names).rstrip("\n").split("\n")
     for name in {"class_names", "class_order"} & {*given}:
         given[name] = make_class_order(num_classes, 0, ICARL).tolist() if given[name] == ICARL else [*given[name]]
         if (number := len(set(given[name]))) != num_classes or len(given[name]) != num_classes:

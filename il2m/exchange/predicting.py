@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from il2m.data.image_files import ImageFiles, find_missing
+from il2m.data.image_files import ImageFiles, check_present
 from il2m.data.lists import EXTENSIONS
-from il2m.errors import InputError, name_first, printable
+from il2m.errors import InputError, printable
 from il2m.methods.rectify import count_undefined, undefined_in_words
 from il2m.study.find import open_run
 
@@ -35,8 +35,7 @@ def predict(
         if others := sorted(map(str, {*files} - {*inside})):
             what = name_first("files are no images by their names, and left out", others)
             warnings.warn(printable(what), stacklevel=2)
-    if missing := find_missing(paths or ["(none given)"]):
-        raise InputError(name_first("image files are not there", missing))
+    check_present(paths or ["(none given)"], "image files are not there")
     config, identity = opened.base.config, opened.base.identity
     if "image_shape" not in config:
         raise InputError(f"{opened.folder}: imported, or of before 0.2: it does not say of what size its images are.")

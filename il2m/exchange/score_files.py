@@ -17,8 +17,9 @@ from scipy.special import softmax
 
 from il2m.authors.formats import ImageList, ListLayout, read_image_list, read_scores, repeated_images
 from il2m.data.dataset import read_npz
+from il2m.data.image_files import check_present
 from il2m.data.states import States
-from il2m.errors import InputError, name_first
+from il2m.errors import InputError
 from il2m.memory.statistics import ClassStatistics, as_array, class_means, own_and_top, statistics_of_states
 from il2m.methods.rectify import count_undefined, rectify, undefined_in_words
 from il2m.parameters import check_parameters
@@ -112,11 +113,6 @@ class AuthorsFiles:
         states = range(1, self.states.num_states + 1)
         return [path for state in states for pair in self.pairs(state).values() for path in pair]
 
-    def check_present(self) -> None:
-        """Raise InputError that names every list and score file that is missing."""
-        if missing := [str(path) for path in self.paths if not path.is_file()]:
-            raise InputError(name_first(f"of {len(self.paths)} files are missing", missing, limit=len(missing)))
-
     def read(self, state: int, part: str, score_kind: str = "raw") -> tuple[ImageList, Iterator[Block]]:
         """A part of a state: its list, and its Blocks. Raises InputError as check_labels, or where rows don't match."""
         list_path, scores_path = self.pairs(state)[part]
@@ -174,7 +170,7 @@ def rectify_files(files: AuthorsFiles, *, score_kind: str = "raw", undefined: st
     score_kind: ``raw`` (the paper's) or ``softmax``. undefined: see rectify.rectification_factors.
     Raises InputError for files that are missing or don't fit each other."""
     check_parameters({"score_kind": score_kind, "undefined": undefined})
-    files.check_present()
+    check_present(files.paths, f"of {len(files.paths)} files are missing")
     memories, notes, counts = [], [], {}
     top1, top5 = ({"FT": [], "IL2M": []} for _ in range(2))
     for state in range(1, files.states.num_states + 1):

@@ -235,7 +235,7 @@ def pixels_of(images: np.ndarray, indices: np.ndarray) -> list[np.ndarray]:
     try:
         return list(images[indices])
     except InputError as error:
-        raise InputError(f"an image can't be read ({error}); all other views work.") from None
+        raise InputError(f"an image can't be shown ({error}); all other views work.") from None
 
 
 VIEWS: dict[str, Callable[[RunOutcomes, Choice], Shown]] = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from il2m.data.dataset import Dataset
+from il2m.data.image_files import with_options
 from il2m.data.sources import absolute_source, load_dataset
 from il2m.data.states import States, make_class_order, make_states
 from il2m.errors import InputError
@@ -50,8 +51,6 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         warnings.warn(sentence, stacklevel=2)
     followed = {"on": True, "off": False, "auto": not (images.files and images.files.lists)}[settings.exif_rotation]
     if images.files and followed and (images.train_images.any_turned or images.val_images.any_turned):
-        from il2m.data.image_files import with_options  # imports Pillow, which arrays do without
-
         resolved["exif_rotation"] = True  # only where EXIF data turn an image: all other runs keep their hash
         images = with_options(images, *[{"exif_rotation": True}] * 2)
     images = images.in_learning_order(order)
@@ -130,7 +129,7 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
     _check_sizes(settings, images)
     resolved, exemplars = {"base": base.identity}, {}
     if images.files and images.files.lists and settings.memory_size and not settings.exemplars_per_class:
-        from il2m.data.lists import given_exemplars  # imports torch, which images in memory do without here
+        from il2m.data.lists import given_exemplars  # imports pyarrow, which images in memory do without
 
         exemplars = given_exemplars(images, settings.memory_size, states)
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
@@ -173,8 +172,6 @@ def load_images(run: Run, data_dir: str | Path, dataset: str = "", num_workers: 
         remedy = "name the dataset the base was trained on, or train a base on this one"
         raise InputError(f"{what}, but {source} holds other images: {remedy}.")
     if images.files is not None:
-        from il2m.data.image_files import with_options
-
         same, state = {"exif_rotation": base.identity.get("exif_rotation", False)}, base.state(1)
         stored = [f"{part}_digests" for part in ("train", "val")]  # none in states of before version 0.2
         digests = [state.array(name) if name in state.array_names else None for name in stored]

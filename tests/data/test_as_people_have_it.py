@@ -264,8 +264,8 @@ def test_parts_by_other_names(train: str, val: str, here: Path):
         put(*(f"{part}/{c}/{i}.png" for c in ("cat", "dog") for i in (0, 1)))
     assert_holds(".", {c: [f"{train}/{c}/{i}.png" for i in (0, 1)] for c in ("cat", "dog")}, 4)
     said = check_images("folder:.", num_workers=0)
-    assert f"4 training images, 2 to 2 of a class, first ./{train}/cat/0.png" in said
-    assert f"4 validation images, 2 to 2 of a class, first ./{val}/cat/0.png" in said
+    assert f"4 training images, 2 to 2 of a class, first {here}/{train}/cat/0.png" in said
+    assert f"4 validation images, 2 to 2 of a class, first {here}/{val}/cat/0.png" in said
 
 
 @pytest.mark.parametrize(("train", "val"), [("Train", "Val"), ("training", "testing"), ("train", "val")])
@@ -350,3 +350,20 @@ def test_a_table_of_paths(here: Path):
     for part, place, file in (("train", 0, "a"), ("train", 1, "b"), ("test", 0, "c")):
         resized = Image.open(f"{file}.png").resize((32, 32))
         np.testing.assert_array_equal(made[f"x_{part}"][place], np.asarray(resized))
+
+
+def test_a_table_of_images_that_are_not_plain_is_read_as_a_folder_of_them(here: Path):
+    """Of 16 bits, transparent, and turned by EXIF data; in the one size that the page's example gives them."""
+    turned = Image.Exif()
+    turned[274] = 6  # a quarter to the right
+    Image.fromarray(np.full((32, 32), 0x8000, np.uint16)).save("a.png")
+    Image.new("RGBA", (32, 32), (10, 20, 30, 0)).save("b.png")
+    Image.fromarray(np.repeat(np.array([0, 255], np.uint8), 16)[:, None].repeat(32, axis=1)).save("c.png", exif=turned)
+    lines = [f"{file}.png,{file},{part}" for file in "abc" for part in ("train", "test")]
+    Path("table.csv").write_text("\n".join(["path,label,part", *lines]))
+    made = function_of_extend("from_table")(here)
+    grey, white, halves = (made["x_train"][made["y_train"] == label][0, ..., 0] for label in range(3))
+    assert (grey.min(), grey.max()) == (128, 128)
+    assert white.min() == 255
+    assert (halves[:, :15] == 255).all(), "what lay below lies to the left"
+    assert (halves[:, 17:] == 0).all()

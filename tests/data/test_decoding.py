@@ -1,12 +1,14 @@
 """From the bytes of an image file to its pixels. fixtures/images has the images, and what made them."""
 
+import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tiny import PROJECT
 
 from il2m.data.file_batches import read_all
@@ -43,10 +45,8 @@ def test_12_bits_of_grey_are_scaled_to_8():
 
 @pytest.mark.parametrize(("name", "kind"), [("whole_32.tif", "32-bit whole numbers"), ("fractions.tif", "fractions")])
 def test_pixels_of_unknown_range_are_refused_by_name(name, kind):
-    problems, digests = read_all(ImageFiles(np.array([str(IMAGES / name)]), num_workers=0))
-    assert len(digests) == 0
-    assert str(IMAGES / name) in problems[0]
-    assert kind in problems[0]
+    with pytest.raises(InputError, match=f"1 images can't be read:\n  {IMAGES / name}: its pixels are .*{kind}"):
+        read_all(ImageFiles(np.array([str(IMAGES / name)]), num_workers=0))
 
 
 def test_signed_pixels_are_refused(tmp_path):
@@ -86,6 +86,28 @@ def test_exif_rotation_where_it_is_asked_for(name):
     assert is_turned(IMAGES / name) == (name != "turned_1.jpg")
 
 
+def test_turned_images_beyond_pillows_own_limit_are_found_without_its_warning(tmp_path, monkeypatch):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    paths = [tmp_path / f"{side}.jpg" for side in (120, 300)]
+    for path in paths:
+        Image.new("L", (int(path.stem), 100)).save(path, exif=turned)
+    for path in paths:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)  # it warns of 120 x 100, and refuses 300 x 100
+        with warnings.catch_warnings(action="error"):
+            assert ImageFiles(np.array([str(path)])).any_turned
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)
+    assert not is_turned(paths[1], megapixels=0.01), "decoding refuses it"
+    assert Image.MAX_IMAGE_PIXELS == 10_000, "Pillow's limit is lifted to ours, and no further"
+
+
+def test_a_damaged_image_is_not_said_to_be_of_another_format():
+    content = (IMAGES / "grey_16.tif").read_bytes()
+    for damaged in (b"", content[:4]):
+        with pytest.raises(InputError, match=r"no image of a format that is read \(.*\), or damaged"):
+            decode(damaged)
+
+
 def test_other_formats_are_refused_whatever_their_name_and_start_no_program(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # a Ghostscript that leaves a trace
     for program in ("gs", "gswin64c"):
@@ -94,8 +116,9 @@ def test_other_formats_are_refused_whatever_their_name_and_start_no_program(tmp_
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "a.png").write_bytes(content)
     assert not is_turned(tmp_path / "a.png")
-    problems, _ = read_all(ImageFiles(np.array([str(tmp_path / "a.png")]), num_workers=0))
-    assert problems == [f"{tmp_path}/a.png: no image of a format that is read ({', '.join(FORMATS)})."]
+    problem = f"{tmp_path}/a.png: no image of a format that is read ({', '.join(FORMATS)}), or damaged."
+    with pytest.raises(InputError, match=re.escape(problem)):
+        read_all(ImageFiles(np.array([str(tmp_path / "a.png")]), num_workers=0))
     assert not (tmp_path / "started").exists()
 
 
@@ -112,9 +135,10 @@ def test_the_limit_reaches_the_processes_that_decode(tmp_path, monkeypatch):
     Image.new("L", (300, 200)).save(tmp_path / "a.png")
     paths = np.array([str(tmp_path / "a.png")])
     monkeypatch.setenv("IL2M_MAX_MEGAPIXELS", "0.05")
-    assert "more than 0.05 megapixels (300 x 200 pixels)" in read_all(ImageFiles(paths, num_workers=1))[0][0]
+    with pytest.raises(InputError, match=r"more than 0\.05 megapixels \(300 x 200 pixels\)"):
+        read_all(ImageFiles(paths, num_workers=1))
     monkeypatch.setenv("IL2M_MAX_MEGAPIXELS", "0.06")
-    assert read_all(ImageFiles(paths, num_workers=1))[0] == []
+    assert len(read_all(ImageFiles(paths, num_workers=1))) == 1
     monkeypatch.setenv("IL2M_MAX_MEGAPIXELS", "many")
     with pytest.raises(InputError, match="IL2M_MAX_MEGAPIXELS = 'many': expected a number"):
         max_megapixels()

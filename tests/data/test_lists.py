@@ -107,16 +107,26 @@ def test_lists_of_states_of_unequal_sizes_and_a_given_order(tree: Path, tmp_path
             make_lists([source], tmp_path, **options)
 
 
-def test_lists_of_another_class_order_are_not_mixed_with_those_there(tree: Path, tmp_path: Path):
-    """All K of a data set share its training and validation lists."""
-    options = {"name": "tiny", "num_states": 3, "relative_to": tree}
+def test_lists_of_another_class_order_or_of_other_images_are_not_mixed_with_those_there(
+    tree: Path, damaged: Path, tmp_path: Path
+):
+    """All K of a data set share its training and validation lists: all are made in one call."""
+    options = {"name": "tiny", "num_states": 3}
     folder = make_lists([str(tree)], tmp_path, memory_sizes=[8], class_order=[4, 0, 1, 2, 3, 5], **options)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="has lists of other K, classes or order"):
+    refused = r"S~3 has lists for K = 8, and all K share their images: give all K in one call, or take another out"
+    with pytest.raises(InputError, match=refused):
         make_lists([str(tree)], tmp_path, memory_sizes=[4], class_order=[4, 0, 3, 5, 1, 2], **options)
+    (damaged / "train" / "bus" / "bus 00.png").unlink()  # the same classes
+    with pytest.raises(InputError, match=refused):
+        make_lists([str(damaged)], tmp_path, memory_sizes=[4], class_order=[4, 0, 1, 2, 3, 5], **options)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    make_lists([str(tree)], tmp_path, memory_sizes=[4], class_order=[4, 0, 1, 2, 3, 5], **options)
-    assert load_dataset(f"lists:{folder}", tree).class_names[0] == load_folder(tree).class_names[4]
+    make_lists([str(damaged)], tmp_path, memory_sizes=[4, 8], class_order=[4, 0, 1, 2, 3, 5], **options)
+    data = load_dataset(f"lists:{folder}", tree)
+    assert data.class_names[0] == load_folder(tree).class_names[4]
+    assert all(path.startswith(str(damaged)) for path in data.train_images.paths.tolist())
+    for size in (4, 8):
+        assert len(given_exemplars(data, size, States((2, 2, 2)))[3]) == size
 
 
 def test_a_seed_is_not_told_of_an_order_that_lists_give(lists: Path, tree: Path, tmp_path: Path):
@@ -150,11 +160,11 @@ def test_lists_that_point_at_missing_images_are_told(
     ):
         write_image_list(tmp_path / part, [f"{path}x" for path in files.paths.tolist()], labels)
     capsys.readouterr()
-    assert main([command[0], str(tmp_path / "train"), str(tmp_path / "val"), *command[2:]]) == 1
+    assert main([command[0], str(tmp_path / "train"), str(tmp_path / "val"), *command[2:]]) == 2
     captured = capsys.readouterr()
     count = len(images.train_labels) + len(images.val_labels)
     assert captured.out.startswith(f"lists: {tmp_path / 'tree'}")
-    assert captured.err.startswith(f"{count} images of these lists are missing on disk:\n  {tree}")
+    assert captured.err.startswith(f"il2m: {count} images are missing on disk:\n  {tree}")
     assert captured.err.endswith(f"  ... and {count - 10} more\n")
 
 
@@ -179,13 +189,16 @@ def test_what_is_wrong_with_lists_is_named(lists: Path, copied_lists: Path, tmp_
     write_image_list(layout.train(1, 4, "new"), train.images, train.labels)
     val = read_image_list(layout.val(2, "separated"))
     write_image_list(layout.val(2, "separated"), val.images, val.labels * 0)
-    with pytest.raises(InputError, match=r"other classes than the training lists' 0\.\.5: see class\(es\) \[2, 3\]"):
+    with pytest.raises(InputError, match=r"validation images are not of the 6 classes: see class\(es\) \[2, 3\]"):
         load()
     layout.train(1, 4, "new").unlink()
     with pytest.raises(InputError, match=r"1 lists are missing:\n  .*train\.lst"):
         load()
     shutil.rmtree(copied_lists / "unbalanced")
-    with pytest.raises(InputError, match=r"no unbalanced/train/K~<K> folder in it; expected lists"):
+    told = (
+        r"unbalanced/train/K~<K>/2_new(.|\n)*Expected are lists in the authors' layout, all of <lists>/<dataset>/S~<S>"
+    )
+    with pytest.raises(InputError, match=told):
         load()
 
 

@@ -103,6 +103,8 @@ def relabelled(key, old, new):
         (relabelled("y_test", 5, 2**40), ["y_test has the label 1099511627776", "without gaps"]),
         (changed("y_train", lambda y: y + 1), ["y_train has no image of class(es) [0]"]),
         (changed("class_names", lambda names: names[:5]), ["class_names has 5 names for 6 classes"]),
+        (changed("class_names", lambda names: np.array([*"aabcde"])), ["6 names for 6 classes", "no two alike"]),
+        (changed("x_train", lambda x: x.astype(np.uint16) * 257), ["dtype uint16", "(x // 257).astype('uint8')"]),
         (changed("class_names", lambda names: np.array("abcdef")), ["class_names", "6"]),
     ],
 )  # fmt: skip
@@ -119,6 +121,16 @@ def test_missing_file(tmp_path):
     path = tmp_path / "none.npz"
     with pytest.raises(InputError, match=r"no file .*none\.npz: give the path of an \.npz file with x_train, y_train"):
         load_dataset(str(path), tmp_path)
+
+
+def test_a_path_is_taken_as_one_and_capitals_are_too(tmp_path, tiny_npz):
+    (tmp_path / "B.NPZ").write_bytes(tiny_npz.read_bytes())
+    fingerprint = load_dataset(str(tiny_npz), tmp_path).fingerprint
+    for path in (tiny_npz, tmp_path / "B.NPZ", str(tmp_path / "B.NPZ")):
+        assert load_dataset(path, tmp_path).fingerprint == fingerprint
+    assert absolute_source("B.NPZ", tmp_path) == str(tmp_path / "B.NPZ")
+    with pytest.raises(InputError, match="would be read as a path"):
+        il2m.register_dataset("mine.NPZ", lambda data_dir: {})
 
 
 def test_images_of_differing_size_in_a_file(tmp_path, tiny_arrays):

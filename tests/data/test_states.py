@@ -57,6 +57,14 @@ def test_state_sizes_that_do_not_add_up():
         make_states(6, 2, [3, 2])
 
 
+@pytest.mark.parametrize("sizes", [[0, 6], [-1, 7]])
+def test_states_without_classes_are_refused(sizes):
+    with pytest.raises(InputError, match="give sizes of at least 1 that add up to 6"):
+        make_states(6, 2, sizes)
+    with pytest.raises(InputError, match=rf"num_states = {sizes[0]} does not divide the dataset's 6 classes"):
+        make_states(6, sizes[0])
+
+
 def test_class_order_follows_its_seed():
     order = make_class_order(50, 3)
     np.testing.assert_array_equal(np.sort(order), np.arange(50))
@@ -75,6 +83,8 @@ def test_class_order_given_is_taken():
         ([0, 1, 2, 2], "it has 4 entries, 3 of them different; missing: [3]"),
         ([0, 1, 2, 4], "it has 4 entries, 4 of them different; missing: [3]"),
         ([0, 1, 2, 3, 3], "it has 5 entries, 4 of them different."),
+        ([0.9, 1.7, 2.2, 3], "it has 4 entries, 4 of them different; missing: [0, 1, 2]"),
+        ([10**20, 1, 2, 3], "it has 4 entries, 4 of them different; missing: [0]"),
     ],
 )
 def test_class_order_that_is_no_permutation(order, found):

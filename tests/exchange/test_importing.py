@@ -193,7 +193,9 @@ def test_what_is_told_on_import_is_shown_and_the_rest_is_unknown(
         import_scores(npz, tmp_path / "study" / "told", method="iCaRL", memory_size=20)
     wrong = {"class_names": "abc", "class_order": [0, 0, 1, 2, 3, 4], "distillation": "on", "seed": 1}
     for name, value in wrong.items():
-        with pytest.raises(InputError, match=name if name != "class_names" else "abc: no file of class names"):
+        with pytest.raises(
+            InputError, match=name if name != "class_names" else "files of class names.* are missing:\n  abc"
+        ):
             import_scores(npz, tmp_path / "wrong", **{name: value})
     assert not (tmp_path / "wrong").exists()
 

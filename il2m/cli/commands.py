@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from il2m.errors import InputError
+from il2m.errors import InputError, printable
 
 
 def run(grid: str | None, workers: int | None, threads: int, scheduler: str, **asked: Any) -> int:

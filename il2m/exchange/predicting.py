@@ -11,7 +11,7 @@ import pandas as pd
 
 from il2m.data.image_files import ImageFiles, check_present
 from il2m.data.lists import EXTENSIONS
-from il2m.errors import InputError, printable
+from il2m.errors import InputError, name_first, printable
 from il2m.methods.rectify import count_undefined, undefined_in_words
 from il2m.study.find import open_run
 

@@ -15,7 +15,6 @@ from dask.distributed import Client, Future, KilledWorker, as_completed, wait
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
-from il2m.batch.records import FAILED, RUNNING
 from il2m.batch.status import Estimates, say, stage_text, title
 from il2m.batch.worker import JobEnd, Workers, run_job, why_not_here
 from il2m.errors import InputError, printable
@@ -52,15 +51,14 @@ def execute_jobs(jobs: Sequence[Job], notebooks: Path, workers: Workers, estimat
     Whatever ends this early (Ctrl-C, SIGTERM, an error) ends the jobs that are under way as well.
     Raises InputError if the scheduler can't be reached, is gone in the middle, or a worker of it can't do the jobs."""
     codes = records.codes_of(jobs, notebooks)
-    folder = jobs[0].out_dir / "jobs"
     with contextlib.ExitStack() as stack:
         # SIGTERM, as batch systems send it, ends a study as Ctrl-C does
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         # a file that is there as long as the jobs may run, wherever they are
-        lease = folder / f"{uuid.uuid4().hex}.lease"
+        lease = jobs[0].out_dir / "jobs" / f"{uuid.uuid4().hex}.lease"
         stack.enter_context(locked(lease, waiting_for=""))
         stack.callback(lease.unlink, missing_ok=True)
-        others = [path for path in folder.glob("*.lease") if time.time() - modified(path) > _PATIENCE]
+        others = [path for path in lease.parent.glob("*.lease") if time.time() - modified(path) > _PATIENCE]
         sweep(lease, [path for path in others if not is_locked(path)])  # of processes that were killed
         client = stack.enter_context(connected(workers))
         if workers.scheduler:
@@ -110,8 +108,7 @@ class _Dispatch:
         """They end once their lease is gone. A second Ctrl-C does not wait for them."""
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the scheduler may be gone
             given = set().union(*self._client.processing().values())
-            futures = [future for future in self._outcomes.values() if isinstance(future, Future)]
-            wait([future for future in futures if future.key in given], timeout=_PATIENCE)
+            wait([it for it in self._outcomes.values() if isinstance(it, Future) and it.key in given], _PATIENCE)
 
     def _submit(self, job: Job) -> Future:
         earlier = {name: self._outcomes[name] for name in (*job.after, *job.beside) if name in self._outcomes}
@@ -127,12 +124,11 @@ class _Dispatch:
             raise InputError("the dask scheduler is gone, its jobs are stopped; the same command goes on from there.")
         if (error := future.exception()) is None:
             return future.result()
-        reason = repr(error)
-        if isinstance(error, KilledWorker):
-            if error.task != future.key:
-                return None
-            reason = "its workers died one after another (out of memory?)"
-        records.write_record(job, FAILED, code=self._codes[job.name], reason=reason)
+        is_killed = isinstance(error, KilledWorker)
+        if is_killed and error.task != future.key:
+            return None
+        reason = "its workers died one after another (out of memory?)" if is_killed else repr(error)
+        records.write_record(job, records.FAILED, code=self._codes[job.name], reason=reason)
         return JobEnd(failure=f"failed: {reason}")
 
     def _under_way(self) -> tuple[list[Job], int]:
@@ -143,27 +139,26 @@ class _Dispatch:
         except (OSError, TimeoutError):  # the scheduler is gone, or busy: its futures will tell
             return [], 0
         jobs = [job for key, job in self._submitted.items() if key in given]
-        return [job for job in jobs if records.read_record(job.file(".json")).get("status") == RUNNING], slots
+        return [job for job in jobs if records.read_record(job.file(".json")).get("status") == records.RUNNING], slots
 
 
 class _Live:
     """Lines on each job that ends, and on what is under way."""
 
     def __init__(self, jobs: Iterable[Job], estimates: Estimates) -> None:
-        self._left = {job.name: job for job in jobs}
-        self._total, self._failed, self._estimates = len(self._left), 0, estimates
-        self._shown = time.monotonic()
+        self._left, self._shown = {job.name: job for job in jobs}, time.monotonic()
+        self._about = {"total": len(self._left), "failed": 0, "left": self._left, "estimates": estimates}
 
     def ended(self, job: Job, seconds: float, failure: str) -> None:
         """A job has ended. failure: "" if it did not fail."""
         self._left.pop(job.name)
-        self._failed += bool(failure)
+        self._about["failed"] += bool(failure)
         how = failure or (f"{seconds:.0f} s" if seconds else "was done already")
-        print(f"[{self._total - len(self._left)}/{self._total}] {printable(f'{title(job)}: {how}')}", flush=True)
+        total = self._about["total"]
+        print(f"[{total - len(self._left)}/{total}] {printable(f'{title(job)}: {how}')}", flush=True)
 
     def show(self, under_way: Callable[[], tuple[Iterable[Job], int]]) -> None:
         """Say what is under way, and at how many jobs a time: to a person more often than to a log."""
         if time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES[sys.stdout.isatty()]:
             self._shown, (jobs, slots) = time.monotonic(), under_way()
-            about = {"total": self._total, "failed": self._failed, "left": self._left, "estimates": self._estimates}
-            print(say("under_way", **about, slots=slots, running=map(stage_text, jobs)), flush=True)
+            print(say("under_way", **self._about, slots=slots, running=map(stage_text, jobs)), flush=True)

@@ -69,9 +69,7 @@ class Job:
         return self.out_dir / "jobs" / f"{self.name}{suffix}"
 
 
-def plan_jobs(
-    grid: Grid, notebooks: Path, out_dir: Path, num_threads: int = 1, plugins: Sequence[str] = ()
-) -> list[Job]:
+def plan_jobs(grid: Grid, notebooks: Path, out: Path, num_threads: int = 1, plugins: Sequence[str] = ()) -> list[Job]:
     """All jobs of a grid, in an order in which each comes after those it needs, and a run's soon after one another.
     Relative paths in the grid start at the current directory. num_threads: of each job. plugins: loaded here and by
     each job. Raises InputError for all unknown names and bad values at once, and for stages that can't work."""
@@ -83,7 +81,7 @@ def plan_jobs(
     _warn_of_edited(cells)
     defaults = {name: _absolute(cell, start) for name, cell in cells.items()}
     groups: dict[str, list[tuple[dict, dict]]] = {}
-    for parameters, labels in _wanted(grid, defaults, {"out_dir": str(out_dir), "num_threads": num_threads}):
+    for parameters, labels in _wanted(grid, defaults, {"out_dir": str(out), "num_threads": num_threads}):
         groups.setdefault(json.dumps(parameters[BASE], sort_keys=True), []).append((parameters, labels))
     load = cache(load_dataset)
     jobs: dict[str, Job] = {}
@@ -91,7 +89,7 @@ def plan_jobs(
         for job in _jobs_of_base(group, defaults, load):
             jobs[job.name] = _merged(jobs.get(job.name, job), job)
     for compare in {job.parameters.get("compare", "") for job in jobs.values()} - {"", "auto"}:
-        if open_run(out_dir, compare).name in {job.run for job in jobs.values()}:
+        if open_run(out, compare).name in {job.run for job in jobs.values()}:
             raise InputError(f"compare = {compare!r} is a run of this grid, and can't be shown beside itself.")
     swept = {name for group in groups.values() for _, labels in group for name in labels["swept"]}
     if idle := sorted(swept.difference(*(job.swept for job in jobs.values()))):
@@ -188,10 +186,9 @@ def memory_and_disk(plan: Plan, notebook: str) -> dict[str, float]:
 
 def _merged(known: Job, job: Job) -> Job:
     """One job for two settings that ask for the same."""
-    combinations = tuple(dict.fromkeys(known.combinations + job.combinations))
-    beside = tuple(dict.fromkeys(known.beside + job.beside))
+    joined = {name: tuple(dict.fromkeys(vars(known)[name] + vars(job)[name])) for name in ("combinations", "beside")}
     swept = {name: value for name, value in known.swept.items() if job.swept.get(name) == value}
-    return replace(known, combinations=combinations, beside=beside, swept=swept)
+    return replace(known, **joined, swept=swept)
 
 
 def _absolute(parameters: Mapping[str, Any], start: Path) -> dict[str, Any]:

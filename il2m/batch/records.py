@@ -73,8 +73,7 @@ def _command_for(command: list[str], planned: Any, folder: Path) -> list[str]:
     """A plan's command for the folder where the study lies now, be it copied or moved since. planned: where it lay."""
     if planned in (None, str(folder)):
         return command
-    pairs = pairwise(["", *command])
-    kept = [word for before, word in pairs if "--out" not in (before, word) and not word.startswith("--out=")]
+    kept = [word for before, word in pairwise(["", *command]) if "--out" not in (before, word.partition("=")[0])]
     return [*kept, "--out", str(folder)]
 
 
@@ -171,12 +170,11 @@ def codes_of(jobs: Iterable[Job], notebooks: Path) -> dict[str, str]:
 def jobs_to_do(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]], notebooks: Path) -> list[Job]:
     """Those that are not done, and those that need one of them; ``jobs`` come in an order in which they can be done."""
     codes, states = codes_of(jobs, notebooks), cache(states_of)
-    waiting: dict[str, Job] = {}
+    to_do: dict[str, Job] = {}
     for job in jobs:
-        record = records.get(job.name, {})
-        if waiting.keys() & job.after or not is_done(job, record, codes[job.name], job.beside, states):
-            waiting[job.name] = job
-    return list(waiting.values())
+        if to_do.keys() & job.after or not is_done(job, records.get(job.name, {}), codes[job.name], job.beside, states):
+            to_do[job.name] = job
+    return list(to_do.values())
 
 
 def job_rows(out_dir: Path, plans: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:

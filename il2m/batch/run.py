@@ -4,8 +4,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
 from il2m.batch import records
@@ -66,7 +65,7 @@ def _planned_apart(asked: tuple, plugins: Sequence[str], spawn: bool) -> list[Jo
     try:
         with ProcessPoolExecutor(1, mp_context=context, initializer=warn_in_words) as child:
             return child.submit(plan_jobs, *asked).result()
-    except BrokenProcessPool:
+    except BrokenExecutor:
         suspects = f"plugin {', '.join(plugins)}" if plugins else "planning"
         raise InputError(f"{suspects}: it ended its process (os._exit, a crash, or no memory left).") from None
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from il2m.batch import records
 from il2m.batch.jobs import Job
-from il2m.batch.records import DONE, FAILED, RUNNING
 from il2m.errors import InputError
 from il2m.notebook.catalogue import ABLATION, BASE, FINE_TUNING, find_notebooks
 from il2m.notebook.execute import execute_notebook, failed_copy
@@ -83,7 +82,7 @@ def run_job(job: Job, code: str, lease: Path, earlier: Mapping[str, JobEnd] = {}
     except Exception as error:  # a full disk, no right to write, ...: of this job alone
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
-            records.write_record(job, FAILED, code=code, reason=reason)
+            records.write_record(job, records.FAILED, code=code, reason=reason)
         return JobEnd(failure=f"failed: {reason}")
 
 
@@ -92,7 +91,7 @@ def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease
     leftovers += (job.out_dir / job.run).glob(f"{RESULTS_FILE}*.tmp") if job.notebook == ABLATION else []
     sweep(job.file(".lock"), [*leftovers, *job.output.parent.glob(f"{job.name}.*.tmp")])
     details = {"code": code, "host": socket.gethostname(), "pid": os.getpid()}
-    records.write_record(job, RUNNING, **details)
+    records.write_record(job, records.RUNNING, **details)
     is_begun = job.notebook in (BASE, FINE_TUNING) and any((job.out_dir / job.run).glob("state_*"))
     work = 0 if is_begun else job.work  # the time of a training that was begun before tells nothing
     log, started = job.file(".log"), time.monotonic()
@@ -101,11 +100,11 @@ def _run_locked(job: Job, notebook: Path, code: str, shown: Sequence[str], lease
         failure = execute_notebook(notebook, job.output, job.parameters, stop=lambda: not lease.exists(), **options)
     details["seconds"] = time.monotonic() - started
     if failure:
-        records.write_record(job, FAILED, reason=failure, **details)
+        records.write_record(job, records.FAILED, reason=failure, **details)
         copy = failed_copy(job.output)
         return JobEnd(details["seconds"], failure=f"failed: {failure}" + f" (see {copy})" * copy.is_file())
     log.unlink(missing_ok=True)
-    records.write_record(job, DONE, shown=shown, work=work, **details)
+    records.write_record(job, records.DONE, shown=shown, work=work, **details)
     return JobEnd(details["seconds"], work)
 
 

@@ -240,7 +240,7 @@ def _create(
     identity = {"state_sizes": list(states.sizes), "memory_size": memory_size, "imported": hashes}
     names = list(map(str, range(states.num_classes)))
     notes = {"dataset": "unknown", "source": "imported", "order_seed": None, "class_names": names, "missing": missing}
-    run = Run.create_at(folder, "imported", identity, **notes | told)
+    run = Run.create(folder, "imported", identity, **notes | told)
     kept = run.identity | run.config
     if others := [f"{name} {kept.get(name)}" for name, value in told.items() if kept.get(name) != value]:
         raise InputError(f"{folder} holds these scores with {', '.join(others)}: name another folder, or delete it.")

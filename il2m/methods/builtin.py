@@ -103,13 +103,12 @@ def weight_alignment(state: Frozen) -> np.ndarray:
 
 
 def scale_initial_head(initial: Head, current: Head, own: slice, num_past: int) -> Head:
-    """ScaIL's head for the classes ``own`` that one past state brought (Belouadah and Popescu, WACV 2020).
-    Their initial weights, the dimension of rank r (by absolute weight, within the class) times the ratio of the mean
-    r-th largest absolute weight of the current new classes to that of the initial ones. Biases: times the ratio of
+    """ScaIL's head for the classes ``own`` that one past state brought (Belouadah and Popescu, WACV 2020): their
+    initial weights, the dimension of rank r (by absolute weight, within the class) times the ratio of the mean r-th
+    largest absolute weight of the current new classes to that of the initial ones. Biases: times the ratio of
     ``sum |b| / norm(b)`` of the current head to the initial one. (The published script differs: it looks the factor up
     by ``argsort(-w)[dimension]``, which is not a rank, and normalises each bias by itself, so that its bias ratio is
-    that of the two heads' numbers of classes.)
-    initial: the head at the end of the past state, over all classes it knew. current: the current state's head."""
+    that of the two heads' numbers of classes.) initial: at the end of the past state, over all classes it knew."""
     weight, bias = initial.weight[own], initial.bias[own]
     before, now = (-np.sort(-np.abs(each), axis=1).mean(axis=0) for each in (weight, current.weight[num_past:]))
     ratio = np.divide(now, before, out=np.ones_like(now), where=before > 0)  # by rank

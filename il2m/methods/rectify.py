@@ -30,9 +30,7 @@ def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
     return int(rectification_factors(statistics, **parts).undefined.sum())
 
 
-def undefined_in_words(
-    counts: Mapping[int, tuple[int, int]], score_kind: str = "raw", undefined: str = "keep", method: str = "IL2M"
-) -> str:
+def undefined_in_words(counts: Mapping[int, tuple[int, int]], score_kind="raw", undefined="keep", method="IL2M") -> str:
     """A sentence on a method's undefined ratios, and what to try; ``""`` if there are none. counts: state -> (past
     classes whose ratio is undefined, past classes), of count_undefined."""
     bad, past = (sum(numbers) for numbers in zip((0, 0), *counts.values(), strict=True))
@@ -52,8 +50,7 @@ def rectify(scores: Any, *memory: Any, gate: bool = True, **factors: Any) -> np.
 
     >>> initial_means, current_means_of_past, confidences, state_sizes = [4, 4, 5, 5], [2, 2], [6, 6], [2, 2]
     >>> il2m.rectify([[3.0, 1.0, 4.0, 0.0]], initial_means, current_means_of_past, confidences, state_sizes)
-    array([[6., 2., 4., 0.]])
-    """
+    array([[6., 2., 4., 0.]])"""
     check_parameters(factors, rectification_factors.__kwdefaults__)
     check_choice("gate", gate, FLAG)
     scores = as_array(scores, "scores")

@@ -144,9 +144,8 @@ def method(
     out of play): what does not is refused when it is used, by name and state. State 1 has no past classes, and so no
     exemplars to ask for. Raises InputError for a name that is taken, or needs that are unknown."""
     needed = None if needs is None else (needs,) if isinstance(needs, str) else tuple(needs)
-    for need in needed or ():
-        if need not in NEEDS:
-            raise InputError(f"method {name!r}: unknown need {need!r}: {nearest(need, NEEDS)}")
+    if unknown := [need for need in needed or () if need not in NEEDS]:
+        raise InputError(f"method {name!r}: unknown need {unknown[0]!r}: {nearest(unknown[0], NEEDS)}")
     for kind in score_kinds:
         check_choice(f"method {name!r}: score_kinds", kind, SCORE_KINDS)
     of_oracles = [need for need, about in NEEDS.items() if "oracle" in about]

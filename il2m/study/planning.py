@@ -46,9 +46,8 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
     images = images or load_dataset(settings.dataset, settings.data_dir, **options)
     states, order = _states_and_order(images, settings)
     resolved = {"fingerprint": images.fingerprint, "class_order": order.tolist()}
-    odd = images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage)
-    for sentence in odd:
-        warnings.warn(sentence, stacklevel=2)
+    for odd in images.files.unused if images.files else images.odd_contents(images.contents, settings.allow_leakage):
+        warnings.warn(odd, stacklevel=2)
     followed = {"on": True, "off": False, "auto": not (images.files and images.files.lists)}[settings.exif_rotation]
     if images.files and followed and (images.train_images.any_turned or images.val_images.any_turned):
         resolved["exif_rotation"] = True  # only where EXIF data turn an image: all other runs keep their hash

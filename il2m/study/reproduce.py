@@ -25,8 +25,7 @@ _MACHINE = tuple(name for name, one in JointTraining.parameters().items() if one
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A run made again. states: state -> one of VERDICTS, and what differs. made_with: what rounds numbers, then and
-    now, where it is not known to be the same."""
+    """A run made again. states: state -> verdict, what differs. made_with: what may round otherwise -> then, now."""
 
     run: Run
     states: Mapping[int, tuple[str, str]]

@@ -4,16 +4,16 @@
     <out_dir>/fine_tuning-<hash>/  config.json (names its base), state_02/ ... state_SS/
     <folder>/                      imported scores: config.json, state_01/ ... state_SS/
 
-``<hash>`` is a hash of all that shapes the result. A state's folder appears in one rename when all of it is written;
-its ``state.json`` lists each file's hash, whose state it is and which one it went on from, so that what was damaged,
-edited or exchanged is noticed. While a state is trained, its run holds ``.lock`` (see locks.py) and may have
-``state_SS.<training>.checkpoint`` (see checkpoints.py)."""
+``<hash>`` is of all that shapes the result. A state's folder appears in one rename when all of it is written; its
+``state.json`` lists each file's hash, whose state it is and which one it went on from, so that damage, edits and
+exchanges are noticed. A run in training holds ``.lock``, maybe ``state_SS.<training>.checkpoint`` (checkpoints.py)."""
 
 import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,9 +65,10 @@ class Run:
         return InputError(f"{self.folder}/config.json {what}. Undo the change, or delete the folder and {again} again.")
 
     @classmethod
-    def create_at(cls, folder: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Self:
-        """Open the run of that identity in ``folder``, or make it. Raises InputError if the folder holds another run.
+    def create(cls, place: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Self:
+        """Open the run of that identity, see folder_for, or make it. Raises InputError if its folder holds another run.
         identity: all that shapes the result. notes: kept and checked beside it, without a say in the hash."""
+        folder = cls.folder_for(place, kind, identity)
         if not (folder / "config.json").exists():
             config = {"kind": kind, "hash": short_hash(identity), "identity": identity, **notes}
             write_sealed(folder / "config.json", config | {"made": datetime.now(UTC).isoformat()})
@@ -76,14 +77,10 @@ class Run:
             raise InputError(f"{folder} holds another run: name another folder, or delete it.")
         return run
 
-    @classmethod
-    def create(cls, out_dir: Path, kind: str, identity: dict[str, Any], **notes: Any) -> Self:
-        """The same, in the folder of ``out_dir`` that the identity names."""
-        return cls.create_at(cls.folder_for(out_dir, kind, identity), kind, identity, **notes)
-
     @staticmethod
-    def folder_for(out_dir: Path, kind: str, identity: dict[str, Any]) -> Path:
-        return out_dir / f"{kind}-{short_hash(identity)}"
+    def folder_for(place: Path, kind: str, identity: dict[str, Any]) -> Path:
+        """The folder in ``place`` that the identity names; of imported scores ``place`` itself."""
+        return place if kind == "imported" else place / f"{kind}-{short_hash(identity)}"
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -103,9 +100,8 @@ class Run:
     @property
     def label(self) -> str:
         """What tells this run from its twin in a figure."""
-        if self.kind == "imported":
-            return "imported scores"
-        return "distillation on" if self.identity.get("distillation") else "distillation off"
+        distils = "on" if self.identity.get("distillation") else "off"
+        return "imported scores" if self.kind == "imported" else f"distillation {distils}"
 
     @property
     def memory_size(self) -> int:
@@ -188,9 +184,8 @@ class Run:
     def digests(self) -> dict[int, str]:
         """Hash of each finished state before which none is missing, see StateFolder.digest: what is computed from a run
         is of these. Raises InputError where one is of another run, or did not go on from the one before it."""
-        finished = [state for state in range(1, self.states.num_states + 1) if self.has_state(state)]
-        if self.kind != "joint":
-            finished = [state for place, state in enumerate(finished, 1) if state == place]
+        states = range(1, self.states.num_states + 1)
+        finished = (filter if self.kind == "joint" else takewhile)(self.has_state, states)
         return {state: self.state(state).digest for state in finished}
 
     def check_network(self) -> str:

@@ -33,7 +33,7 @@ def train_planned(plan: Plan) -> Run:
     """Make the planned run as far as it is missing, in the folder and under the identity that the plan has."""
     if not plan.folder.exists():
         check_device(plan.identity, plan.settings.device)  # before anything is written
-    run = Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+    run = Run.create(Path(plan.settings.out_dir), plan.kind, plan.identity, **plan.notes)
     source = plan.notes["source"]
     if plan.dataset.files and (before := run.config.get("source", source)) != source:
         warnings.warn(f"{run.name} is of {before}; {source} is taken for it: names and sizes agree.", stacklevel=3)
@@ -78,14 +78,12 @@ def _fine_tune_states(plan: Plan, run: Run, settings: FineTuning, missing: list[
 def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None:
     """One incremental state, on its new images and the exemplars ``given`` (indices), or else chosen here."""
     kept = _choose_exemplars(stage, state) if given is None else given
-    settings, labels = stage.settings, stage.data.train_labels
+    settings, states, labels = stage.settings, stage.run.states, stage.data.train_labels
     same = {"state": state, "teacher": stage.load_model(state - 1) if settings.distillation else None}
-    num_seen, seed = stage.run.states.num_seen(state), stage.seed(state, "head")
-    model = with_head(stage.load_model(state - 1), num_seen, settings.head, seed)
+    model = with_head(stage.load_model(state - 1), states.num_seen(state), settings.head, stage.seed(state, "head"))
     model.backbone.requires_grad_(not settings.freeze)
-    new, rate = np.flatnonzero(np.isin(labels, stage.run.states.new_classes(state))), settings.learning_rate / state
-    num_kept = kept_per_class(settings, stage.run.states.num_past(state))
-    num_kept = num_kept if given is None else int(np.bincount(labels[given]).max())
+    new, rate = np.flatnonzero(np.isin(labels, states.new_classes(state))), settings.learning_rate / state
+    num_kept = kept_per_class(settings, states.num_past(state)) if given is None else np.bincount(labels[given]).max()
     held_out = _hold_out(stage, new, kept, num_kept)
     trained_on = np.concatenate([images[~np.isin(images, held_out)] for images in (new, kept)])
     trainings = [(stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, **same), trained_on)]
@@ -114,9 +112,8 @@ def _choose_exemplars(stage: Stage, state: int) -> np.ndarray:
 
 
 def _hold_out(stage: Stage, new: np.ndarray, kept: np.ndarray, num_kept: int) -> np.ndarray:
-    """Training-image indices that ``held_out`` keeps from training: some exemplars, as many images per new class (none
-    in the base). With herding, new classes hold out random images, maybe others than the ranking holds out later.
-    num_kept: exemplars per class."""
+    """Training-image indices that ``held_out`` keeps from training: some exemplars, as many per new class (none in the
+    base), random ones even with herding, maybe others than its ranking holds out. num_kept: exemplars per class."""
     settings, labels = stage.settings, stage.data.train_labels
     ranked = [kept[places] for places in places_by_class(labels[kept]).values()]
     ranking = rank_classes("random", None, labels[new], num_kept, settings.train_seed)

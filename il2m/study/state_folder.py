@@ -63,9 +63,8 @@ class StateFolder:
     @cached_property
     def info(self) -> dict[str, Any]:
         """``record``, of a state that lacks none of its files."""
-        for name in self.record["files"]:
-            if not (self.path / name).is_file():
-                raise self.damaged(f"{name} is missing")
+        if missing := [name for name in self.record["files"] if not (self.path / name).is_file()]:
+            raise self.damaged(f"{missing[0]} is missing")
         return self.record
 
     def check(self, *names: str, remembered: bool = True) -> None:

@@ -73,7 +73,7 @@ def plans(out_dir: Path, images: Dataset, of_base: dict, of_fine_tuning: dict) -
 
 
 def created(plan: Plan) -> Run:
-    return Run.create_at(plan.folder, plan.kind, plan.identity, **plan.notes)
+    return Run.create(plan.folder.parent, plan.kind, plan.identity, **plan.notes)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -101,7 +101,9 @@ def concerning(*concerns: str) -> list[str]:
     return [name for name, one in PARAMETERS.items() if one.concerns in concerns]
 
 
-def check_parameters(values: Mapping[str, Any], known: Iterable[str] | None = None, rules=PARAMETERS) -> dict[str, Any]:
+def check_parameters(
+    values: Mapping[str, Any], known: Iterable[str] | None = None, rules: Mapping[str, Parameter] = PARAMETERS
+) -> dict[str, Any]:
     """The values in their one form. known: the names that may be given here; None: all of ``rules``, what each may be.
     Raises InputError that lists all problems: unknown names (with the nearest right one), wrong types and ranges."""
     known, problems = set(rules if known is None else known), []

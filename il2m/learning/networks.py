@@ -86,7 +86,9 @@ def register_network(name: str, builder: Builder) -> Builder:
     return builder
 
 
-def build_network(network: str, in_channels: int, num_classes: int, seed: int, image_size=(32, 32)) -> Classifier:
+def build_network(
+    network: str, in_channels: int, num_classes: int, seed: int, image_size: tuple[int, int] = (32, 32)
+) -> Classifier:
     """A freshly initialised classifier. network: a name in NETWORKS. image_size: height and width. Raises InputError if
     it can't be built, or its features of such images are not (n, d) of one width for any n."""
     if network not in _BUILDERS:  # nor has this process loaded what registers it

@@ -30,7 +30,9 @@ def count_undefined(statistics: ClassStatistics, method: str = "IL2M") -> int:
     return int(rectification_factors(statistics, **parts).undefined.sum())
 
 
-def undefined_in_words(counts: Mapping[int, tuple[int, int]], score_kind="raw", undefined="keep", method="IL2M") -> str:
+def undefined_in_words(
+    counts: Mapping[int, tuple[int, int]], score_kind: str = "raw", undefined: str = "keep", method: str = "IL2M"
+) -> str:
     """A sentence on a method's undefined ratios, and what to try; ``""`` if there are none. counts: state -> (past
     classes whose ratio is undefined, past classes), of count_undefined."""
     bad, past = (sum(numbers) for numbers in zip((0, 0), *counts.values(), strict=True))

@@ -106,7 +106,9 @@ class Stage:
         entropy = np.random.SeedSequence([self.settings.train_seed, state, zlib.crc32(purpose.encode())])
         return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
-    def fit(self, model: Classifier, indices: np.ndarray, state: int, purpose="training", **asked: Any) -> list[Epoch]:
+    def fit(
+        self, model: Classifier, indices: np.ndarray, *, state: int, purpose: str = "training", **asked: Any
+    ) -> list[Epoch]:
         """Train ``model`` in place on the training images at ``indices``, from the last checkpoint on if there is one.
         purpose: part of the seed. asked: epochs, learning_rate and teacher of training.train."""
         where = state, self.run.states.num_states, asked["epochs"], len(indices)

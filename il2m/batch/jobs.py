@@ -123,7 +123,7 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
             works |= {name} if values.get(needed, everywhere.get(needed, value)) == value else set()
     for name in sorted({name for values, _ in settings for name in values} - works):
         needed, value = needs[name]
-        warnings.warn(f"{name} is given, and has no effect: it needs {needed} = {value}.", stacklevel=4)
+        warnings.warn(f"{name}, of grid or command, has no effect: it needs {needed} = {value}.", stacklevel=4)
     for name in swept:
         if name in (*_MACHINE, "joint_epochs") or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
             what = f"{name} = {grid.parameters.get(name, 'swept')}: no run is another by it, and it"

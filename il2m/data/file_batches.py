@@ -131,8 +131,8 @@ def _sound(batch: torch.Tensor | list[str]) -> torch.Tensor:
     """The batch; raises InputError for problems in its place."""
     if isinstance(batch, torch.Tensor):
         return batch
-    hint = "Of those that can't be decoded `il2m check` on the data names all at once."
-    raise InputError(f"{name_first('images can not be used', batch)}\n{hint}")
+    hint = "`il2m check` on the data names all at once that can't be decoded."
+    raise InputError(f"{name_first('images cannot be used', batch)}\n{hint}")
 
 
 def _in_order(files: ImageFiles, view: View | None, batch_size: int = _BATCH) -> Iterable[torch.Tensor | list[str]]:

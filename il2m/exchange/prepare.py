@@ -113,7 +113,8 @@ def check_images(what: str, *, root: str | Path = "", num_workers: int = 2) -> s
     """A report on a data set, named as load_dataset takes it, or on a plain list: every image is decoded. root: where
     relative paths start, or the data folder. Raises InputError that names all images that can't be read, and for lists
     that a study would refuse."""
-    data = None if Path(what).is_file() and not what.lower().endswith(".npz") else load_dataset(what, root)
+    is_data = ":" in what or what.lower().endswith(".npz") or not (Path(what).is_file() or Path(what).suffix)
+    data = load_dataset(what, root) if is_data else None
     if data and not data.files:
         return "\n".join([*data.odd_contents(data.contents), f"{what}: {data}"])
     if data and data.files.lists:

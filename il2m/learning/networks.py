@@ -112,14 +112,13 @@ def build_network(
 
 
 def check_rebuilt(network: str, height: int, width: int, channels: int) -> None:
-    """Raise InputError for a network that can't be built, or of which a state's weights don't restore the function:
-    later states load them into one that is built anew."""
+    """Raise InputError for a network that can't be built, or that its weights, loaded into another, don't restore."""
     first, other = (build_network(network, channels, 1, seed, (height, width)).eval() for seed in (0, 1))
     other.load_state_dict(first.state_dict())
     images = torch.linspace(0, 1, 2 * channels * height * width).view(2, channels, height, width)
     with torch.no_grad():
         if not torch.equal(first(images), other(images)):
-            what = "built with another seed and given the same weights, it gives other features"
+            what = "built twice and given the same weights, it gives two kinds of features, or none that are numbers"
             raise InputError(f"network {network!r}: {what}: make all that it draws a parameter or a persistent buffer.")
 
 

@@ -81,7 +81,7 @@ def jobs_table(folder: Path, plans: list[dict[str, Any]] | None = None) -> pd.Da
 def origins_in_words(study: Study) -> str:
     """Sentences on numbers computed for this report, as stored ones are stale, and on runs of before 0.2; or ``""``."""
     computed = Counter(study.results.attrs["computed"].values() if study.results is not None else ())
-    return WORDS.origins(computed.most_common(), sum(run.is_of_before for run in study.runs))
+    return WORDS.origins(computed.most_common(), sum(any(not r.state(b).made for b in r.digests) for r in study.runs))
 
 
 def recipe_names(runs: Iterable[Run]) -> dict[str, str]:

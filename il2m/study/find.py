@@ -138,8 +138,8 @@ def open_base(out_dir: Path, base: str) -> Run:
             raise InputError(f"no finished base in {out_dir.absolute()}: run base training first.")
         run = max(map(Run, bases), key=lambda base: (base.state(1).made, base.config.get("made", "")))
         if len(bases) > 1:
-            what = f"of {len(bases)} bases in {out_dir} the one trained last is taken, {run.name}"
-            warnings.warn(f"{what} (states of {list(run.states.sizes)} classes): base names another.", stacklevel=4)
+            what = f"of {len(bases)} bases in {out_dir} the one trained last is taken, {run.name}: of states of"
+            warnings.warn(f"{what} {list(run.states.sizes)} classes. To take another, name it as base.", stacklevel=3)
     if run.missing_states:
         raise InputError(f"base {run.folder} is not finished: run base training again with its parameters.")
     if run.folder.parent.resolve() != out_dir.resolve():  # a run names its base as its neighbour

@@ -157,11 +157,6 @@ class Run:
             self._opened[state] = StateFolder(state_path(self.folder, state), *of_run)
         return self._opened[state]
 
-    @property
-    def is_of_before(self) -> bool:
-        """Whether it has states that were stored before version 0.2, and don't say whose they are."""
-        return any(not self.state(b).made for b in self.digests)
-
     def _previous(self, state: int) -> StateFolder | None:
         """The state that ``state`` went on from: of joint training each from the base, of imported scores none."""
         if self.base is self and (state == 1 or self.kind == "imported"):

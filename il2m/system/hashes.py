@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -64,7 +65,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def registered_source(kind: str, name: str, code: Callable[..., Any], known: Mapping[str, str]) -> str:
     """Hash of what the function or class registered under ``name`` does: of the file it stands in, or, in a notebook's
-    cell, of its own lines and of the numbers and texts that a function names (what it calls elsewhere is not seen).
+    cell, of its own lines and of the numbers, texts and paths that these name (what it calls elsewhere is not seen).
     known: name -> source hash, ``""`` for what is built in. A cell may be run again: what it registers takes the place
     of what it registered before. Raises InputError for a name that can't be one or is taken, or without a source."""
     if not isinstance(name, str) or not name or not name.isprintable() or name != name.strip():
@@ -85,8 +86,9 @@ def registered_source(kind: str, name: str, code: Callable[..., Any], known: Map
 
 def _cell_hash(code: Callable[..., Any]) -> str:
     source, values = inspect.getsource(code), {}
-    seen = inspect.getclosurevars(code) if inspect.isfunction(code) else ({}, {})
-    for name, value in {**seen[0], **seen[1]}.items():  # of functions around it, and of the notebook
-        with contextlib.suppress(TypeError, ValueError):  # a module, a function: nothing that JSON could hold
-            values[name] = short_hash(value)
+    cells = {} if inspect.isclass(code) else dict(zip(code.__code__.co_freevars, code.__closure__ or (), strict=True))
+    for name in {*re.findall(r"(?<![.\w])[^\W\d]\w*", source)}:  # what it names, however deep within, but attributes
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # its own name; nothing JSON can hold; an empty cell
+            value = cells[name].cell_contents if name in cells else vars(sys.modules[code.__module__])[name]
+            values[name] = short_hash(repr(value) if isinstance(value, Path) or hasattr(value, "dtype") else value)
     return short_hash([source, values] if values else source)

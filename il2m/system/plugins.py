@@ -16,7 +16,7 @@ LOADED: dict[str, ModuleType] = {}  # by the names under which processes in any 
 
 def resolved(plugin: str) -> str:
     """The name by which processes in any folder know it: of a file its absolute path."""
-    return str(Path(os.path.expanduser(plugin)).resolve()) if plugin.endswith(".py") else plugin
+    return os.path.abspath(os.path.expanduser(plugin)) if plugin.endswith(".py") else plugin
 
 
 def load_plugin(plugin: str) -> ModuleType:

@@ -121,11 +121,11 @@ def test_what_is_swept_without_effect_is_told(tiny_grid: dict, tmp_path: Path, i
     [
         (
             {"temperature": 4, "distillation": False},
-            "temperature is given, and has no effect: it needs distillation = True",
+            "temperature, of grid or command, has no effect: it needs distillation = True",
         ),
-        ({"memory_size": 999, "exemplars_per_class": 2}, "memory_size is .* it needs exemplars_per_class = 0"),
-        ({"num_states": 2, "state_sizes": [[2, 2, 2]]}, r"num_states is .* it needs state_sizes = \[\]"),
-        ({"patience": 3}, "patience is .* it needs schedule = plateau"),
+        ({"memory_size": 999, "exemplars_per_class": 2}, "memory_size, .* it needs exemplars_per_class = 0"),
+        ({"num_states": 2, "state_sizes": [[2, 2, 2]]}, r"num_states, .* it needs state_sizes = \[\]"),
+        ({"patience": 3}, "patience, .* it needs schedule = plateau"),
     ],
 )
 def test_what_is_given_without_effect_is_told(tiny_grid: dict, tmp_path: Path, given: dict, told: str):

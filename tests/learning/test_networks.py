@@ -200,7 +200,7 @@ def test_a_network_that_its_weights_do_not_restore_is_refused_before_training(
     il2m.register_network("lost", lambda in_channels: Projected(in_channels, persistent=False))
     il2m.register_network("kept", lambda in_channels: Projected(in_channels, persistent=True))
     il2m.register_network("dropped", lambda in_channels: nn.Sequential(tiny_network(in_channels), nn.Dropout(0.5)))
-    with pytest.raises(InputError, match=r"network 'lost': built with another seed .* a persistent buffer"):
+    with pytest.raises(InputError, match=r"network 'lost': built twice .* a persistent buffer"):
         plan_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": "lost"})
     for network in ("kept", "dropped"):
         plan_base(out_dir=str(tmp_path), **tiny_base_parameters | {"network": network})
@@ -212,12 +212,21 @@ def test_a_network_that_its_weights_do_not_restore_is_refused_before_training(
 
 
 CELL = "import il2m\nfrom torch import nn\nWIDTH = {width}\n\ndef net(c):\n    return nn.Conv2d(c, WIDTH, 3)\n"
+INNER = "    class Inner(nn.Conv2d):\n        def forward(self, x):\n            return WIDTH * super().forward(x)\n"
+INNER += "    return Inner(c, 3, 3)\n"
 FACTORY = "def make(width):\n    def net(c):\n        return nn.Conv2d(c, width, 3)\n    return net\n"
 
 
 @pytest.mark.parametrize(
     ("first", "name"),
-    [(CELL, "net"), ("import il2m\nfrom torch import nn\n" + FACTORY + "made = make({width})\n", "made")],
+    [
+        (CELL, "net"),
+        (CELL.replace("return nn.Conv2d(c, WIDTH, 3)\n", "\n" + INNER), "net"),
+        (CELL.replace("(c):", "(c, width=WIDTH):").replace("c, WIDTH,", "c, width,"), "net"),
+        (CELL.replace("c, WIDTH, 3", "c, sum(WIDTH for _ in range(1)), 3"), "net"),
+        (CELL.replace("{width}", "__import__('numpy').int64({width})"), "net"),
+        ("import il2m\nfrom torch import nn\n" + FACTORY + "made = make({width})\n", "made"),
+    ],
 )
 def test_a_number_that_a_cell_s_function_names_is_part_of_its_source(first: str, name: str):
     """In IPython, where a cell may be run again and a constant lies in another cell."""

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -31,7 +32,7 @@ def test_the_files_are_of_the_committed_runs(folder: Path):
     for name, registered in (("hypotheses", True), ("besides", False)):
         again, path = deciding.decided(results, registered), folder / f"{name}.csv"
         assert path.exists() == bool(len(again))
-        for column in ("estimate", "low", "high", "p_adjusted") if len(again) else ():
+        for column in ("estimate", "low", "high", *["p_adjusted"] * registered) if len(again) else ():
             expected = pytest.approx(pd.read_csv(path)[column].to_numpy(), abs=1e-12, nan_ok=True)
             assert again[column].to_numpy() == expected
         assert again.get("estimate", pd.Series(dtype=float)).notna().all()
@@ -183,12 +184,43 @@ def test_in_short_counts_what_the_tables_hold():
         low, high = 100 * rows["estimate"].min(), 100 * rows["estimate"].max()
         assert f"{low:+.1f} to {high:+.1f}" in line
         ahead, behind = (rows["low"] > 0).sum(), (rows["high"] < 0).sum()
-        if " of " in line.split("|")[-2]:
-            counts = [int(count) for count in re.findall(r"(\d+)(?= of |,|\b)", line.split("|")[-2])]
+        verdict = re.sub("° in .*", "", line.split("|")[-2])
+        if " of " in verdict:
+            counts = [int(count) for count in re.findall(r"(\d+)(?= of |,|\b)", verdict)]
             assert {*counts} <= {ahead, behind, len(rows)}
             assert ahead in counts
-        elif "reproduced" in line.split("|")[-2]:
+        elif "reproduced" in verdict:
             assert ahead == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "folders", "hypothesis", "marks"),
+    [
+        ("its class means alone gain", across.CONDITIONS, "IL2M-means gains", "° in 1"),
+        ("distillation hurts fine-tuning where", {"K = 200, 100 epochs"}, "distillation helps FT, new", "reproduced °"),
+        ("distillation hurts fine-tuning where", {"S = 5, K = 200"}, "distillation helps FT, new", "reproduced °"),
+        ("kept head, all seven conditions", across.CONDITIONS, "distillation hurts FT, kept", "° in 3"),
+        ("it hurts IL2M there", {"K = 200, 100 epochs"}, "distillation helps IL2M, new", "reproduced °"),
+        ("FT-th, which stores counts alone", across.CONDITIONS, "FT-th gains over IL2M", "° in 4"),
+        ("IL2M-pooled, over IL2M", across.CONDITIONS, "IL2M-pooled gains over IL2M", "° in 5"),
+        ("IL2M gains over fine-tuning, top-1", across.CONDITIONS, "IL2M gains over FT", ""),
+    ],
+)
+def test_in_short_marks_what_holm_does_not_leave(words: str, folders: Any, hypothesis: str, marks: str):
+    line = next(line for line in TOLD.partition("## Across")[0].splitlines() if words in line)
+    fragile = 0
+    for folder, num_states in {across.CONDITIONS[condition] for condition in folders}:
+        rows = pd.read_csv(across.RESULTS / folder / "hypotheses.csv")
+        rows = rows[
+            (rows["S"] == num_states) & rows["hypothesis"].str.startswith(hypothesis) & (rows["verdict"] != "undecided")
+        ]
+        fragile += (rows["p_adjusted"] >= 0.05).sum()
+    if marks.startswith("° in"):
+        assert marks in line
+        assert fragile == int(marks.split()[-1])
+    else:
+        assert fragile == len(folders) * bool(marks)
+        assert marks in line if marks else "°" not in line
 
 
 def test_the_readme_says_what_the_tables_say():
@@ -198,5 +230,5 @@ def test_the_readme_says_what_the_tables_say():
     tables = "\n".join([across.told(), *(deciding.told(folder) for folder in FOLDERS)])
     points = {number[1:] for number in re.findall(r"[+-]\d+\.\d", tables)}
     said = re.findall(r"\d+\.\d", paragraph)
-    assert len(said) == 14
+    assert len(said) == 16
     assert {*said} <= points

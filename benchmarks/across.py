@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from deciding import LEVEL, join, was_registered
+from deciding import LEVEL, adjusted, join, was_registered
 
 from il2m.results.comparison import PAIRED, compare_methods, mean_results
 from il2m.results.pairs import FEWEST_FOR_VERDICT, STATISTICS, holm, paired_difference
@@ -99,11 +99,11 @@ def contrasts_table() -> pd.DataFrame:
 def tests_table() -> pd.DataFrame:
     """By grid, and over all: registered hypotheses on enough class orders, decided ones, and those that Holm leaves."""
     tables = {path.parent.name: pd.read_csv(path) for path in sorted(RESULTS.glob("*/hypotheses.csv"))}
+    tables = {grid: table.assign(p_adjusted=adjusted(table, grid)) for grid, table in tables.items()}
     tested = pd.concat(tables, names=["grid", ""]).reset_index("grid")
     tested = tested[[was_registered(row.grid, row.hypothesis) for row in tested.itertuples()]]
     tested = tested[tested["num_units"] >= FEWEST_FOR_VERDICT]
-    of_grid = tested.groupby("grid")["p_value"].transform(lambda family: holm(family.to_numpy()))
-    tested = tested.assign(over_all=holm(tested["p_value"].to_numpy()), p_adjusted=of_grid)
+    tested = tested.assign(over_all=holm(tested["p_value"].to_numpy()))
     is_decided = tested["verdict"] != "undecided"
     counted = tested.assign(
         tested=1,

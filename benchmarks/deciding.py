@@ -164,6 +164,12 @@ def was_registered(grid: str, hypothesis: str) -> bool:
     return part is None or bool(part and part in hypothesis)
 
 
+def adjusted(hypotheses: pd.DataFrame, grid: str) -> pd.Series:
+    """Holm's p-values; the families: what was registered for the runs of this grid, and what is applied to them."""
+    families = [was_registered(grid, words) for words in hypotheses["hypothesis"]]
+    return hypotheses.groupby(families)["p_value"].transform(lambda family: holm(family.to_numpy()))
+
+
 def join(folder: Path) -> pd.DataFrame:
     """The rows of all orders that decide. Raises SystemExit if files can't stand in one table."""
     paths = [folder / f"order-{order}.parquet" for order in range(100) if order not in FOR_CHOOSING]
@@ -189,7 +195,7 @@ def join(folder: Path) -> pd.DataFrame:
 
 def decided(results: pd.DataFrame, registered: bool = True) -> pd.DataFrame:
     """One row per claim, of those that were registered or of the others, and value of S and K that has pairs for it.
-    Registered ones have a verdict, and ``p_adjusted``: Holm's, these rows being the family."""
+    Registered ones have a verdict."""
     rows = []
     for words, claim in CLAIMS.items():
         for (num_states, k), of_k in results.groupby(["num_states", "memory_size"]):
@@ -204,8 +210,7 @@ def decided(results: pd.DataFrame, registered: bool = True) -> pd.DataFrame:
                 about = {"hypothesis": words, "S": num_states, "K": k, "held": mean_held(of_k)}
                 verdict = {"verdict": found.verdict(claim.sign)} if registered else {}
                 rows.append(about | vars(found) | verdict | {"note": found.note})
-    table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=holm(table["p_value"].to_numpy())) if rows and registered else table
+    return pd.DataFrame(rows)
 
 
 COMPARED = [("FT", ""), ("IL2M", ""), *((name, "FT") for name in ("IL2M", "IL2M-means", "IL2M-pooled", "FT-th", "NEM"))]
@@ -238,7 +243,7 @@ def changes(here: Path, there: Path) -> pd.DataFrame:
 def told(folder: Path) -> str:
     """The tables of a joined folder, for docs/results.md: the hypotheses, and all methods, by K (and S, if several)."""
     hypotheses, methods = (pd.read_csv(folder / f"{name}.csv") for name in ("hypotheses", "methods"))
-    fragile = (hypotheses["verdict"] != "undecided") & (hypotheses["p_adjusted"] >= LEVEL)
+    fragile = (hypotheses["verdict"] != "undecided") & (adjusted(hypotheses, folder.name) >= LEVEL)
     hypotheses["verdict"] += fragile.map({True: " °", False: ""})
     besides = [pd.read_csv(path).assign(verdict="not registered") for path in folder.glob("besides.csv")]
     lines = ["| hypothesis | K (held) | points | orders | verdict |", "| --- | --- | --- | --- | --- |"]

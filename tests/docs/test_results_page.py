@@ -32,7 +32,7 @@ def test_the_files_are_of_the_committed_runs(folder: Path):
     for name, registered in (("hypotheses", True), ("besides", False)):
         again, path = deciding.decided(results, registered), folder / f"{name}.csv"
         assert path.exists() == bool(len(again))
-        for column in ("estimate", "low", "high", *["p_adjusted"] * registered) if len(again) else ():
+        for column in ("estimate", "low", "high") if len(again) else ():
             expected = pytest.approx(pd.read_csv(path)[column].to_numpy(), abs=1e-12, nan_ok=True)
             assert again[column].to_numpy() == expected
         assert again.get("estimate", pd.Series(dtype=float)).notna().all()
@@ -92,7 +92,11 @@ def test_runs_of_another_seed_are_added_if_the_same_code_made_them():
 
 @pytest.mark.parametrize(
     ("here", "there", "name", "rows"),
-    [("glyphs_k75_floor", "glyphs_k50", "rounding", 14), ("glyphs_k200_long", "glyphs_k200_again", "epochs", 28)],
+    [
+        ("glyphs_k75_floor", "glyphs_k50", "rounding", 14),
+        ("glyphs_k200_long", "glyphs_k200_again", "epochs", 28),
+        ("glyphs_k200_unseen", "glyphs_k200_unseen_short", "epochs", 20),
+    ],
 )
 def test_what_changes_between_two_folders_is_of_the_committed_runs(here: str, there: str, name: str, rows: int):
     """Each row again by literal loops: class order by class order, the mean over states 2..S."""
@@ -117,6 +121,19 @@ def test_what_changes_between_two_folders_is_of_the_committed_runs(here: str, th
     assert table["held_here"][0] == pytest.approx(table["held_there"][0], abs=0.1)
 
 
+def test_runs_that_were_made_again_came_out_to_the_same_bits():
+    """Those for the oracle of unseen images, a session of changes later: every accuracy of all states and methods."""
+    for again, before in (("unseen", "long"), ("unseen_short", "again")):
+        for order in range(3, 9):
+            keys = ["run", "state", "method", "score_kind"]
+            folders = (across.RESULTS / f"glyphs_k200_{which}" for which in (again, before))
+            tables = [pd.read_parquet(folder / f"order-{order}.parquet") for folder in folders]
+            both = tables[0].merge(tables[1], on=keys, suffixes=("", " before"))
+            assert len(both) == 440
+            assert both["top1"].equals(both["top1 before"])
+            assert both["top5"].equals(both["top5 before"])
+
+
 def test_what_bf16_costs_is_what_its_table_says():
     page, rows = (PROJECT / "docs" / "speed.md").read_text(), []
     for row in pd.read_csv(PROJECT / "benchmarks" / "results" / "precision.csv").itertuples():
@@ -129,6 +146,7 @@ def test_what_bf16_costs_is_what_its_table_says():
 SECTIONS = [part for part in re.split(r"(?=^## )", TOLD, flags=re.MULTILINE) if part.strip()]
 QUOTED = {  # of other sections' runs
     "glyphs_k200_long": ["glyphs_k200", "glyphs_k200_again", "glyphs_k50"],
+    "glyphs_k200_unseen": ["glyphs_k200_unseen_short"],
     "glyphs_k75_floor": ["glyphs_k50"],
     "glyphs_s5_s25": ["glyphs_k200"],
     "cifar100_k2000": ["glyphs_k50"],
@@ -211,6 +229,7 @@ def test_in_short_marks_what_holm_does_not_leave(words: str, folders: Any, hypot
     fragile = 0
     for folder, num_states in {across.CONDITIONS[condition] for condition in folders}:
         rows = pd.read_csv(across.RESULTS / folder / "hypotheses.csv")
+        rows["p_adjusted"] = deciding.adjusted(rows, folder)
         rows = rows[
             (rows["S"] == num_states) & rows["hypothesis"].str.startswith(hypothesis) & (rows["verdict"] != "undecided")
         ]

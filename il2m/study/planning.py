@@ -54,6 +54,8 @@ def plan_base(settings: BaseTraining | None = None, *, images: Dataset | None = 
         images = with_options(images, *[{"exif_rotation": True}] * 2)
     images = images.in_learning_order(order)
     _check_sizes(settings, images)
+    if images.train_counts[: states.num_seen(1)].sum() < 2:
+        raise InputError("state 1 has one training image, and batch normalisation needs two: give it more classes.")
     if settings.mean_std:
         resolved["normalisation"] = named_mean_std(settings.mean_std, settings.data_dir, images.num_channels)
     if source := NETWORKS[settings.network]:

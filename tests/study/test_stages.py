@@ -472,6 +472,15 @@ class TestRefusing:
             train_base(**{"out_dir": str(tmp_path / "new"), **tiny_base_parameters, **parameters})
         assert not (tmp_path / "new").exists()
 
+    def test_a_first_state_of_one_image(self, tmp_path, tiny_base_parameters, tiny_arrays, no_training):
+        few = np.unique(tiny_arrays["y_train"], return_index=True)[1]
+        one_each = {name: tiny_arrays[name][few] for name in ("x_train", "y_train")}
+        np.savez(tmp_path / "few.npz", **tiny_arrays | one_each)
+        given = {**tiny_base_parameters, "dataset": str(tmp_path / "few.npz"), "out_dir": str(tmp_path / "new")}
+        with pytest.raises(InputError, match="state 1 has one training image, and batch normalisation needs two"):
+            train_base(**{**given, "state_sizes": [1, 5]})
+        assert not (tmp_path / "new").exists()
+
     @pytest.mark.parametrize(
         ("parameters", "message"),
         [

@@ -53,9 +53,11 @@ def methods_table() -> pd.DataFrame:
     """Paired differences of methods on the same models, one row per setting, method and column (top1, top5)."""
     tables = []
     for condition in CONDITIONS:
+        rows = rows_of(condition)
+        rows = rows[rows["method"].isin(["FT", "IL2M", *OTHERS]) & (rows["score_kind"] == "raw")]
         for column in ("top1", "top5"):
             for reference, methods in {"FT": ("IL2M",), "IL2M": OTHERS}.items():
-                table = compare_methods(rows_of(condition), reference, column=column)
+                table = compare_methods(rows, reference, column=column)
                 table = table[table["method"].isin(methods)]
                 tables.append(table.assign(condition=condition, reference=reference, column=column))
     return pd.concat(tables)[[*_SETTING, "column", "method", "reference", *STATISTICS]]

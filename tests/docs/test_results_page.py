@@ -54,7 +54,9 @@ def test_what_the_head_changes_of_distillation_is_a_difference_of_differences(co
         path, by_seed = across.RESULTS / folder / f"order-{order}.parquet", []
         if not path.exists():
             continue
-        rows = pd.read_parquet(path).query("score_kind == 'raw' and method == @method and num_states == @num_states")
+        columns = ["score_kind", "method", "num_states", "train_seed", "head", "distillation", "state", "top1"]
+        rows = pd.read_parquet(path, columns=columns)
+        rows = rows[(rows["score_kind"] == "raw") & (rows["method"] == method) & (rows["num_states"] == num_states)]
         for seed in rows["train_seed"].unique():
             effect = {}
             for head in ("new", "extended"):

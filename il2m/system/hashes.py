@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,8 +87,14 @@ def registered_source(kind: str, name: str, code: Callable[..., Any], known: Map
 
 def _cell_hash(code: Callable[..., Any]) -> str:
     source, values = inspect.getsource(code), {}
+    parts = [code.__code__] if inspect.isfunction(code) else []
+    with contextlib.suppress(SyntaxError):  # of the lines around a lambda
+        parts.append(compile(textwrap.dedent(source), "cell", "exec"))  # what defaults name, too
+    for part in parts:
+        parts += filter(inspect.iscode, part.co_consts)  # of what is defined within
     cells = {} if inspect.isclass(code) else dict(zip(code.__code__.co_freevars, code.__closure__ or (), strict=True))
-    for name in {*re.findall(r"(?<![.\w])[^\W\d]\w*", source)}:  # what it names, however deep within, but attributes
+    named = {*cells}.union(*(part.co_names for part in parts))  # all but its own variables; attributes are left out now
+    for name in named.intersection(re.findall(r"(?<![.\w])[^\W\d]\w*", source)):
         with contextlib.suppress(KeyError, TypeError, ValueError):  # its own name; nothing JSON can hold; an empty cell
             value = cells[name].cell_contents if name in cells else vars(sys.modules[code.__module__])[name]
             values[name] = short_hash(repr(value) if isinstance(value, Path) or hasattr(value, "dtype") else value)

@@ -217,6 +217,24 @@ INNER += "    return Inner(c, 3, 3)\n"
 FACTORY = "def make(width):\n    def net(c):\n        return nn.Conv2d(c, width, 3)\n    return net\n"
 
 
+def registered_in_cells(*cells: str) -> list[str]:
+    """Run cells in IPython, and after each register ``mine``, from what the first named so; its hashes."""
+    code = [
+        "from IPython.core.interactiveshell import InteractiveShell",
+        "import sys, types",
+        "shell = InteractiveShell()",
+        "shell.user_module = sys.modules['__main__'] = types.ModuleType('__main__')",
+        "shell.user_ns = vars(shell.user_module)",
+        "shell.init_user_ns()",
+        "sys.displayhook = lambda value: vars(shell.user_module).update(_=value)",
+        "run = lambda text: shell.run_cell(text, store_history=True).raise_error()",
+        "run('import il2m; from torch import nn; from il2m.parameters import NETWORKS')",
+        f'for cell in {cells!r}: run(cell); run(\'il2m.register_network("mine", mine); print(NETWORKS["mine"])\')',
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if re.fullmatch("[0-9a-f]{10}", line)]
+
+
 @pytest.mark.parametrize(
     ("first", "name"),
     [
@@ -230,20 +248,19 @@ FACTORY = "def make(width):\n    def net(c):\n        return nn.Conv2d(c, width,
 )
 def test_a_number_that_a_cell_s_function_names_is_part_of_its_source(first: str, name: str):
     """In IPython, where a cell may be run again and a constant lies in another cell."""
-    code = [
-        "from IPython.core.interactiveshell import InteractiveShell",
-        "import sys, types",
-        "shell = InteractiveShell()",
-        "shell.user_module = sys.modules['__main__'] = types.ModuleType('__main__')",
-        "shell.user_ns = vars(shell.user_module)",
-        "shell.init_user_ns()",
-        f"for width in (5, 6, 5): shell.run_cell({first!r}.format(width=width)).raise_error(); "
-        f'shell.run_cell(\'il2m.register_network("mine", {name}); '
-        'from il2m.parameters import NETWORKS; print(NETWORKS["mine"])\').raise_error()',
-    ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
-    five, six, again = done.stdout.split()
+    five, six, again = registered_in_cells(*(f"{first.format(width=width)}\nmine = {name}" for width in (5, 6, 5)))
     assert five == again != six
+
+
+def test_values_of_its_own_variables_elsewhere_are_no_part_of_a_cell_s_source():
+    """Not the last output, which IPython calls ``_``, nor a notebook's variable of the name of a parameter."""
+    net = "def mine(c):\n    many = [nn.Conv2d(c, c, 3) for _ in range(2)]\n"
+    net += "    return nn.Sequential(*many, *map(lambda i: nn.ReLU(i), [0]))\n"
+    hashes = registered_in_cells(
+        *(f"{before}\n{net}\n{before}" for before in ("2 + 3", "7", "c = 3", "i = 4", "c = 5"))
+    )
+    assert len(hashes) == 5
+    assert len({*hashes}) == 1
 
 
 def test_an_edited_plugin_is_not_trained_by_other_processes_under_the_name_of_what_it_was(

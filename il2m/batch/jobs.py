@@ -101,10 +101,10 @@ def _warn_of_edited(cells: Mapping[str, Mapping[str, Any]]) -> None:
     """Say which defaults were changed in the notebooks, as JupyterLab saves them: they hold for every grid."""
     for notebook, cell in cells.items():
         known = next(stage for numbers, stage in STAGES.items() if notebook[:2] in numbers).parameters()
-        for name, value in cell.items():
-            default = known[name].default if name in known else value
-            if (list(default) if isinstance(default, tuple) else default) not in values_to_sweep(name, value):
-                what = f"{name} = {value!r} stands in the notebook {notebook} here, not {default!r}"
+        for name, one in known.items():
+            default = [*one.default] if isinstance(one.default, tuple) else one.default
+            if name in cell and default not in values_to_sweep(name, cell[name]):
+                what = f"{name} = {cell[name]!r} stands in the notebook {notebook} here, not {default!r}"
                 warnings.warn(f"{what}: it is taken wherever a grid does not say otherwise.", stacklevel=3)
 
 
@@ -116,14 +116,11 @@ def _wanted(grid: Grid, defaults: Mapping[str, Mapping], fixed: Mapping) -> Iter
             raise InputError(f"{name} can't be given to a whole study: {instead}.")
     settings = all_settings(grid, everywhere)
     swept = swept_names(grid, everywhere)
-    needs, works = {name: one.only_with for name, one in PARAMETERS.items() if one.only_with}, set(swept)
-    for values, _ in settings:
-        for name in values.keys() - works:
-            needed, value = needs.get(name, ("", None))  # what no notebook has, images in files, is not known yet
-            works |= {name} if values.get(needed, everywhere.get(needed, value)) == value else set()
-    for name in sorted({name for values, _ in settings for name in values} - works):
-        needed, value = needs[name]
-        warnings.warn(f"{name}, of grid or command, has no effect: it needs {needed} = {value}.", stacklevel=4)
+    needs = {name: one.only_with for name, one in PARAMETERS.items() if one.only_with and name not in swept}
+    for name, (needed, value) in needs.items():  # of what no notebook has, images in files, nothing is known yet
+        given = [values for values, _ in settings if name in values]
+        if given and all(values.get(needed, everywhere.get(needed, value)) != value for values in given):
+            warnings.warn(f"{name}, of grid or command, has no effect: it needs {needed} = {value}.", stacklevel=4)
     for name in swept:
         if name in (*_MACHINE, "joint_epochs") or (name not in defaults[BASE] and name not in defaults[FINE_TUNING]):
             what = f"{name} = {grid.parameters.get(name, 'swept')}: no run is another by it, and it"

@@ -39,14 +39,14 @@ def write_plan(out_dir: Path, grid: Grid, changes: Sequence[str], jobs: Sequence
     plan |= {"environment": environment(), "jobs": [vars(job) for job in jobs], "file": path.name}
     with contextlib.suppress(FileNotFoundError, ValueError):
         known = read_sealed(path)
-        is_newest = known["made"] == max(each["made"] for each in read_plans(out_dir))
+        is_newest = [plan["file"] for plan in read_plans(out_dir)][-1:] == [path.name]
         if is_newest and sealed(plan | {"made": known["made"]}) == sealed(known):
             return
     write_sealed(path, plan | {"made": datetime.now(UTC).isoformat()})
 
 
 def read_plans(out_dir: Path) -> list[dict[str, Any]]:
-    """A study's plans, oldest first; ``jobs`` are Jobs, ``command`` is for this folder. Warns of damaged ones."""
+    """A study's plans, oldest first: with Jobs, whole seconds, and a command for this folder. Warns of damaged ones."""
     plans = []
     for path in sorted((out_dir / "plans").glob("*.json")):
         try:
@@ -59,7 +59,7 @@ def read_plans(out_dir: Path) -> list[dict[str, Any]]:
             continue
         planned = plan["jobs"][0]["parameters"].get("out_dir") if jobs else None
         plans.append(plan | {"jobs": jobs, "command": _command_for(plan["command"], planned, out_dir.resolve())})
-    return sorted(plans, key=lambda plan: plan["made"])
+    return [plan | {"made": f"{plan['made'][:19]}+00:00"} for plan in sorted(plans, key=lambda plan: plan["made"])]
 
 
 def warn_of_plugins(out_dir: Path, plugins: Iterable[str], what: str) -> None:

@@ -23,8 +23,7 @@ _MOST_ROWS = 60  # beyond them a page is not read any more
 def plans_table(study: Study) -> pd.DataFrame:
     """One row per grid that was run into the folder."""
     table = pd.DataFrame(study.plans, columns=["grid", "description", "made", "jobs", "command"])
-    made = [plan["made"][:19] for plan in study.plans]  # to the second, UTC
-    table = table.assign(jobs=table["jobs"].map(len), command=table["command"].map(shlex.join), made=made)
+    table = table.assign(jobs=table["jobs"].map(len), command=table["command"].map(shlex.join))
     return table.rename(columns={"description": "asks for"})
 
 

@@ -15,10 +15,10 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from deciding import LEVEL, adjusted, join, was_registered
+from deciding import LEVEL, adjusted, by_class_order, join, points, tell, was_registered
 
 from il2m.results.comparison import PAIRED, compare_methods, mean_results
-from il2m.results.pairs import FEWEST_FOR_VERDICT, STATISTICS, holm, paired_difference
+from il2m.results.pairs import FEWEST_FOR_VERDICT, STATISTICS, holm
 
 RESULTS = Path(__file__).parent / "results"
 CONDITIONS = {  # in words -> folder, S
@@ -70,21 +70,14 @@ def distillation(condition: str, method: str) -> pd.DataFrame:
     return pd.DataFrame({words: top1[head, True] - top1[head, False] for words, head in _HEADS.items()})
 
 
-def statistics(difference: pd.Series) -> dict[str, float]:
-    """Of seeds, by class order."""
-    difference = difference.dropna()
-    return vars(paired_difference(difference.groupby("class_order").mean(), len(difference)))
-
-
 def heads_table() -> pd.DataFrame:
     rows = []
     for condition in CONDITIONS | AGAIN:
         for method in ("FT", "IL2M", "task-aware-oracle"):
             effect = distillation(condition, method)
             effect["new minus kept"] = effect["new"] - effect["kept"]
-            rows += [
-                {"condition": condition, "method": method, "head": each} | statistics(effect[each]) for each in effect
-            ]
+            about = {"condition": condition, "method": method}
+            rows += [about | {"head": each} | by_class_order(effect[each]) for each in effect]
     return pd.DataFrame(rows)
 
 
@@ -94,7 +87,7 @@ def contrasts_table() -> pd.DataFrame:
         for method in ("FT", "IL2M"):
             change = distillation(here, method) - distillation(there, method)
             about = {"condition": here, "minus": there, "method": method}
-            rows += [about | {"head": head} | statistics(change[head]) for head in change]
+            rows += [about | {"head": head} | by_class_order(change[head]) for head in change]
     return pd.DataFrame(rows)
 
 
@@ -117,11 +110,9 @@ def tests_table() -> pd.DataFrame:
     return pd.concat([counts, counts.sum().to_frame("all").T.rename_axis("grid")]).astype(int).reset_index()
 
 
-def in_points(row: pd.Series, interval: bool = False) -> str:
+def in_short(row: pd.Series) -> str:
     """An estimate in points; in brackets where nothing is decided."""
     text = f"{100 * row.estimate:+.1f}"
-    if interval:
-        return f"{text} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
     return text if row.low > 0 or row.high < 0 else f"[{text}]"
 
 
@@ -142,7 +133,7 @@ def told(folder: Path = RESULTS / "across") -> str:
         by_setting, rows = of_pair.set_index([*_SETTING, "column"]), []
         for condition, (words, head) in product(CONDITIONS, _HEADS.items()):
             cells = (by_setting.loc[condition, head, distils, column] for column, distils in columns)
-            rows.append([condition, words, *map(in_points, cells)])
+            rows.append([condition, words, *map(in_short, cells)])
         about = [f"{'top-' + column[-1]}, distillation {'on' if distils else 'off'}" for column, distils in columns]
         parts.append(table([f"`{method}` over `{reference}`", "head", *about], rows))
     rows = []
@@ -156,10 +147,10 @@ def told(folder: Path = RESULTS / "across") -> str:
     for method in ("FT", "IL2M", "task-aware-oracle"):
         rows = []
         for condition, of in heads[heads["method"] == method].groupby("condition", sort=False):
-            rows.append([condition, *(in_points(row, interval=True) for row in of.itertuples())])
+            rows.append([condition, *map(points, of.itertuples())])
         parts.append(table([f"distillation, `{method}`", "new head", "kept head", "new minus kept"], rows))
     rows = [
-        [f"{row.condition} minus {row.minus}", f"`{row.method}`", row.head, in_points(row, interval=True)]
+        [f"{row.condition} minus {row.minus}", f"`{row.method}`", row.head, points(row)]
         for row in contrasts.itertuples()
     ]
     parts.append(table(["what distillation does", "", "head", "points"], rows))
@@ -178,10 +169,7 @@ def main() -> None:
         "tests": tests_table,
     }.items():
         made().to_csv(folder / f"{name}.csv", index=False)
-    page = RESULTS.parents[1] / "docs" / "results.md"
-    begin, end = (f"<!-- across: {which} -->" for which in ("begin", "end"))
-    before, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{before}{begin}\n{told(folder)}\n{end}{rest.partition(end)[2]}")
+    tell("across", told(folder))
 
 
 if __name__ == "__main__":

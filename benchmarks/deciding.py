@@ -231,13 +231,18 @@ def changes(here: Path, there: Path) -> pd.DataFrame:
             if not {method, reference or method} <= {*ours} & {*theirs}:
                 continue
             values = [top1[method] - (top1[reference] if reference else 0) for top1 in (ours, theirs)]
-            difference = (values[0] - values[1]).dropna()  # of seeds that both have
-            found = paired_difference(difference.groupby("class_order").mean(), len(difference))
+            found = by_class_order(values[0] - values[1])
             setting = f"{'new' if head == 'new' else 'kept'} head, {'on' if distillation else 'off'}"
             what = f"{method} over {reference}" if reference else method
-            rows.append({"what": what, "setting": setting} | vars(found))
+            rows.append({"what": what, "setting": setting} | found)
     held = [mean_held(results) for results in both]
     return pd.DataFrame(rows).assign(held_here=held[0], held_there=held[1])
+
+
+def by_class_order(difference: pd.Series) -> dict[str, float]:
+    """Statistics of a difference of each class order and seed, NaN where one side lacks it; seeds are averaged."""
+    difference = difference.dropna()
+    return vars(paired_difference(difference.groupby("class_order").mean(), len(difference)))
 
 
 def told(folder: Path) -> str:
@@ -288,12 +293,12 @@ def points(row: Any) -> str:
     return f"{100 * row.estimate:+.1f}{interval if row.num_units >= FEWEST_FOR_INTERVAL else ''}"
 
 
-def tell(folder: Path) -> None:
-    """Write the tables into docs/results.md."""
+def tell(name: str, tables: str) -> None:
+    """Write tables into docs/results.md, between the markers of this name."""
     page = Path(__file__).parents[1] / "docs" / "results.md"
-    begin, end = (f"<!-- {folder.name}: {which} -->" for which in ("begin", "end"))
+    begin, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
     before, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{before}{begin}\n{told(folder)}\n{end}{rest.partition(end)[2]}")
+    page.write_text(f"{before}{begin}\n{tables}\n{end}{rest.partition(end)[2]}")
 
 
 def mean_held(results: pd.DataFrame) -> float:
@@ -315,7 +320,7 @@ def main() -> None:
         return table.to_csv(arguments.folders[0] / f"{arguments.what}.csv", index=False)
     (folder,) = arguments.folders
     if arguments.what == "tell":
-        return tell(folder)
+        return tell(folder.name, told(folder))
     results = join(folder)
     hypotheses = decided(results)
     hypotheses.to_csv(folder / "hypotheses.csv", index=False)

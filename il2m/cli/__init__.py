@@ -40,8 +40,7 @@ def _printing(place: str, says: str = "{}") -> Callable[..., None]:
 
 
 def _path(text: str) -> Path:
-    """An empty text, of a variable that is not set, would be the current folder."""
-    if not text.strip():
+    if not text.strip():  # of a variable that is not set; Path would make it the current folder
         raise argparse.ArgumentTypeError("an empty path: for the current folder give .")
     return Path(text)
 

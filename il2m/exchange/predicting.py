@@ -33,8 +33,7 @@ def predict(
         inside = [path for path in files if path.suffix.lower() in EXTENSIONS]
         paths += (inside if given.is_dir() else [given]) or [given / "*"]
         if others := sorted(map(str, {*files} - {*inside})):
-            what = name_first("files are no images by their names, and left out", others)
-            warnings.warn(printable(what), stacklevel=2)
+            warnings.warn(name_first("files are no images by their names, and left out", others), stacklevel=2)
     check_present(paths or ["(none given)"], "image files are not there")
     config, identity = opened.base.config, opened.base.identity
     if "image_shape" not in config:

@@ -136,8 +136,8 @@ def plan_fine_tuning(settings: FineTuning | None = None, *, base_plan: Plan | No
         digest = short_hash([indices.tolist() for indices in exemplars.values()])
         resolved |= {"exemplar_selection": "lists", "exemplar_lists": digest}
         # floor is neutral: lists decide, also how many images of a new class count as exemplars, other than once
-        has_new = settings.held_out or settings.balanced_epochs
-        settings = replace(settings, memory_rounding="ceil" if has_new else "floor")
+        rounding = "ceil" if settings.held_out or settings.balanced_epochs else "floor"
+        settings = replace(settings, memory_rounding=rounding)
     else:
         check_memory(settings, states)
     identity = _identity(settings, images, states, resolved)

@@ -10,7 +10,7 @@ exchanges are noticed. A run in training holds ``.lock``, maybe ``state_SS.<trai
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import takewhile
@@ -142,6 +142,11 @@ class Run:
         wanted = [1] if self.kind == "base" else range(1, self.states.num_states + 1)
         return [state for state in wanted if not self.has_state(state)]
 
+    @property
+    def reached(self) -> Iterator[int]:
+        """Finished states before which none is missing; all of joint training, whose states do not build on others."""
+        return (filter if self.kind == "joint" else takewhile)(self.has_state, range(1, self.states.num_states + 1))
+
     def state(self, state: int) -> StateFolder:
         """One finished state, checked. Raises InputError if it isn't there."""
         check_choice("state", state, number(1, self.states.num_states, whole=True))
@@ -179,9 +184,7 @@ class Run:
     def digests(self) -> dict[int, str]:
         """Hash of each finished state before which none is missing, see StateFolder.digest: what is computed from a run
         is of these. Raises InputError where one is of another run, or did not go on from the one before it."""
-        states = range(1, self.states.num_states + 1)
-        finished = (filter if self.kind == "joint" else takewhile)(self.has_state, states)
-        return {state: self.state(state).digest for state in finished}
+        return {state: self.state(state).digest for state in self.reached}
 
     def check_network(self) -> str:
         """The name of a base's network; raises InputError unless it is registered as it was when it was trained."""

@@ -4,7 +4,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -62,10 +61,9 @@ def _check(run: Run) -> None:
 
 def _strangers(run: Run) -> list[int]:
     """The first state that did not go on from the one that lies before it, and all later ones: of another training."""
-    states = range(1, run.states.num_states + 1)
-    there = (filter if run.kind == "joint" else takewhile)(run.has_state, states)  # joint states do not build on others
-    first = next((state for state in there if run.state(state).stranger), len(states) + 1)
-    return [state for state in states[first - 1 :] if run.has_state(state)]
+    end = run.states.num_states + 1
+    first = next((state for state in run.reached if run.state(state).stranger), end)
+    return [state for state in range(first, end) if run.has_state(state)]
 
 
 def _set_aside_strangers(run: Run) -> None:

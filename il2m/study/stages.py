@@ -37,9 +37,8 @@ def train_planned(plan: Plan) -> Run:
     source = plan.notes["source"]
     if plan.dataset.files and (before := run.config.get("source", source)) != source:
         warnings.warn(f"{run.name} is of {before}; {source} is taken for it: names and sizes agree.", stacklevel=3)
-    if (base := run.config.get("base")) != (asked := plan.notes.get("base")):
-        what = f"{run.name} goes on from {base}, not from {asked}, which has the same parameters"
-        warnings.warn(f"{what}: to train it from {asked}, give another out_dir.", stacklevel=3)
+    if (base := run.config.get("base")) != (other := plan.notes.get("base")):
+        warnings.warn(f"{run.name} goes on from {base}, not from {other}, its equal: give a new out_dir.", stacklevel=3)
     asked = {name: getattr(plan.settings, name) for name in ("device", "validate_every")}  # what no hash has
     settings = type(plan.settings).of_identity(run.identity, **asked)
     train_states = _train_base_state if plan.kind == "base" else _fine_tune_states
@@ -88,9 +87,8 @@ def _fine_tune_state(stage: Stage, state: int, given: np.ndarray | None) -> None
     trained_on = np.concatenate([images[~np.isin(images, held_out)] for images in (new, kept)])
     trainings = [(stage.fit(model, trained_on, epochs=settings.epochs, learning_rate=rate, **same), trained_on)]
     if epochs := settings.balanced_epochs:
-        selection = settings.exemplar_selection
-        features = score_images(model, stage.batches(new))[1] if selection == "herding" else None
-        ranking = rank_classes(selection, features, labels[new], num_kept, settings.train_seed)
+        features = score_images(model, stage.batches(new))[1] if settings.exemplar_selection == "herding" else None
+        ranking = rank_classes(settings.exemplar_selection, features, labels[new], num_kept, settings.train_seed)
         balanced = np.concatenate([kept, *(new[positions] for positions in ranking.values())])
         balanced = balanced[~np.isin(balanced, held_out)]
         same["purpose"] = "balanced training"
